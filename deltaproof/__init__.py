@@ -1,0 +1,81 @@
+"""Delta-rule attention for PyTorch, with every kernel held to one written contract.
+
+The public face, loaded on first use, so that ``import deltaproof`` itself needs no torch:
+
+- ``chunk_gated_delta_rule``, ``fused_recurrent_gated_delta_rule``: whole sequences, chunked or token by token.
+- ``gated_delta_rule_decode``, ``gated_delta_rule_prefill``: against a pool of states, updated in place.
+- ``StateLayout``: the order of a state's two inner dimensions.
+- ``ContractError``: raised when an argument breaks the contract.
+- ``__version__``: the installed version.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deltaproof.contracts.conventions import StateLayout
+    from deltaproof.contracts.errors import ContractError
+    from deltaproof.operators.gated_delta_rule import (
+        chunk_gated_delta_rule,
+        fused_recurrent_gated_delta_rule,
+        gated_delta_rule_decode,
+        gated_delta_rule_prefill,
+    )
+
+    __version__: str
+
+__all__ = [
+    "ContractError",
+    "StateLayout",
+    "__version__",
+    "chunk_gated_delta_rule",
+    "fused_recurrent_gated_delta_rule",
+    "gated_delta_rule_decode",
+    "gated_delta_rule_prefill",
+]
+
+_HOMES = {
+    "ContractError": "deltaproof.contracts.errors",
+    "StateLayout": "deltaproof.contracts.conventions",
+    "chunk_gated_delta_rule": "deltaproof.operators.gated_delta_rule",
+    "fused_recurrent_gated_delta_rule": "deltaproof.operators.gated_delta_rule",
+    "gated_delta_rule_decode": "deltaproof.operators.gated_delta_rule",
+    "gated_delta_rule_prefill": "deltaproof.operators.gated_delta_rule",
+}
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("deltaproof")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def _load(name: str, home: str) -> Any:
+    try:
+        return getattr(import_module(home), name)
+    except ModuleNotFoundError as error:
+        if error.name == "torch":
+            raise ImportError(
+                f"deltaproof.{name} needs PyTorch, which is not installed: pip install 'deltaproof[torch]'"
+            ) from error
+        raise
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value = _version()
+    elif name in _HOMES:
+        value = _load(name, _HOMES[name])
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""The backend protocol, and how a backend is found."""

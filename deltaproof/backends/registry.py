@@ -1,0 +1,152 @@
+"""Finding a backend by name, by entry point, by file or by module, and choosing one for a call."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from deltaproof.backends.protocol import Backend
+from deltaproof.contracts.conventions import Conventions, GateSpace
+from deltaproof.contracts.errors import ContractError
+from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.ops.common.capabilities import CAPABILITIES, required
+from deltaproof.ops.registry import operator as find_operator
+
+ENTRY_POINTS = "deltaproof.backends"
+
+
+def _checked(found: Any, source: str) -> Backend:
+    """Return an instance of what was found; raise ContractError where it is no backend."""
+    if inspect.isclass(found):
+        found = found()
+    for attribute in ("name", "version", "operator", "conventions", "unsupported"):
+        if not hasattr(found, attribute):
+            raise ContractError("backend", f"a class with attribute {attribute!r} (see docs/interfaces.md)", source)
+    if not isinstance(found.conventions, Conventions):
+        raise ContractError("backend.conventions", "deltaproof.backends.Conventions", type(found.conventions).__name__)
+    if not isinstance(found.unsupported, Mapping) or not all(found.unsupported.values()):
+        raise ContractError("backend.unsupported", "a mapping of capability or clause to a reason", found.unsupported)
+    from deltaproof.contracts.clauses import CLAUSES
+
+    for name in found.unsupported:
+        if name not in CAPABILITIES and name not in CLAUSES:
+            known = ", ".join(CAPABILITIES)
+            raise ContractError("backend.unsupported", f"a clause or one of {known}", repr(name))
+    if not any(callable(getattr(found, form, None)) for form in find_operator(found.operator).forms):
+        forms = ", ".join(find_operator(found.operator).forms)
+        raise ContractError("backend", f"at least one method of {forms}", source)
+    backend: Backend = found
+    return backend
+
+
+def _attribute(spec: str) -> Any:
+    """Import ``path/to/file.py:ATTR`` or ``package.module:ATTR``."""
+    place, _, attribute = spec.rpartition(":")
+    if place.endswith(".py"):
+        path = Path(place).resolve()
+        if not path.is_file():
+            raise ContractError("backend", "a file that exists", place)
+        name = f"deltaproof_backend_{path.stem}"
+        module_spec = importlib.util.spec_from_file_location(name, path)
+        assert module_spec is not None and module_spec.loader is not None
+        module = importlib.util.module_from_spec(module_spec)
+        sys.modules[name] = module
+        module_spec.loader.exec_module(module)
+    elif not all(part.isidentifier() for part in place.split(".")):
+        raise ContractError("backend", "FILE.py:ATTR or MODULE:ATTR", repr(spec))
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            raise ContractError("backend", "a module that can be imported", f"{place} ({error})") from error
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ContractError("backend", f"an attribute of {place}", repr(attribute))
+        found = getattr(found, part)
+    return found
+
+
+@cache
+def builtin(operator: str, name: str) -> Backend:
+    """Return one of the operator's own backends."""
+    return _checked(_attribute(find_operator(operator).backends[name]), name)
+
+
+def names(operator: str) -> list[str]:
+    """Return the names ``load`` knows for an operator: its own, then installed entry points."""
+    own = list(find_operator(operator).backends)
+    return own + sorted(point.name for point in entry_points(group=ENTRY_POINTS) if point.name not in own)
+
+
+def load(spec: str, operator: str) -> Backend:
+    """Return the backend a user names.
+
+    Args:
+        spec: a name, ``path/to/file.py:ATTR`` or ``package.module:ATTR``; ATTR is a class or an instance.
+        operator: the operator it must implement.
+
+    Raises:
+        ContractError: nothing is found there, or what is found is no backend of that operator.
+    """
+    if spec in find_operator(operator).backends:
+        return builtin(operator, spec)
+    if ":" in spec:
+        backend = _checked(_attribute(spec), spec)
+    else:
+        points = [point for point in entry_points(group=ENTRY_POINTS) if point.name == spec]
+        if not points:
+            known = ", ".join(names(operator))
+            raise ContractError("backend", f"one of {known}, FILE.py:ATTR or MODULE:ATTR", repr(spec))
+        backend = _checked(points[0].load(), spec)
+    if backend.operator != operator:
+        raise ContractError("backend", f"a backend of {operator}", f"{spec}, a backend of {backend.operator}")
+    return backend
+
+
+def missing(backend: Backend, form: str, call: SequenceCall | DecodeCall | PrefillCall) -> dict[str, str]:
+    """Return what the call needs and the backend declares it lacks, with the reasons; empty if it can be made."""
+    if not callable(getattr(backend, form, None)):
+        return {form: f"{backend.name} has no form {form!r}"}
+    lacks = {name: backend.unsupported[name] for name in sorted(required(call)) if name in backend.unsupported}
+    if call.options.batch_invariant and "I2" in backend.unsupported:
+        lacks["batch_invariant"] = backend.unsupported["I2"]
+    if call.options.layout not in backend.conventions.layouts:
+        lacks[f"layout:{call.options.layout.value}"] = "not among its declared layouts"
+    return lacks
+
+
+def select(
+    operator: str, form: str, call: SequenceCall | DecodeCall | PrefillCall, backend: str | Backend | None
+) -> Backend:
+    """Return the backend for one call: the one asked for, or the first of the operator's own that can make it.
+
+    Raises:
+        ContractError: the backend asked for, or every backend, declares that it lacks something the call needs.
+    """
+    if backend is not None:
+        chosen = load(backend, operator) if isinstance(backend, str) else _checked(backend, repr(backend))
+        if chosen.operator != operator:
+            raise ContractError("backend", f"a backend of {operator}", f"{chosen.name}, a backend of {chosen.operator}")
+        if chosen.conventions.gate is not GateSpace.LOG:
+            raise ContractError("backend", "a backend that takes log gates", chosen.name)
+        lacks = missing(chosen, form, call)
+        if lacks:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in lacks.items())
+            raise ContractError("backend", f"a backend that supports {', '.join(lacks)}", f"{chosen.name} ({reasons})")
+        return chosen
+    reasons = []
+    for name in find_operator(operator).backends:
+        candidate = builtin(operator, name)
+        lacks = missing(candidate, form, call)
+        if not lacks:
+            return candidate
+        reasons.append(f"{name} lacks " + ", ".join(f"{what} ({why})" for what, why in lacks.items()))
+    raise ContractError("backend", "a backend that can make this call", "none: " + "; ".join(reasons))

@@ -1,0 +1,450 @@
+"""The gated delta rule: chunked and recurrent over sequences, decode and prefill against a state pool.
+
+Shape legend: B batch, T tokens, H query/key heads, HV value heads (a multiple of H; value head hv reads query/key
+head hv // (HV // H)), K key size, V value size (both 1 to 256), N sequences, S slots.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import torch
+
+from deltaproof.backends.protocol import Backend
+from deltaproof.backends.registry import select
+from deltaproof.contracts.conventions import StateLayout
+from deltaproof.contracts.errors import ContractError
+from deltaproof.ops.common.allocation import INITS, Allocator, Init
+from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, PrefillCall, SequenceCall
+from deltaproof.ops.common.checks import check_sequence, check_tensor
+from deltaproof.ops.common.pool_checks import check_decode, check_prefill
+
+NAME = "gated_delta_rule"
+Validate = Literal["shapes", "values"]
+
+
+def _layout(
+    state_layout: StateLayout | str | None, state_v_first: bool = False, transpose_state_layout: bool | None = None
+) -> StateLayout:
+    """Resolve the three spellings of the state layout; any two at once are an error."""
+    if transpose_state_layout is not None:
+        if state_v_first or state_layout is not None:
+            other = "state_v_first" if state_v_first else "state_layout"
+            raise ContractError("transpose_state_layout", "one spelling of the state layout", f"{other} beside it")
+        if not isinstance(transpose_state_layout, bool):
+            raise ContractError("transpose_state_layout", "True or False", transpose_state_layout)
+        warnings.warn("transpose_state_layout is deprecated: use state_v_first", DeprecationWarning, stacklevel=3)
+        state_v_first = transpose_state_layout
+    if not isinstance(state_v_first, bool):
+        raise ContractError("state_v_first", "True or False", state_v_first)
+    if state_layout is None:
+        return StateLayout.V_FIRST if state_v_first else StateLayout.K_FIRST
+    if state_v_first:
+        raise ContractError("state_layout", "one spelling of the state layout", "state_v_first beside it")
+    try:
+        return StateLayout(state_layout)
+    except ValueError:
+        raise ContractError("state_layout", "'k_first' or 'v_first'", repr(state_layout)) from None
+
+
+def _refuse(**options: object) -> None:
+    """Raise for options that other libraries have and this operator does not support yet."""
+    for name, value in options.items():
+        if value is not None:
+            raise ContractError(name, "None: it is not supported yet", type(value).__name__)
+
+
+def _values(validate: str | None, q: torch.Tensor) -> bool:
+    """Whether tensors' contents are checked: always on the CPU, elsewhere when asked for."""
+    if validate not in (None, "shapes", "values"):
+        raise ContractError("validate", "None, 'shapes' or 'values'", repr(validate))
+    return validate == "values" or (validate is None and isinstance(q, torch.Tensor) and q.device.type == "cpu")
+
+
+def _allocator(out_init: str | None) -> Allocator:
+    if out_init is not None and out_init not in INITS:
+        raise ContractError("out_init", f"None or one of {', '.join(INITS)}", repr(out_init))
+    return Allocator(out_init)
+
+
+def _scale(scale: float | None, q: torch.Tensor) -> float:
+    if scale is not None:
+        return scale
+    known = isinstance(q, torch.Tensor) and q.dim() > 0 and q.shape[-1] > 0
+    return float(q.shape[-1]) ** -0.5 if known else 1.0
+
+
+def _check_indices(
+    cu_seqlens: torch.Tensor | None, cu_seqlens_cpu: torch.Tensor | None, chunk_indices: torch.Tensor | None
+) -> None:
+    """Check the two derived forms of cu_seqlens, which our backends derive themselves."""
+    for name, x in (("cu_seqlens_cpu", cu_seqlens_cpu), ("chunk_indices", chunk_indices)):
+        if x is not None and cu_seqlens is None:
+            raise ContractError(name, "cu_seqlens beside it", "cu_seqlens=None")
+    ints = (torch.int32, torch.int64)
+    if cu_seqlens is not None:
+        check_tensor("cu_seqlens", cu_seqlens, ("N + 1",), ints)
+    if cu_seqlens_cpu is not None and cu_seqlens is not None:
+        check_tensor("cu_seqlens_cpu", cu_seqlens_cpu, tuple(cu_seqlens.shape), ints, torch.device("cpu"))
+    if chunk_indices is not None:
+        check_tensor("chunk_indices", chunk_indices, ("chunks", 2), ints)
+
+
+def _sequence(
+    form: str, call: SequenceCall, backend: str | Backend | None, validate: str | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    check_sequence(call, gate_per_channel=False, values=_values(validate, call.q))
+    chosen = select(NAME, form, call, backend)
+    result: tuple[torch.Tensor, torch.Tensor | None] = getattr(chosen, form)(call)
+    return result
+
+
+def chunk_gated_delta_rule(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    scale: float | None = None,
+    initial_state: torch.Tensor | None = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    use_beta_sigmoid_in_kernel: bool = False,
+    allow_neg_eigval: bool = False,
+    state_v_first: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
+    cu_seqlens_cpu: torch.Tensor | None = None,
+    chunk_indices: torch.Tensor | None = None,
+    cp_context: Any = None,
+    *,
+    use_gate_in_kernel: bool = False,
+    A_log: torch.Tensor | None = None,
+    dt_bias: torch.Tensor | None = None,
+    chunk_size: int = 64,
+    transpose_state_layout: bool | None = None,
+    state_layout: StateLayout | str | None = None,
+    backend: str | Backend | None = None,
+    batch_invariant: bool = False,
+    validate: Validate | None = None,
+    out_init: Init | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Run the gated delta rule over sequences, a chunk of tokens at a time; differentiable.
+
+    For each value head, from a state S [K, V]: ``S' = exp(g_t) S``, ``S = S' + k_t (x) beta_t (v_t - S'^T k_t)``,
+    ``o_t = scale S^T q_t``. Source: Yang, Kautz and Hatamizadeh, "Gated Delta Networks" (2024); the chunked form
+    is derived in ``deltaproof/ops/gated_delta_rule/README.md``.
+
+    Args:
+        q: queries [B, T, H, K], float32, bfloat16 or float16.
+        k: keys [B, T, H, K].
+        v: values [B, T, HV, V].
+        g: log gates [B, T, HV], g <= 0; with ``use_gate_in_kernel`` the raw input of the gate.
+        beta: write strengths [B, T, HV] in [0, 2]; with ``use_beta_sigmoid_in_kernel`` logits.
+        scale: factor on the output; None means K ** -0.5.
+        initial_state: [N, HV, K, V], or [N, HV, V, K] in layout v_first; never modified. Where K = V the layout
+            cannot be seen from the shape and is the caller's word.
+        output_final_state: return the final state too.
+        use_qk_l2norm_in_kernel: divide q and k by sqrt(sum(x ** 2) + 1e-6).
+        use_beta_sigmoid_in_kernel: apply the sigmoid to beta.
+        allow_neg_eigval: use 2 * sigmoid(beta); needs ``use_beta_sigmoid_in_kernel``.
+        state_v_first: layout v_first; the other spelling is ``state_layout``.
+        cu_seqlens: bounds [N + 1] of packed sequences, int32 or int64, first 0, non-decreasing, last <= T; B is 1.
+            Rows past the last bound give o = 0 and zero gradients.
+        cu_seqlens_cpu: the same on the CPU; checked for its shape, and not needed.
+        chunk_indices: precomputed chunk indices [chunks, 2]; checked for their shape, and not needed.
+        cp_context: not supported yet.
+        use_gate_in_kernel: the log gate is ``-exp(A_log) * softplus(g + dt_bias)``.
+        A_log: [HV]; needed with ``use_gate_in_kernel``.
+        dt_bias: [HV] or None.
+        chunk_size: 16, 32 or 64 tokens; changes rounding only.
+        transpose_state_layout: deprecated spelling of ``state_v_first``.
+        state_layout: "k_first" or "v_first".
+        backend: a backend's name or object; None takes the first that can make the call.
+        batch_invariant: a sequence's results do not depend on its neighbours, bitwise (clause I2).
+        validate: "values" checks the tensors' contents too (a sync on a GPU), "shapes" does not; None means
+            "values" on the CPU and "shapes" elsewhere.
+        out_init: content of output memory before the kernels run: "empty", "zeros" or "poison".
+
+    Returns:
+        o [B, T, HV, V] in v's dtype, and the final state [N, HV, K, V] or [N, HV, V, K] in initial_state's dtype
+        (float32 without one), or None.
+
+    Raises:
+        ContractError: an argument breaks the contract; the message names it, what was expected and what came.
+    """
+    _refuse(cp_context=cp_context)
+    _check_indices(cu_seqlens, cu_seqlens_cpu, chunk_indices)
+    options = DeltaRuleOptions(
+        scale=_scale(scale, q),
+        normalize_qk=use_qk_l2norm_in_kernel,
+        gate_in_kernel=use_gate_in_kernel,
+        beta_sigmoid=use_beta_sigmoid_in_kernel,
+        neg_eigval=allow_neg_eigval,
+        layout=_layout(state_layout, state_v_first, transpose_state_layout),
+        chunk_size=chunk_size,
+        batch_invariant=batch_invariant,
+    )
+    call = SequenceCall(
+        q, k, v, g, beta, options, A_log, dt_bias, initial_state, output_final_state, cu_seqlens,
+        allocate=_allocator(out_init),
+    )  # fmt: skip
+    return _sequence("chunk", call, backend, validate)
+
+
+def fused_recurrent_gated_delta_rule(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor | None = None,
+    gk: torch.Tensor | None = None,
+    gv: torch.Tensor | None = None,
+    beta: torch.Tensor | None = None,
+    scale: float | None = None,
+    initial_state: torch.Tensor | None = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    use_gate_in_kernel: bool = False,
+    A_log: torch.Tensor | None = None,
+    dt_bias: torch.Tensor | None = None,
+    use_beta_sigmoid_in_kernel: bool = False,
+    allow_neg_eigval: bool = False,
+    state_v_first: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
+    *,
+    transpose_state_layout: bool | None = None,
+    state_layout: StateLayout | str | None = None,
+    backend: str | Backend | None = None,
+    batch_invariant: bool = False,
+    validate: Validate | None = None,
+    out_init: Init | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Run the gated delta rule over sequences, token by token; differentiable.
+
+    The function, the tensors and the errors are those of ``chunk_gated_delta_rule``; the two agree within the
+    bound of clause N2.
+
+    Args:
+        q: queries [B, T, H, K], float32, bfloat16 or float16.
+        k: keys [B, T, H, K].
+        v: values [B, T, HV, V].
+        g: log gates [B, T, HV] or None for no gate (g = 0); raw with ``use_gate_in_kernel``, and then needed.
+        gk: a gate per key channel; not supported yet.
+        gv: a gate per value channel; not supported yet.
+        beta: write strengths [B, T, HV] in [0, 2], or None for 1 at every token; logits with
+            ``use_beta_sigmoid_in_kernel``, and then needed.
+        scale: factor on the output; None means K ** -0.5.
+        initial_state: [N, HV, K, V], or [N, HV, V, K] in layout v_first; never modified.
+        output_final_state: return the final state too.
+        use_qk_l2norm_in_kernel: divide q and k by sqrt(sum(x ** 2) + 1e-6).
+        use_gate_in_kernel: the log gate is ``-exp(A_log) * softplus(g + dt_bias)``.
+        A_log: [HV]; needed with ``use_gate_in_kernel``.
+        dt_bias: [HV] or None.
+        use_beta_sigmoid_in_kernel: apply the sigmoid to beta.
+        allow_neg_eigval: use 2 * sigmoid(beta); needs ``use_beta_sigmoid_in_kernel``.
+        state_v_first: layout v_first; the other spelling is ``state_layout``.
+        cu_seqlens: bounds [N + 1] of packed sequences; B is 1.
+        transpose_state_layout: deprecated spelling of ``state_v_first``.
+        state_layout: "k_first" or "v_first".
+        backend: a backend's name or object; None takes the first that can make the call.
+        batch_invariant: refuse a backend that does not promise clause I2.
+        validate: "values", "shapes" or None.
+        out_init: content of output memory before the kernels run: "empty", "zeros" or "poison".
+
+    Returns:
+        o [B, T, HV, V] in v's dtype, and the final state in the layout asked for, or None.
+
+    Raises:
+        ContractError: an argument breaks the contract; the message names it, what was expected and what came.
+    """
+    _refuse(gk=gk, gv=gv)
+    for name, x, option in (("g", g, use_gate_in_kernel), ("beta", beta, use_beta_sigmoid_in_kernel)):
+        if x is None and option:
+            raise ContractError(name, "a tensor [B, T, HV], the raw input of the kernel's own step", "None")
+    options = DeltaRuleOptions(
+        scale=_scale(scale, q),
+        normalize_qk=use_qk_l2norm_in_kernel,
+        gate_in_kernel=use_gate_in_kernel,
+        beta_sigmoid=use_beta_sigmoid_in_kernel,
+        neg_eigval=allow_neg_eigval,
+        layout=_layout(state_layout, state_v_first, transpose_state_layout),
+        batch_invariant=batch_invariant,
+    )
+    if isinstance(v, torch.Tensor) and v.dim() == 4:
+        g = v.new_zeros(v.shape[:3], dtype=torch.float32) if g is None else g
+        beta = v.new_ones(v.shape[:3], dtype=torch.float32) if beta is None else beta
+    call = SequenceCall(
+        q, k, v, g, beta, options, A_log, dt_bias, initial_state, output_final_state, cu_seqlens,  # type: ignore[arg-type]
+        allocate=_allocator(out_init),
+    )  # fmt: skip
+    return _sequence("recurrent", call, backend, validate)
+
+
+def gated_delta_rule_decode(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    *,
+    pool: torch.Tensor,
+    read_index: torch.Tensor,
+    write_index: torch.Tensor | None = None,
+    num_tokens: torch.Tensor | None = None,
+    has_initial_state: torch.Tensor | None = None,
+    state_layout: StateLayout | str | None = None,
+    out: torch.Tensor | None = None,
+    scale: float | None = None,
+    use_qk_l2norm_in_kernel: bool = False,
+    use_gate_in_kernel: bool = False,
+    A_log: torch.Tensor | None = None,
+    dt_bias: torch.Tensor | None = None,
+    use_beta_sigmoid_in_kernel: bool = False,
+    allow_neg_eigval: bool = False,
+    backend: str | Backend | None = None,
+    batch_invariant: bool = False,
+    validate: Validate | None = None,
+    out_init: Init | None = None,
+) -> torch.Tensor:
+    """Run 1 to 16 tokens a row against a pool of states, updating the pool in place; inference only.
+
+    A row whose ``read_index`` is outside [0, S) is padding: nothing is read or written and its output is 0. A row
+    whose ``write_index`` is outside computes its output and keeps no state. Only named slots change.
+
+    Args:
+        q: queries [N, T, H, K], T from 1 to 16, float32, bfloat16 or float16.
+        k: keys [N, T, H, K].
+        v: values [N, T, HV, V].
+        g: log gates [N, T, HV]; raw with ``use_gate_in_kernel``.
+        beta: write strengths [N, T, HV]; logits with ``use_beta_sigmoid_in_kernel``.
+        pool: states [S, HV, K, V] (k_first) or [S, HV, V, K] (v_first), float32, bfloat16 or float16, any slot and
+            head stride that is a multiple of 16 bytes, inner matrix contiguous.
+        read_index: slot each row starts from [N], int32 or int64.
+        write_index: None writes back in place; [N] the slot that keeps the row's last state; [N, T] the slot that
+            keeps the state after each token. Outside [0, S) a state is not kept. No slot may be written twice, nor
+            be read by another row.
+        num_tokens: tokens of each row that count [N], 0 to T; the others give o = 0 and do nothing.
+        has_initial_state: bool [N]; False starts the row from zero, whatever the slot holds.
+        state_layout: "k_first" (None) or "v_first".
+        out: [N, T, HV, V] in v's dtype, contiguous, filled and returned; None allocates it.
+        scale: factor on the output; None means K ** -0.5.
+        use_qk_l2norm_in_kernel: divide q and k by sqrt(sum(x ** 2) + 1e-6).
+        use_gate_in_kernel: the log gate is ``-exp(A_log) * softplus(g + dt_bias)``.
+        A_log: [HV]; needed with ``use_gate_in_kernel``.
+        dt_bias: [HV] or None.
+        use_beta_sigmoid_in_kernel: apply the sigmoid to beta.
+        allow_neg_eigval: use 2 * sigmoid(beta); needs ``use_beta_sigmoid_in_kernel``.
+        backend: a backend's name or object; None takes the first that can make the call.
+        batch_invariant: refuse a backend that does not promise clause I2.
+        validate: "values", "shapes" or None.
+        out_init: content of output memory before the kernels run: "empty", "zeros" or "poison".
+
+    Returns:
+        o [N, T, HV, V] in v's dtype.
+
+    Raises:
+        ContractError: an argument breaks the contract; the pool is then as it was.
+    """
+    options = DeltaRuleOptions(
+        scale=_scale(scale, q),
+        normalize_qk=use_qk_l2norm_in_kernel,
+        gate_in_kernel=use_gate_in_kernel,
+        beta_sigmoid=use_beta_sigmoid_in_kernel,
+        neg_eigval=allow_neg_eigval,
+        layout=_layout(state_layout),
+        batch_invariant=batch_invariant,
+    )
+    call = DecodeCall(
+        q, k, v, g, beta, options, A_log, dt_bias, write_index, num_tokens, has_initial_state, out,
+        pool=pool, read_index=read_index, allocate=_allocator(out_init),
+    )  # fmt: skip
+    check_decode(call, gate_per_channel=False, values=_values(validate, q))
+    chosen: Any = select(NAME, "decode", call, backend)
+    o: torch.Tensor = chosen.decode(call)
+    return o
+
+
+def gated_delta_rule_prefill(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    *,
+    pool: torch.Tensor,
+    read_index: torch.Tensor,
+    write_index: torch.Tensor | None = None,
+    has_initial_state: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_index: torch.Tensor | None = None,
+    state_layout: StateLayout | str | None = None,
+    scale: float | None = None,
+    use_qk_l2norm_in_kernel: bool = False,
+    use_gate_in_kernel: bool = False,
+    A_log: torch.Tensor | None = None,
+    dt_bias: torch.Tensor | None = None,
+    use_beta_sigmoid_in_kernel: bool = False,
+    allow_neg_eigval: bool = False,
+    chunk_size: int = 64,
+    backend: str | Backend | None = None,
+    batch_invariant: bool = False,
+    validate: Validate | None = None,
+    out_init: Init | None = None,
+) -> torch.Tensor:
+    """Run whole sequences against a pool of states, updating the pool in place; inference only.
+
+    Slot indices mean what they mean in ``gated_delta_rule_decode``.
+
+    Args:
+        q: queries [B, T, H, K], float32, bfloat16 or float16.
+        k: keys [B, T, H, K].
+        v: values [B, T, HV, V].
+        g: log gates [B, T, HV]; raw with ``use_gate_in_kernel``.
+        beta: write strengths [B, T, HV]; logits with ``use_beta_sigmoid_in_kernel``.
+        pool: states [S, HV, K, V] (k_first) or [S, HV, V, K] (v_first), as in ``gated_delta_rule_decode``.
+        read_index: slot each sequence starts from [N].
+        write_index: slot that keeps each sequence's final state [N]; None writes back in place.
+        has_initial_state: bool [N]; False starts the sequence from zero.
+        cu_seqlens: bounds [N + 1] of packed sequences, B = 1; None means N = B sequences of T tokens.
+        checkpoint_every: keep a state every so many tokens; a positive multiple of ``chunk_size``.
+        checkpoint_index: [N, M]; entry j names the slot that keeps the state after (j + 1) * checkpoint_every
+            tokens, where the sequence is that long. Outside [0, S) it is not kept.
+        state_layout: "k_first" (None) or "v_first".
+        scale: factor on the output; None means K ** -0.5.
+        use_qk_l2norm_in_kernel: divide q and k by sqrt(sum(x ** 2) + 1e-6).
+        use_gate_in_kernel: the log gate is ``-exp(A_log) * softplus(g + dt_bias)``.
+        A_log: [HV]; needed with ``use_gate_in_kernel``.
+        dt_bias: [HV] or None.
+        use_beta_sigmoid_in_kernel: apply the sigmoid to beta.
+        allow_neg_eigval: use 2 * sigmoid(beta); needs ``use_beta_sigmoid_in_kernel``.
+        chunk_size: 16, 32 or 64 tokens.
+        backend: a backend's name or object; None takes the first that can make the call.
+        batch_invariant: a sequence's results do not depend on its neighbours, bitwise (clause I2).
+        validate: "values", "shapes" or None.
+        out_init: content of output memory before the kernels run: "empty", "zeros" or "poison".
+
+    Returns:
+        o [B, T, HV, V] in v's dtype.
+
+    Raises:
+        ContractError: an argument breaks the contract; the pool is then as it was.
+    """
+    options = DeltaRuleOptions(
+        scale=_scale(scale, q),
+        normalize_qk=use_qk_l2norm_in_kernel,
+        gate_in_kernel=use_gate_in_kernel,
+        beta_sigmoid=use_beta_sigmoid_in_kernel,
+        neg_eigval=allow_neg_eigval,
+        layout=_layout(state_layout),
+        chunk_size=chunk_size,
+        batch_invariant=batch_invariant,
+    )
+    call = PrefillCall(
+        q, k, v, g, beta, options, A_log, dt_bias, write_index, has_initial_state, cu_seqlens,
+        checkpoint_every, checkpoint_index, pool=pool, read_index=read_index, allocate=_allocator(out_init),
+    )  # fmt: skip
+    check_prefill(call, gate_per_channel=False, values=_values(validate, q))
+    chosen: Any = select(NAME, "prefill", call, backend)
+    o: torch.Tensor = chosen.prefill(call)
+    return o

@@ -1,0 +1,1 @@
+"""What the operators share: calls as data and the one allocation function."""

@@ -1,0 +1,67 @@
+"""The one place where outputs and workspaces are allocated (clause M1).
+
+A buffer declares what its memory must hold before a kernel runs: "empty" (nothing; the kernel writes every
+element) or "zeros" (the kernel accumulates into it or leaves rows out). A caller may force another content on
+the "empty" ones, which a right kernel cannot notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Init = Literal["empty", "zeros", "poison"]
+INITS: tuple[Init, ...] = ("empty", "zeros", "poison")
+
+_forced: ContextVar[Init | None] = ContextVar("deltaproof_forced_init", default=None)
+
+
+@contextmanager
+def forced_init(init: Init | None) -> Iterator[None]:
+    """Force the content of every buffer that is declared "empty" while the context is open."""
+    token = _forced.set(init)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def poison_(tensor: torch.Tensor) -> torch.Tensor:
+    """Fill with NaN, or for integers with the largest value, and return the tensor."""
+    import torch
+
+    if tensor.is_floating_point() or tensor.is_complex():
+        return tensor.fill_(float("nan"))
+    if tensor.dtype == torch.bool:
+        return tensor.fill_(True)
+    return tensor.fill_(torch.iinfo(tensor.dtype).max)
+
+
+@dataclass(frozen=True)
+class Allocator:
+    """Allocates every output and workspace of one call.
+
+    Attributes:
+        out_init: content for buffers declared "empty"; None leaves it to the surrounding ``forced_init``.
+    """
+
+    out_init: Init | None = None
+
+    def __call__(
+        self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device, init: Init = "empty"
+    ) -> torch.Tensor:
+        """Return a new contiguous tensor of ``shape`` whose content is ``init`` or what is forced on it."""
+        import torch
+
+        if init == "empty":
+            init = self.out_init or _forced.get() or "empty"
+        if init == "zeros":
+            return torch.zeros(tuple(shape), dtype=dtype, device=device)
+        buffer = torch.empty(tuple(shape), dtype=dtype, device=device)
+        return poison_(buffer) if init == "poison" else buffer

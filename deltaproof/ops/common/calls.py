@@ -1,0 +1,121 @@
+"""What a backend's form receives: one validated call, as data.
+
+Shape legend: B batch, T tokens, H query/key heads, HV value heads, K key size, V value size, N sequences, S slots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.common.allocation import Allocator
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class DeltaRuleOptions:
+    """Options that choose the function or how it is computed, the same for every form.
+
+    Attributes:
+        scale: factor on the output, already resolved (K ** -0.5 where the caller gave none).
+        normalize_qk: divide q and k by sqrt(sum(x ** 2) + 1e-6).
+        gate_in_kernel: g is raw; the gate is -exp(A_log) * softplus(g + dt_bias).
+        beta_sigmoid: beta holds logits.
+        neg_eigval: 2 * sigmoid(beta); only with beta_sigmoid.
+        layout: layout of initial, final and pooled states.
+        chunk_size: 16, 32 or 64; used by chunk and prefill.
+        batch_invariant: a sequence's results may not depend on its neighbours (clause I2).
+    """
+
+    scale: float
+    normalize_qk: bool = False
+    gate_in_kernel: bool = False
+    beta_sigmoid: bool = False
+    neg_eigval: bool = False
+    layout: StateLayout = StateLayout.K_FIRST
+    chunk_size: int = 64
+    batch_invariant: bool = False
+
+
+@dataclass(frozen=True)
+class _Call:
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    g: torch.Tensor
+    beta: torch.Tensor
+    options: DeltaRuleOptions
+    A_log: torch.Tensor | None = None
+    dt_bias: torch.Tensor | None = None
+    allocate: Allocator = field(default_factory=Allocator, kw_only=True)
+
+    @property
+    def dims(self) -> tuple[int, int, int, int, int, int]:
+        """Return ``(B, T, H, HV, K, V)``."""
+        B, T, H, K = self.q.shape
+        return B, T, H, self.v.shape[2], K, self.v.shape[3]
+
+    def with_(self, **changes: Any) -> Any:
+        """Return a copy with some fields replaced."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class SequenceCall(_Call):
+    """Forms ``chunk`` and ``recurrent``; returns ``(o, final_state or None)``.
+
+    q, k [B, T, H, K]; v [B, T, HV, V]; g, beta [B, T, HV]; initial_state [N, HV, K, V] or [N, HV, V, K];
+    cu_seqlens [N + 1] (then B = 1), else N = B. o is [B, T, HV, V] in v's dtype; the final state has the
+    initial state's dtype, float32 where there is none, and shares no memory with it.
+    """
+
+    initial_state: torch.Tensor | None = None
+    output_final_state: bool = False
+    cu_seqlens: torch.Tensor | None = None
+
+    @property
+    def sequences(self) -> int:
+        """Return N."""
+        return self.q.shape[0] if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1
+
+
+@dataclass(frozen=True)
+class DecodeCall(_Call):
+    """Form ``decode``: 1 to 16 tokens a row against a pool; returns ``o`` and updates ``pool`` in place.
+
+    q, k [N, T, H, K]; v [N, T, HV, V]; g, beta [N, T, HV]; pool [S, HV, K, V] or [S, HV, V, K];
+    read_index [N]; write_index None (in place), [N] or [N, T] (the state after each token);
+    num_tokens [N] or None; has_initial_state [N] bool or None; out [N, T, HV, V] or None.
+    """
+
+    pool: torch.Tensor = field(kw_only=True)
+    read_index: torch.Tensor = field(kw_only=True)
+    write_index: torch.Tensor | None = None
+    num_tokens: torch.Tensor | None = None
+    has_initial_state: torch.Tensor | None = None
+    out: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PrefillCall(_Call):
+    """Form ``prefill``: whole sequences against a pool; returns ``o`` and updates ``pool`` in place.
+
+    Tensors as in SequenceCall, pool and indices as in DecodeCall with write_index None or [N];
+    checkpoint_index [N, M] names the slot that keeps the state after (j + 1) * checkpoint_every tokens.
+    """
+
+    pool: torch.Tensor = field(kw_only=True)
+    read_index: torch.Tensor = field(kw_only=True)
+    write_index: torch.Tensor | None = None
+    has_initial_state: torch.Tensor | None = None
+    cu_seqlens: torch.Tensor | None = None
+    checkpoint_every: int | None = None
+    checkpoint_index: torch.Tensor | None = None
+
+    @property
+    def sequences(self) -> int:
+        """Return N."""
+        return self.q.shape[0] if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1

@@ -1,0 +1,88 @@
+"""Names for what a call needs, so that a backend can declare, with a reason, what it lacks.
+
+A backend's ``unsupported`` maps such a name, or the code of a clause, to the reason. What is not named is promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+
+CAPABILITIES: dict[str, str] = {
+    "backward": "gradients of every differentiable input",
+    "varlen": "packed sequences by cu_seqlens",
+    "gva": "more value heads than query/key heads",
+    "unequal_head_sizes": "K != V",
+    "odd_head_sizes": "K or V that is no power of two, or below 16",
+    "initial_state": "an initial state",
+    "final_state": "a final state",
+    "layout:k_first": "states [N, HV, K, V]",
+    "layout:v_first": "states [N, HV, V, K]",
+    "dtype:float32": "q, k, v in float32",
+    "dtype:bfloat16": "q, k, v in bfloat16",
+    "dtype:float16": "q, k, v in float16",
+    "mixed_dtypes": "q, k and v in different dtypes",
+    "state:float32": "states in float32",
+    "state:bfloat16": "states in bfloat16",
+    "state:float16": "states in float16",
+    "normalize_qk": "normalisation of q and k in the kernel",
+    "gate_in_kernel": "the gate computed from A_log and dt_bias",
+    "beta_sigmoid": "the sigmoid of beta in the kernel",
+    "neg_eigval": "2 * sigmoid(beta)",
+    "chunk_size:16": "chunks of 16",
+    "chunk_size:32": "chunks of 32",
+    "batch_invariant": "chunk and prefill with batch_invariant=True",
+    "ragged_rows": "num_tokens in decode",
+    "token_writes": "write_index [N, T] in decode",
+    "checkpoints": "checkpoint_index in prefill",
+    "sync_free_varlen": "packed sequences without a host sync",
+    "graph": "capture in a CUDA graph",
+    "compile": "torch.compile",
+    "empty": "T = 0, B = 0",
+}
+"""Every capability a backend may declare unsupported, and what it means."""
+
+
+def _power_of_two(n: int) -> bool:
+    return n >= 16 and n & (n - 1) == 0
+
+
+def required(call: SequenceCall | DecodeCall | PrefillCall) -> set[str]:
+    """Return the capabilities one call needs."""
+    B, T, H, HV, K, V = call.dims
+    options = call.options
+    dtypes = {str(x.dtype).removeprefix("torch.") for x in (call.q, call.k, call.v)}
+    needs = {f"layout:{options.layout.value}", *(f"dtype:{name}" for name in dtypes)}
+    optional: Iterable[tuple[str, bool]] = (
+        ("mixed_dtypes", len(dtypes) > 1),
+        ("gva", HV != H),
+        ("unequal_head_sizes", K != V),
+        ("odd_head_sizes", not (_power_of_two(K) and _power_of_two(V))),
+        ("normalize_qk", options.normalize_qk),
+        ("gate_in_kernel", options.gate_in_kernel),
+        ("beta_sigmoid", options.beta_sigmoid),
+        ("neg_eigval", options.neg_eigval),
+        (f"chunk_size:{options.chunk_size}", options.chunk_size != 64),
+        ("batch_invariant", options.batch_invariant),
+        ("empty", B * T == 0),
+    )
+    needs.update(name for name, wanted in optional if wanted)
+    if isinstance(call, SequenceCall):
+        state = call.initial_state
+        if state is not None:
+            needs.add("initial_state")
+        if call.output_final_state:
+            needs.add("final_state")
+    else:
+        state = call.pool
+    if state is not None:
+        needs.add(f"state:{str(state.dtype).removeprefix('torch.')}")
+    if not isinstance(call, DecodeCall) and call.cu_seqlens is not None:
+        needs.add("varlen")
+    if isinstance(call, DecodeCall):
+        needs.update(["ragged_rows"] if call.num_tokens is not None else [])
+        needs.update(["token_writes"] if call.write_index is not None and call.write_index.dim() == 2 else [])
+    if isinstance(call, PrefillCall) and call.checkpoint_index is not None:
+        needs.add("checkpoints")
+    return needs

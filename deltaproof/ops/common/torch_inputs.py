@@ -1,0 +1,40 @@
+"""What every torch form does first: fp32 operands, normalisation, beta and the state in one orientation."""
+
+from __future__ import annotations
+
+import torch
+
+from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.common.calls import DeltaRuleOptions
+
+NORM_EPS = 1e-6
+MIN_LOG_GATE = -64.0
+"""A token's log gate is clamped here before it is summed (clause N1): exp(-64) is below fp32's rounding of 1."""
+
+
+def normalize(x: torch.Tensor) -> torch.Tensor:
+    """Divide the last dimension by sqrt(sum(x ** 2) + 1e-6); a zero row stays zero."""
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + NORM_EPS)
+
+
+def operands(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, beta: torch.Tensor, options: DeltaRuleOptions
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return q, k, v, beta in fp32 with normalisation and the beta sigmoid applied where asked."""
+    q, k, v, beta = q.float(), k.float(), v.float(), beta.float()
+    if options.normalize_qk:
+        q, k = normalize(q), normalize(k)
+    if options.beta_sigmoid:
+        beta = beta.sigmoid() * (2.0 if options.neg_eigval else 1.0)
+    return q, k, v, beta
+
+
+def k_first(state: torch.Tensor, layout: StateLayout) -> torch.Tensor:
+    """Return a view of a state [..., HV, K, V] whatever its layout; its own inverse."""
+    return state if layout is StateLayout.K_FIRST else state.transpose(-1, -2)
+
+
+def repeat_heads(x: torch.Tensor, HV: int, dim: int = 2) -> torch.Tensor:
+    """Repeat query/key heads so that value head hv reads head hv // (HV // H)."""
+    groups = HV // x.shape[dim]
+    return x if groups == 1 else x.repeat_interleave(groups, dim)

@@ -1,0 +1,15 @@
+"""Registration of the gated delta rule; imports no torch."""
+
+from __future__ import annotations
+
+from deltaproof.contracts.operator import FORMS, Operator
+
+OPERATOR = Operator(
+    name="gated_delta_rule",
+    title="Gated delta rule: the delta rule with one gate a head",
+    contract_version=1,
+    forms=FORMS,
+    gate_per_channel=False,
+    oracle="deltaproof.ops.gated_delta_rule.oracle",
+    backends={"torch": "deltaproof.ops.gated_delta_rule.torch_backend:TorchBackend"},
+)

@@ -1,0 +1,160 @@
+"""The gated delta rule by its definition: float64, token by token. Every backend is held to this.
+
+For each value head, with S the state [K, V] (clause S0):
+
+    S' = exp(g_t) S_{t-1}
+    S_t = S' + k_t (x) beta_t (v_t - S'^T k_t)
+    o_t = scale S_t^T q_t
+
+Source: Yang, Kautz and Hatamizadeh, "Gated Delta Networks" (2024), equation 10. Differentiable by autograd.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.ops.common.torch_inputs import NORM_EPS, k_first
+from deltaproof.ops.gated_delta_rule.gate import log_gate
+
+
+def recurrence(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    state: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Run q, k [T, HV, K], v [T, HV, V], g, beta [T, HV] from state [HV, K, V].
+
+    Returns the outputs [T, HV, V] and the states before the first token and after each.
+    """
+    states = [state]
+    outputs = []
+    for t in range(q.shape[0]):
+        decayed = g[t].exp()[:, None, None] * states[-1]
+        predicted = torch.einsum("hkv,hk->hv", decayed, k[t])
+        error = beta[t][:, None] * (v[t] - predicted)
+        states.append(decayed + torch.einsum("hk,hv->hkv", k[t], error))
+        outputs.append(scale * torch.einsum("hkv,hk->hv", states[-1], q[t]))
+    return (torch.stack(outputs) if outputs else torch.zeros_like(v)), states
+
+
+def operands64(call: SequenceCall | DecodeCall | PrefillCall) -> tuple[torch.Tensor, ...]:
+    """Return q, k (repeated to HV heads), v, g, beta of a call in float64, with every option applied."""
+    groups = call.v.shape[2] // call.q.shape[2]
+    q, k = (x.double().repeat_interleave(groups, 2) for x in (call.q, call.k))
+    beta = call.beta.double()
+    if call.options.normalize_qk:
+        q, k = (x / (x.pow(2).sum(-1, keepdim=True) + NORM_EPS).sqrt() for x in (q, k))
+    if call.options.beta_sigmoid:
+        beta = beta.sigmoid() * (2 if call.options.neg_eigval else 1)
+    return q, k, call.v.double(), log_gate(call, torch.float64), beta
+
+
+def spans(call: SequenceCall | PrefillCall) -> list[tuple[int, slice]]:
+    """Return the batch row and the tokens of every sequence."""
+    B, T, *_ = call.dims
+    if call.cu_seqlens is None:
+        return [(b, slice(0, T)) for b in range(B)]
+    bounds = call.cu_seqlens.tolist()
+    return [(0, slice(a, b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def sequence(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return o [B, T, HV, V] and the final state in the call's layout, both float64."""
+    B, T, _, HV, K, V = call.dims
+    q, k, v, g, beta = operands64(call)
+    rows: list[list[torch.Tensor]] = [[] for _ in range(B)]
+    finals = []
+    for n, (b, span) in enumerate(spans(call)):
+        if call.initial_state is None:
+            state = v.new_zeros(HV, K, V)
+        else:
+            state = k_first(call.initial_state, call.options.layout)[n].double()
+        parts = (x[b, span] for x in (q, k, v, g, beta))
+        o, states = recurrence(*parts, state=state, scale=call.options.scale)
+        rows[b].append(o)
+        finals.append(states[-1])
+    outputs = []
+    for row in rows:
+        covered = sum(o.shape[0] for o in row)
+        outputs.append(torch.cat([*row, v.new_zeros(T - covered, HV, V)]))
+    o = torch.stack(outputs) if outputs else v.new_zeros(0, T, HV, V)
+    final = torch.stack(finals) if finals else v.new_zeros(0, HV, K, V)
+    return o, k_first(final, call.options.layout)
+
+
+@dataclass(frozen=True)
+class PoolResult:
+    """What a pool form must return and leave behind.
+
+    Attributes:
+        o: [N or B, T, HV, V] in float64.
+        writes: slot -> the state it must hold, [HV, K, V] or [HV, V, K], float64; all other slots are unchanged.
+    """
+
+    o: torch.Tensor
+    writes: dict[int, torch.Tensor]
+
+
+def _start(call: DecodeCall | PrefillCall, row: int) -> torch.Tensor | None:
+    """Return the state row ``row`` starts from, or None if the row is padding."""
+    slot = int(call.read_index[row])
+    if not 0 <= slot < call.pool.shape[0]:
+        return None
+    state = k_first(call.pool, call.options.layout)[slot].double()
+    fresh = call.has_initial_state is not None and not bool(call.has_initial_state[row])
+    return torch.zeros_like(state) if fresh else state
+
+
+def _keep(call: DecodeCall | PrefillCall, writes: dict[int, torch.Tensor], slot: int, state: torch.Tensor) -> None:
+    if 0 <= slot < call.pool.shape[0]:
+        writes[slot] = k_first(state, call.options.layout)
+
+
+def decode(call: DecodeCall) -> PoolResult:
+    """Return outputs and writes of the decode form."""
+    N, T, *_ = call.dims
+    q, k, v, g, beta = operands64(call)
+    o = torch.zeros_like(v)
+    writes: dict[int, torch.Tensor] = {}
+    for n in range(N):
+        state = _start(call, n)
+        if state is None:
+            continue
+        tokens = T if call.num_tokens is None else min(max(int(call.num_tokens[n]), 0), T)
+        parts = (x[n, :tokens] for x in (q, k, v, g, beta))
+        o[n, :tokens], states = recurrence(*parts, state=state, scale=call.options.scale)
+        index = call.read_index if call.write_index is None else call.write_index
+        if index.dim() == 1:
+            _keep(call, writes, int(index[n]), states[-1])
+        else:
+            for t in range(tokens):
+                _keep(call, writes, int(index[n, t]), states[t + 1])
+    return PoolResult(o, writes)
+
+
+def prefill(call: PrefillCall) -> PoolResult:
+    """Return outputs and writes of the prefill form."""
+    q, k, v, g, beta = operands64(call)
+    o = torch.zeros_like(v)
+    writes: dict[int, torch.Tensor] = {}
+    index = call.read_index if call.write_index is None else call.write_index
+    for n, (b, span) in enumerate(spans(call)):
+        state = _start(call, n)
+        if state is None:
+            continue
+        parts = (x[b, span] for x in (q, k, v, g, beta))
+        o[b, span], states = recurrence(*parts, state=state, scale=call.options.scale)
+        _keep(call, writes, int(index[n]), states[-1])
+        if call.checkpoint_index is not None and call.checkpoint_every is not None:
+            for j, slot in enumerate(call.checkpoint_index[n].tolist()):
+                position = (j + 1) * call.checkpoint_every
+                if position < len(states):
+                    _keep(call, writes, slot, states[position])
+    return PoolResult(o, writes)

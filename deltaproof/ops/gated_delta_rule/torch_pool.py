@@ -1,0 +1,89 @@
+"""Decode and prefill of the gated delta rule against a state pool, in PyTorch. Inference only.
+
+Shape legend: N rows or sequences, T tokens a row, S slots, H query/key heads, HV value heads, K, V head sizes.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from deltaproof.ops.common.calls import DecodeCall, PrefillCall
+from deltaproof.ops.common.packing import Packing
+from deltaproof.ops.common.torch_inputs import operands, repeat_heads
+from deltaproof.ops.common.torch_pool import read_slots, write_slots
+from deltaproof.ops.gated_delta_rule.gate import log_gate
+from deltaproof.ops.gated_delta_rule.torch_chunk import chunk_delta_rule
+from deltaproof.ops.gated_delta_rule.torch_recurrent import token_step
+
+
+@torch.no_grad()
+def decode(call: DecodeCall) -> torch.Tensor:
+    """Form ``decode`` of the torch backend."""
+    N, T, _, HV, _, V = call.dims
+    layout = call.options.layout
+    q, k, v, beta = operands(call.q, call.k, call.v, call.beta, call.options)
+    q, k, g = repeat_heads(q, HV), repeat_heads(k, HV), log_gate(call, torch.float32)
+    state, valid = read_slots(call.pool, call.read_index, call.has_initial_state, layout)
+    write_index = call.read_index if call.write_index is None else call.write_index
+    out = call.out
+    if out is None:
+        out = call.allocate((N, T, HV, V), dtype=call.v.dtype, device=q.device)
+    kept = []
+    for t in range(T):
+        # a padding row's tokens may be anything, NaN too: selected away below
+        o, advanced = token_step(
+            state, q[:, t], k[:, t], v[:, t], g[:, t], beta[:, t], scale=call.options.scale
+        )  # [N, HV, V], [N, HV, K, V]
+        runs = valid if call.num_tokens is None else valid & (t < call.num_tokens)
+        out[:, t] = torch.where(runs[:, None, None], o, 0.0).to(out.dtype)
+        state = torch.where(runs[:, None, None, None], advanced, state)
+        if write_index.dim() == 2:
+            kept.append((write_index[:, t], runs, state))
+    if write_index.dim() == 1:
+        kept.append((write_index, valid, state))
+    for index, keep, after in kept:
+        write_slots(call.pool, index, keep, after, layout)
+    return out
+
+
+@torch.no_grad()
+def prefill(call: PrefillCall) -> torch.Tensor:
+    """Form ``prefill`` of the torch backend."""
+    B, T, _, HV, _, V = call.dims
+    layout = call.options.layout
+    q, k, v, beta = operands(call.q, call.k, call.v, call.beta, call.options)
+    g = log_gate(call, torch.float32)
+    state, valid = read_slots(call.pool, call.read_index, call.has_initial_state, layout)
+    packing = Packing.of((B, T), call.cu_seqlens, call.options.chunk_size)
+    out = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=q.device)
+    out, final, after = chunk_delta_rule(q, k, v, g, beta, state, scale=call.options.scale, packing=packing, out=out)
+    if call.cu_seqlens is None:
+        live = valid[:, None]  # [B, 1]
+    else:
+        # the sequence of each token; tokens past the last sequence are zero already
+        owner = torch.bucketize(torch.arange(T, device=q.device), call.cu_seqlens[1:].long(), right=True)
+        live = torch.cat([valid, valid.new_zeros(1)])[owner][None]  # [1, T]
+    out.masked_fill_(~live[..., None, None], 0)
+    write_index = call.read_index if call.write_index is None else call.write_index
+    write_slots(call.pool, write_index, valid, final, layout)
+    if call.checkpoint_index is not None:
+        _write_checkpoints(call, packing, after, valid)
+    return out
+
+
+def _write_checkpoints(call: PrefillCall, packing: Packing, after: list[torch.Tensor], valid: torch.Tensor) -> None:
+    assert call.checkpoint_every is not None and call.checkpoint_index is not None
+    _, T, *_ = call.dims
+    if call.cu_seqlens is None:
+        lengths = torch.full_like(call.read_index, T)
+    else:
+        lengths = call.cu_seqlens[1:] - call.cu_seqlens[:-1]
+    chunks = call.checkpoint_every // call.options.chunk_size
+    index, lengths, valid = (packing.sort(x) for x in (call.checkpoint_index, lengths, valid))
+    for j in range(index.shape[1]):
+        step = (j + 1) * chunks - 1
+        if step >= len(after):
+            return
+        count = after[step].shape[0]
+        reached = valid[:count] & (lengths[:count] >= (j + 1) * call.checkpoint_every)
+        write_slots(call.pool, index[:count, j], reached, after[step], call.options.layout)

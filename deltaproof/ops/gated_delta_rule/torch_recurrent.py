@@ -1,0 +1,65 @@
+"""Recurrent gated delta rule in PyTorch: token by token, differentiable, any device.
+
+Shape legend: N sequences, HV value heads, K key size, V value size; states are [N, HV, K, V] in fp32.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from deltaproof.ops.common.calls import SequenceCall
+from deltaproof.ops.common.packing import Packing
+from deltaproof.ops.common.torch_inputs import MIN_LOG_GATE, k_first, operands, repeat_heads
+from deltaproof.ops.gated_delta_rule.gate import log_gate
+from deltaproof.ops.gated_delta_rule.torch_chunk import store_final
+
+
+def token_step(
+    state: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Advance ``state`` [N, HV, K, V] by one token; q, k [N, HV, K], v [N, HV, V], g, beta [N, HV].
+
+    Returns the output [N, HV, V] and the new state; ``state`` stays as it was.
+    """
+    decayed = state * g.clamp(min=MIN_LOG_GATE).exp()[..., None, None]
+    error = (v - (k.unsqueeze(-2) @ decayed).squeeze(-2)) * beta[..., None]
+    state = decayed + k.unsqueeze(-1) * error.unsqueeze(-2)
+    return (q.unsqueeze(-2) @ state).squeeze(-2) * scale, state
+
+
+def recurrent(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Form ``recurrent`` of the torch backend."""
+    B, T, _, HV, K, V = call.dims
+    q, k, v, beta = operands(call.q, call.k, call.v, call.beta, call.options)
+    packing = Packing.of((B, T), call.cu_seqlens, 1)
+    heads = (repeat_heads(q, HV), repeat_heads(k, HV), v, log_gate(call, torch.float32), beta)
+    rows = [packing.gather(x)[:, 0] for x in heads]  # [R, HV, ...]
+    if call.initial_state is None:
+        state = torch.zeros(call.sequences, HV, K, V, dtype=torch.float32, device=q.device)
+    else:
+        state = packing.sort(k_first(call.initial_state, call.options.layout).float())
+    finished: list[torch.Tensor] = []
+    outputs = []
+    start = 0
+    for count in packing.active:
+        if count < state.shape[0]:
+            finished.append(state[count:])
+            state = state[:count]
+        step = [x[start : start + count] for x in rows]
+        start += count
+        o, state = token_step(state, *step, scale=call.options.scale)
+        outputs.append(o)
+    out = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=q.device)
+    if outputs:
+        packing.scatter(torch.cat(outputs)[:, None], out)
+    else:
+        out.zero_()
+    if not call.output_final_state:
+        return out, None
+    return out, store_final(call, packing.unsort(torch.cat([state, *reversed(finished)])))

@@ -1,0 +1,1 @@
+"""One result model, rendered as text, JSON or Markdown."""

@@ -1,0 +1,1 @@
+"""The harness that holds a backend to the contract."""

@@ -1,0 +1,1 @@
+"""Deliberately broken backends, each of which a probe has to catch."""

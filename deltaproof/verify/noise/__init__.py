@@ -1,0 +1,84 @@
+"""What rounding may do to a right kernel: the operator's own algorithm in float64 with rounding put in by hand.
+
+Wherever a kernel rounds, the model multiplies by ``1 + u * xi`` with xi uniform in [-1, 1] and u the unit
+roundoff there; gradients are rounded the same way on their way back. The spread over several draws is what
+an honest kernel shows, row by row; the bound of clause N2 is a fixed multiple of it. This is stochastic arithmetic
+(Vignes, "A stochastic arithmetic for reliable scientific computation", 1993), not a worst-case analysis, which for
+a recurrence is larger by orders of magnitude and would let real faults pass.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from typing import Any
+
+import torch
+
+UNIT_ROUNDOFF = {
+    torch.float64: 2.0**-53,
+    torch.float32: 2.0**-24,
+    torch.float16: 2.0**-11,
+    torch.bfloat16: 2.0**-8,
+}
+
+
+class _Noise:
+    """Uniform numbers in [-1, 1], drawn once and handed out from random places: drawing them anew is most of the cost."""
+
+    SIZE = 1 << 21
+
+    def __init__(self, seed: int) -> None:
+        self._places = random.Random(seed)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @staticmethod
+    @cache
+    def _stock() -> torch.Tensor:
+        return torch.rand(_Noise.SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def like(self, x: torch.Tensor) -> torch.Tensor:
+        """Return noise of x's shape; a rounding error is uniform over one ulp."""
+        count = x.numel()
+        if count > self.SIZE // 2:
+            return torch.rand(x.shape, dtype=torch.float64, generator=self._generator) * 2 - 1
+        start = self._places.randrange(self.SIZE - count)
+        return self._stock()[start : start + count].view(x.shape)
+
+
+class _Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, u: float, noise: _Noise) -> torch.Tensor:
+        ctx.u, ctx.noise = u, noise
+        return torch.addcmul(x, x, noise.like(x), value=u)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (grad,) = grads
+        return torch.addcmul(grad, grad, ctx.noise.like(grad), value=ctx.u), None, None
+
+
+class Rounding:
+    """Puts rounding into a float64 computation.
+
+    Attributes:
+        operand: unit roundoff of matmul operands; 0 switches all rounding off.
+        single: unit roundoff of everything else, fp32's.
+    """
+
+    def __init__(self, operand: float, single: float, seed: int) -> None:
+        self.operand, self.single = operand, single
+        self.noise = _Noise(seed)
+
+    def at(self, x: torch.Tensor, u: float) -> torch.Tensor:
+        """Round x at unit roundoff u."""
+        rounded: torch.Tensor = _Round.apply(x, u, self.noise) if u else x
+        return rounded
+
+    def op(self, x: torch.Tensor) -> torch.Tensor:
+        """Round a matmul operand."""
+        return self.at(x, self.operand)
+
+    def fp32(self, x: torch.Tensor) -> torch.Tensor:
+        """Round at fp32."""
+        return self.at(x, self.single)

@@ -1,0 +1,196 @@
+"""What a probe is: it names cases, runs each against a backend and reports what it saw.
+
+One file a probe in ``deltaproof/verify/probes``, holding one subclass of ``Probe`` named ``PROBE``. The module's
+docstring is its documentation page.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+
+import deltaproof.verify.probes
+from deltaproof.contracts.operator import Operator
+from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.verify import inputs
+from deltaproof.verify.case import Case
+from deltaproof.verify.expected import Reference
+from deltaproof.verify.observation import Observation, compare, locate, number
+from deltaproof.verify.target import Outputs, Target
+
+Call = SequenceCall | DecodeCall | PrefillCall
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What cases are wanted.
+
+    Attributes:
+        operator: the operator under test.
+        form: the form to cover.
+        tier: "smoke" or "full".
+        device: "cpu" or "cuda".
+    """
+
+    operator: Operator
+    form: str
+    tier: str
+    device: str
+
+    @property
+    def full(self) -> bool:
+        """Return whether the full tier is asked for."""
+        return self.tier == "full"
+
+
+@dataclass
+class Context:
+    """What a probe works with: the backend, and inputs and expectations of a case.
+
+    Inputs are drawn anew, in new memory, at every call of ``call``; expectations are computed after the backend ran
+    and from inputs that it never saw, so nothing it reads or writes can reach them.
+    """
+
+    target: Target
+    seed: int
+    device: str
+    reference: Reference = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reference = Reference(self.target.operator)
+
+    def call(self, case: Case, *, fill: inputs.Fill = "nan", device: str | None = None, turn: int = 0) -> Any:
+        """Return the case's call; ``turn`` draws other values for the same shapes."""
+        return inputs.build(
+            case,
+            self.seed + 7919 * turn,
+            device or self.device,
+            fill=fill,
+            gate_per_channel=self.target.operator.gate_per_channel,
+        )
+
+    def run(self, case: Case, call: Call) -> Outputs:
+        """Call the backend and wait for it."""
+        outputs = self.target.run(case.form, call)
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return outputs
+
+    def judge(
+        self, case: Case, outputs: Outputs, call: Call, *, turn: int = 0, clause: str = "N2", hazard: str | None = None
+    ) -> Iterator[Observation]:
+        """Compare everything a call returned and left in the pool with the oracle, row by row."""
+        chunk = case.chunk_size
+        clean = self.call(case, device="cpu", turn=turn)
+        if isinstance(call, SequenceCall):
+            expected = self.reference.sequence(clean, chunked=case.form == "chunk")
+            yield compare(outputs.o, expected["o"], clause, hazard, chunk)
+            if call.output_final_state:
+                if outputs.final_state is None:
+                    yield Observation(
+                        False, "S0", "no final state was returned", hazard, expected="a tensor", value="None"
+                    )
+                else:
+                    yield compare(outputs.final_state, expected["final_state"], clause, hazard)
+            return
+        o, writes = self.reference.pool(clean)
+        yield compare(outputs.o, o, clause, hazard, chunk)
+        for slot, want in writes.items():
+            observation = compare(
+                call.pool[slot][None], replace(want, want=want.want[None], bound=want.bound[None]), clause, hazard
+            )
+            if observation.location is not None:
+                place = observation.location.model_copy(update={"tensor": "pool", "row": None, "slot": slot})
+                observation = replace(observation, location=place)
+            yield observation
+        yield self.untouched(call.pool, clean.pool, set(writes))
+
+    def untouched(self, pool: torch.Tensor, before: torch.Tensor, written: set[int]) -> Observation:
+        """Check that no byte of a pool's memory changed but the slots named by ``written`` (clause P2).
+
+        ``before`` is the same pool as it was drawn, in memory of the same shape: gaps and guard slots included.
+        """
+        after, was = (inputs.whole_memory(x).cpu().clone() for x in (pool, before))
+        size = pool.element_size()
+        after, was = after.view(-1, size), was.view(-1, size)
+        changed = (after != was).any(-1)
+        place = torch.arange(changed.numel())
+        owned = pool.as_strided(pool.shape, pool.stride(), pool.storage_offset())
+        index = place.as_strided(owned.shape, owned.stride(), owned.storage_offset())
+        for slot in written:
+            changed[index[slot].reshape(-1)] = False
+        if not bool(changed.any()):
+            return Observation(True, "P2")
+        at = int(changed.int().argmax())
+        slot, where = _slot_of(at, pool)
+        count = int(changed.sum())
+        text = f"{count} elements changed that no write index names; the first lies in {where}"
+        values = [number(x[at].clone().view(pool.dtype)[0]) for x in (after, was)]
+        location = locate("pool", (slot,)).model_copy(update={"row": None, "slot": slot})
+        return Observation(False, "P2", text, "padding-slot-address", location, *values)
+
+
+def _slot_of(element: int, pool: torch.Tensor) -> tuple[int, str]:
+    """Return the slot whose memory holds an element of the pool's storage, and words for it."""
+    stride = pool.stride(0)
+    slot = (element - pool.storage_offset()) // stride if stride else 0
+    if slot < 0:
+        return slot, f"the memory before the pool, where slot {slot} would be"
+    if slot >= pool.shape[0]:
+        return slot, f"the memory behind the pool, where slot {slot} would be"
+    return slot, f"slot {slot}" if _owns(element, pool, slot) else f"the gap behind slot {slot}"
+
+
+def _owns(element: int, pool: torch.Tensor, slot: int) -> bool:
+    offset = element - pool.storage_offset() - slot * pool.stride(0)
+    heads, rows, columns = pool.shape[1:]
+    head = offset // pool.stride(1)
+    return head < heads and offset - head * pool.stride(1) < rows * columns
+
+
+class Probe(ABC):
+    """One way to make hazards happen.
+
+    Attributes:
+        name: the probe's name, also its file's.
+        clause: code of the clause it is mainly about; a backend that declares it unsupported is not probed.
+        clauses: every clause its observations may name.
+        hazards: names of the hazards it shows.
+        forms: forms it applies to.
+        cuda_only: whether it needs a GPU.
+        timeout: seconds one case may take.
+    """
+
+    name: ClassVar[str]
+    clause: ClassVar[str]
+    clauses: ClassVar[tuple[str, ...]]
+    hazards: ClassVar[tuple[str, ...]]
+    forms: ClassVar[tuple[str, ...]] = ("chunk", "recurrent", "decode", "prefill")
+    cuda_only: ClassVar[bool] = False
+    timeout: ClassVar[float] = 60.0
+
+    @abstractmethod
+    def cases(self, plan: Plan) -> Iterator[Case]:
+        """Yield the cases of one form and tier; their ids differ."""
+
+    @abstractmethod
+    def run(self, case: Case, context: Context) -> Iterator[Observation]:
+        """Run one case and yield what was seen; at least one observation."""
+
+
+@cache
+def probes() -> dict[str, Probe]:
+    """Return every probe by name, in the order of their ``ORDER`` and name."""
+    found = []
+    for module in pkgutil.iter_modules(deltaproof.verify.probes.__path__):
+        if not module.name.startswith("_"):
+            loaded = importlib.import_module(f"deltaproof.verify.probes.{module.name}")
+            found.append((getattr(loaded, "ORDER", 100), loaded.PROBE))
+    return {probe.name: probe for _, probe in sorted(found, key=lambda item: (item[0], item[1].name))}

@@ -1,0 +1,99 @@
+"""The backend under test, reached the way its users reach it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from deltaproof.backends.protocol import Backend
+from deltaproof.backends.registry import load, missing
+from deltaproof.contracts.conventions import GateSpace, Padding
+from deltaproof.contracts.operator import Operator
+from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.ops.registry import operator as find_operator
+from deltaproof.verify.observation import Unsupported
+
+Call = SequenceCall | DecodeCall | PrefillCall
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a call returned, as it was returned."""
+
+    o: torch.Tensor
+    final_state: torch.Tensor | None = None
+
+
+@dataclass
+class Target:
+    """A backend and how to call it.
+
+    Attributes:
+        backend: the backend.
+        operator: its operator.
+        source: how the user named it.
+        face: whether it is one of the project's own, which are only reached through the public functions and
+            their checks (clause E1). Others are called directly, as their own users do.
+    """
+
+    backend: Backend
+    operator: Operator
+    source: str
+    face: bool
+
+    @classmethod
+    def load(cls, spec: str, operator: str) -> Target:
+        """Return the target a user names: a backend's name, FILE.py:ATTR or MODULE:ATTR."""
+        found = find_operator(operator)
+        return cls(load(spec, operator), found, spec, spec in found.backends)
+
+    def require(self, form: str, call: Call) -> None:
+        """Raise Unsupported where the backend declares that it lacks something this call needs."""
+        lacks = missing(self.backend, form, call)
+        if lacks:
+            raise Unsupported("; ".join(f"{name}: {reason}" for name, reason in lacks.items()))
+        if not isinstance(call, SequenceCall) and self.backend.conventions.padding is not Padding.SKIP:
+            self._require_padding(call)
+
+    def _require_padding(self, call: DecodeCall | PrefillCall) -> None:
+        slots = call.pool.shape[0]
+        padding = self.backend.conventions.padding
+        for name in ("read_index", "write_index"):
+            index = getattr(call, name)
+            if index is None:
+                continue
+            low, high = bool((index < 0).any()), bool((index >= slots).any())
+            if high or (low and padding is Padding.NONE):
+                raise Unsupported(f"{name} outside the pool: its padding convention is {padding.value}")
+
+    def _converted(self, call: Call) -> Call:
+        """Return the call in the backend's own gate space."""
+        if self.backend.conventions.gate is GateSpace.LOG or call.options.gate_in_kernel:
+            return call
+        return replace(call, g=call.g.exp())
+
+    def _check(self, form: str, call: Call) -> None:
+        checks: Any = importlib.import_module("deltaproof.ops.common.checks")
+        pools: Any = importlib.import_module("deltaproof.ops.common.pool_checks")
+        functions: dict[str, Callable[..., None]] = {"decode": pools.check_decode, "prefill": pools.check_prefill}
+        check = functions.get(form, checks.check_sequence)
+        values = call.q.device.type == "cpu"
+        check(call, gate_per_channel=self.operator.gate_per_channel, values=values)
+
+    def run(self, form: str, call: Call) -> Outputs:
+        """Make one call; raise Unsupported where the backend declares that it cannot."""
+        self.require(form, call)
+        if self.face:
+            self._check(form, call)
+        result = getattr(self.backend, form)(self._converted(call))
+        if isinstance(call, SequenceCall):
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise TypeError(f"{form} returned {type(result).__name__}, expected (o, final_state)")
+            return Outputs(*result)
+        if not isinstance(result, torch.Tensor):
+            raise TypeError(f"{form} returned {type(result).__name__}, expected the tensor o")
+        return Outputs(result)
