@@ -9,6 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 COMMANDS = {
+    "check": "deltaproof.cli.check:check",
+    "verify": "deltaproof.cli.verify:verify",
     "explain": "deltaproof.cli.explain:explain",
 }
 """Subcommand -> ``module:function``, in the order of ``--help``.

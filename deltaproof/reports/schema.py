@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from deltaproof.reports.model import SCHEMA_VERSION, VerifyReport
@@ -20,8 +19,6 @@ def verify_schema() -> dict[str, Any]:
     }
 
 
-def schema_files() -> dict[Path, str]:
-    """Return the text of every schema file by its path below the project's root."""
-    return {
-        Path(f"docs/schemas/verify-{SCHEMA_VERSION}.json"): json.dumps(verify_schema(), indent=2) + "\n",
-    }
+def schema_files() -> dict[str, str]:
+    """Return the text of every schema file by its path inside the docs folder."""
+    return {f"schemas/verify-{SCHEMA_VERSION}.json": json.dumps(verify_schema(), indent=2) + "\n"}

@@ -15,11 +15,10 @@ from deltaproof.verify.observation import HarnessError, Observation, Skipped, Un
 from deltaproof.verify.probe import Context, Probe
 
 
-def repeat_command(context: Context, probe: Probe, case: Case) -> str:
+def repeat_command_for(operator: str, backend: str, device: str, probe: str, case: str, seed: int) -> str:
     """Return the command that repeats one check alone."""
-    words = ["deltaproof", "verify", "--operator", context.target.operator.name, "--backend", context.target.source]
-    words += ["--device", context.device, "--probe", probe.name, "--case", case.id, "--seed", str(context.seed)]
-    return shlex.join(words)
+    words = ["deltaproof", "verify", "--operator", operator, "--backend", backend, "--device", device]
+    return shlex.join([*words, "--probe", probe, "--case", case, "--seed", str(seed)])
 
 
 def execute(context: Context, probe: Probe, case: Case) -> Check:
@@ -31,7 +30,9 @@ def execute(context: Context, probe: Probe, case: Case) -> Check:
     def done(status: Status, **more: object) -> Check:
         return Check(**{**base, "status": status, "seconds": time.perf_counter() - started, **more})  # type: ignore[arg-type]
 
-    repeat = repeat_command(context, probe, case)
+    repeat = repeat_command_for(
+        context.target.operator.name, context.target.source, context.device, probe.name, case.id, context.seed
+    )
     reason = context.target.backend.unsupported.get(probe.clause)
     if reason is not None:
         return done(Status.UNSUPPORTED, reason=f"{probe.clause}: {reason}")

@@ -100,9 +100,7 @@ def test_an_unknown_option_is_a_type_error(name):
             function(**tensors, **{option: False})
 
 
-@pytest.mark.parametrize(
-    ("name", "option"), [(FUNCTIONS[0], "cp_context"), (FUNCTIONS[1], "gk"), (FUNCTIONS[1], "gv")]
-)
+@pytest.mark.parametrize(("name", "option"), [(FUNCTIONS[0], "cp_context"), (FUNCTIONS[1], "gk"), (FUNCTIONS[1], "gv")])
 def test_an_option_that_is_not_supported_yet_is_refused_by_name(name, option):
     function, tensors = getattr(deltaproof, name), call(name)
     function(**tensors, **{option: None})

@@ -1,0 +1,169 @@
+"""``deltaproof verify``: hold a backend to the contract."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from deltaproof.contracts.errors import ContractError
+from deltaproof.reports.model import Check
+
+
+class Device(str, Enum):
+    """Where the backend runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Tier(str, Enum):
+    """How much is run."""
+
+    SMOKE = "smoke"
+    FULL = "full"
+
+
+class Format(str, Enum):
+    """How the result is written."""
+
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+def verify(
+    operator: Annotated[str, typer.Option(help="Operator to verify.")] = "gated_delta_rule",
+    form: Annotated[list[str] | None, typer.Option(help="Form to cover; may be repeated. All by default.")] = None,
+    backend: Annotated[
+        str, typer.Option(help="A backend's NAME, path/to/file.py:ATTR or package.module:ATTR.")
+    ] = "torch",
+    device: Annotated[Device, typer.Option(help="Device to run on.")] = Device.CPU,
+    tier: Annotated[Tier, typer.Option(help="Smoke or full tier.")] = Tier.SMOKE,
+    probe: Annotated[list[str] | None, typer.Option(help="Probe to run; may be repeated. All by default.")] = None,
+    case: Annotated[
+        list[str] | None, typer.Option(help="Case to run, as a failure prints it; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every input.")] = 0,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes; up to 4 on the CPU, 1 on a GPU.")] = None,
+    format: Annotated[Format, typer.Option(help="Format of the result.")] = Format.TEXT,
+    output: Annotated[Path | None, typer.Option(help="File for the result instead of standard output.")] = None,
+    mutants: Annotated[
+        bool, typer.Option("--mutants", help="Verify verify itself: run it on backends broken on purpose.")
+    ] = False,
+) -> None:
+    """Hold a backend to the written contract, with faults injected.
+
+    Exits 0 if all that ran passed, 1 on a failure, 2 on a usage or harness error or where no values check ran.
+    """
+    if output is not None and not output.resolve().parent.is_dir():
+        _usage(f"--output: expected a file in a folder that exists, got {output}")
+    try:
+        from deltaproof.verify.runner import default_jobs
+    except ImportError as error:
+        _usage(f"verify needs PyTorch: pip install 'deltaproof[torch]' ({error})")
+    workers = jobs or default_jobs(device.value)
+    if mutants:
+        _mutants(operator, workers, seed, format, output)
+        return
+    _verify(operator, tuple(form or ()), backend, device.value, tier.value, tuple(probe or ()), tuple(case or ()), seed,
+            workers, format, output)  # fmt: skip
+
+
+def _verify(
+    operator: str, forms: tuple[str, ...], backend: str, device: str, tier: str, probes: tuple[str, ...],
+    cases: tuple[str, ...], seed: int, jobs: int, format: Format, output: Path | None,
+) -> None:  # fmt: skip
+    import torch
+
+    from deltaproof.ops.registry import operator as find_operator
+    from deltaproof.verify.runner import Runner, Selection, StartError, exit_code
+    from deltaproof.verify.worker import Setup
+
+    if device == "cuda" and not torch.cuda.is_available():
+        _usage("--device: expected a device this machine has, got cuda (no GPU is visible)")
+    try:
+        selection = Selection(find_operator(operator), forms, probes, cases, tier, device)
+        total = len(selection.tasks()[0])
+        setup = Setup(backend, operator, device, seed, threads=1)
+        with _progress(total) as advance:
+            report = Runner(setup, selection, jobs, advance).run(["deltaproof", *sys.argv[1:]])
+    except (ContractError, StartError) as error:
+        _usage(str(error))
+    if format is Format.TEXT:
+        from deltaproof.reports.text import print_report
+
+        _write_text(lambda console: print_report(report, console), output)
+    else:
+        from deltaproof.reports import json_report, markdown
+
+        _write((json_report if format is Format.JSON else markdown).render(report), output)
+    raise typer.Exit(exit_code(report))
+
+
+def _mutants(operator: str, jobs: int, seed: int, format: Format, output: Path | None) -> None:
+    from deltaproof.verify.mutants.matrix import run_matrix
+
+    if operator != "gated_delta_rule":
+        _usage(f"--operator: expected one that has mutants (gated_delta_rule), got {operator!r}")
+    if format is Format.MARKDOWN:
+        _usage("--format: expected text or json with --mutants, got markdown")
+    report = run_matrix(jobs=jobs, seed=seed)
+    if format is Format.JSON:
+        _write(report.model_dump_json(indent=2) + "\n", output)
+    else:
+        from deltaproof.reports.mutants_text import print_matrix
+
+        _write_text(lambda console: print_matrix(report, console), output)
+    held = report.killed == report.total and not any(cheat.fooled for cheat in report.cheats)
+    raise typer.Exit(0 if held else 1)
+
+
+class _Bar:
+    """A progress bar on standard error; nothing where that is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        console = Console(stderr=True)
+        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.progress.add_task("starting", total=total)
+
+    def __enter__(self) -> Callable[[Check], None]:
+        self.progress.start()
+        return self.advance
+
+    def advance(self, check: Check) -> None:
+        self.progress.update(self.task, advance=1, description=check.probe)
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+
+def _progress(total: int) -> _Bar:
+    return _Bar(total)
+
+
+def _usage(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(2)
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text)
+
+
+def _write_text(render: Callable[[Console], None], output: Path | None) -> None:
+    if output is None:
+        render(Console())
+    else:
+        with output.open("w") as file:
+            render(Console(file=file, width=120))

@@ -1,0 +1,219 @@
+"""A small, randomly initialised Qwen3-Next on the CPU, run through transformers' own path and through ours.
+
+``run_demo`` is what ``examples/qwen3_next.py`` and ``deltaproof check`` show. Importing this module imports neither
+torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any
+
+from deltaproof.integrations.transformers import in_force, use_deltaproof
+
+if TYPE_CHECKING:
+    import torch
+
+    from deltaproof.backends.protocol import Backend
+
+FLOAT32_EPSILON = 2.0**-23
+# Both paths compute the rule in float32 and differ in the order of their sums alone. Transformers solves each chunk's
+# triangular system and scales by the decays before its products; ours inverts the system by blocks and scales after
+# them. One linear layer then differs by a few epsilon of its largest value: a random walk over K + V + chunk, here
+# 104, roundings is about 10. Three such layers feed one another, each behind a norm that divides by the root mean
+# square of a head, so that a small head's error counts as much as a large one's. That gives some tens of epsilon;
+# over 40 seeds the worst is TO_FILL. A wrong gate, scale or state moves the logits by 1e-2 or more.
+FORWARD_TOLERANCE = 128 * FLOAT32_EPSILON
+# A gradient passes every layer twice, and the sums over batch and tokens cancel.
+GRADIENT_TOLERANCE = 1024 * FLOAT32_EPSILON
+
+PROMPT, NEW_TOKENS, PADDING = 90, 16, 37
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One comparison of the two paths.
+
+    Attributes:
+        name: what ran.
+        difference: the largest absolute difference, as a share of the largest absolute value of transformers' own
+            result (gradients: the worst parameter, each on its own scale).
+        tolerance: the largest difference that rounding explains.
+        tokens_equal: whether the greedy tokens agree; None where none are chosen.
+        seconds: wall time of both paths.
+        calls: how often our operators ran.
+    """
+
+    name: str
+    difference: float
+    tolerance: float
+    tokens_equal: bool | None
+    seconds: float
+    calls: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether ours ran and agrees."""
+        return self.calls > 0 and self.difference <= self.tolerance and self.tokens_equal is not False
+
+
+def why_not() -> str | None:
+    """Return why the demo cannot run here, or None."""
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            return f"{package} is not installed"
+    for package in ("fla", "causal_conv1d"):
+        if find_spec(package) is not None:
+            return f"{package} is installed: transformers would run its GPU kernels instead of its own path"
+    if in_force():
+        return "use_deltaproof is in force: transformers' own path is not there to compare with"
+    return None
+
+
+def small_config(**changes: Any) -> Any:
+    """Return the configuration: three linear layers and a full one, two value heads a key head, K = 16 and V = 24.
+
+    ``changes`` replace single entries. The weights are ten times larger than by default, so that every layer weighs on
+    the logits.
+    """
+    from transformers import Qwen3NextConfig
+
+    entries: dict[str, Any] = {
+        "vocab_size": 128,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 24,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+        "initializer_range": 0.1,
+        "pad_token_id": 0,
+    }
+    return Qwen3NextConfig(**{**entries, **changes})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers: that its own path is the slow one is what we mean to run."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _share(ours: torch.Tensor, own: torch.Tensor) -> float:
+    """Return the largest difference as a share of the largest value; infinite where either is not finite."""
+    difference = float((ours - own).abs().max() / own.abs().max())
+    return difference if isfinite(difference) else inf
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What one path gave: tensors, each compared on its own scale, and the tokens chosen."""
+
+    values: list[torch.Tensor]
+    tokens: torch.Tensor | None = None
+
+
+def _prefill(model: Any, ids: torch.Tensor) -> _Result:
+    import torch
+
+    with torch.no_grad():
+        return _Result([model(ids).logits])
+
+
+def _generate(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> _Result:
+    """Prefill, then choose tokens greedily, one at a time against the cache."""
+    made = model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return _Result(list(made.logits), made.sequences)
+
+
+def _generate_padded(model: Any, ids: torch.Tensor) -> _Result:
+    """The same with a first row that is padded on the left; the prefill is compared where it is real."""
+    import torch
+
+    mask = torch.ones_like(ids)
+    mask[0, :PADDING] = 0
+    ids = ids * mask
+    with torch.no_grad():
+        logits = model(ids, attention_mask=mask).logits[mask.bool()]
+    made = _generate(model, ids, mask)
+    return _Result([logits, *made.values], made.tokens)
+
+
+def _gradients(model: Any, ids: torch.Tensor) -> _Result:
+    """The gradient of the loss of predicting each next token, for every parameter."""
+    model.zero_grad()
+    model(ids, labels=ids).loss.backward()
+    return _Result([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+
+
+def run_demo(seed: int = 0, *, backend: str | Backend | None = None) -> list[DemoRow]:
+    """Run the model both ways, in float32 on the CPU, and compare.
+
+    Args:
+        seed: of the weights and of the prompt.
+        backend: the backend under our path; None is the default one.
+
+    Returns:
+        One row each for prefill, generation against the cache, a left-padded batch and the gradients.
+
+    Raises:
+        RuntimeError: it cannot run here; the message is that of ``why_not``.
+        ContractError: the version of transformers or the backend is not one we know.
+    """
+    reason = why_not()
+    if reason is not None:
+        raise RuntimeError(reason)
+    import torch
+
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        from transformers import Qwen3NextForCausalLM
+
+        torch.manual_seed(seed)
+        model = Qwen3NextForCausalLM(small_config()).eval()
+        ids = torch.randint(1, model.config.vocab_size, (2, PROMPT))
+        runs: list[tuple[str, Callable[[], _Result], float]] = [
+            ("prefill", lambda: _prefill(model, ids), FORWARD_TOLERANCE),
+            ("cached generation", lambda: _generate(model, ids, torch.ones_like(ids)), FORWARD_TOLERANCE),
+            ("left-padded batch", lambda: _generate_padded(model, ids), FORWARD_TOLERANCE),
+            ("gradients", lambda: _gradients(model, ids), GRADIENT_TOLERANCE),
+        ]
+        return [_row(name, run, tolerance, backend) for name, run, tolerance in runs]
+
+
+def _row(name: str, run: Callable[[], _Result], tolerance: float, backend: str | Backend | None) -> DemoRow:
+    start = time.perf_counter()
+    own = run()
+    with use_deltaproof(backend=backend, models=["qwen3_next"]) as replacement:
+        ours = run()
+    seconds = time.perf_counter() - start
+    difference = max(_share(a, b) for a, b in zip(ours.values, own.values, strict=True))
+    equal = None if own.tokens is None or ours.tokens is None else bool(own.tokens.equal(ours.tokens))
+    calls = replacement.calls.chunk + replacement.calls.recurrent
+    return DemoRow(name, difference, tolerance, equal, seconds, calls)

@@ -1,0 +1,78 @@
+"""The process a backend runs in: it takes one task at a time and answers with a check.
+
+A backend that crashes or hangs takes this process with it; the runner sees that and starts another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import torch
+
+from deltaproof.reports.model import BackendInfo, Check
+from deltaproof.verify.case import Case
+from deltaproof.verify.execute import execute
+from deltaproof.verify.probe import Context, probes
+from deltaproof.verify.target import Target
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker needs to know once.
+
+    Attributes:
+        spec: the backend as the user named it.
+        operator: name of the operator.
+        device: "cpu" or "cuda".
+        seed: seed of the run.
+        threads: torch threads of this process.
+    """
+
+    spec: str
+    operator: str
+    device: str
+    seed: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One probe on one case."""
+
+    probe: str
+    case: Case
+
+
+def describe(target: Target) -> BackendInfo:
+    """Return what the report says of the backend."""
+    conventions = target.backend.conventions
+    return BackendInfo(
+        name=target.backend.name,
+        version=str(target.backend.version),
+        source=target.source,
+        conventions={
+            "layouts": [layout.value for layout in conventions.layouts],
+            "gate": conventions.gate.value,
+            "padding": conventions.padding.value,
+        },
+        unsupported=dict(target.backend.unsupported),
+    )
+
+
+def serve(connection: Connection, setup: Setup) -> None:
+    """Load the backend, say what it is, then answer tasks until the other end closes."""
+    torch.set_num_threads(setup.threads)
+    try:
+        context = Context(Target.load(setup.spec, setup.operator), setup.seed, setup.device)
+    except Exception as error:
+        connection.send(f"{type(error).__name__}: {error}")
+        return
+    connection.send(describe(context.target))
+    while True:
+        try:
+            task: Task = connection.recv()
+        except EOFError:
+            return
+        check: Check = execute(context, probes()[task.probe], task.case)
+        connection.send(check)
