@@ -142,11 +142,11 @@ def select(
             reasons = "; ".join(f"{name}: {reason}" for name, reason in lacks.items())
             raise ContractError("backend", f"a backend that supports {', '.join(lacks)}", f"{chosen.name} ({reasons})")
         return chosen
-    reasons = []
+    tried: list[str] = []
     for name in find_operator(operator).backends:
         candidate = builtin(operator, name)
         lacks = missing(candidate, form, call)
         if not lacks:
             return candidate
-        reasons.append(f"{name} lacks " + ", ".join(f"{what} ({why})" for what, why in lacks.items()))
-    raise ContractError("backend", "a backend that can make this call", "none: " + "; ".join(reasons))
+        tried.append(f"{name} lacks " + ", ".join(f"{what} ({why})" for what, why in lacks.items()))
+    raise ContractError("backend", "a backend that can make this call", "none: " + "; ".join(tried))

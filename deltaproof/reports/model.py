@@ -32,11 +32,11 @@ class Location(_Model):
     """Where in a tensor a check saw its worst value; only what applies is set."""
 
     tensor: str
-    row: int | None = Field(None, description="batch row, sequence, pool slot or decode row")
+    row: int | None = Field(default=None, description="batch row, sequence, pool slot or decode row")
     token: int | None = None
     head: int | None = None
     chunk: int | None = None
-    element: tuple[int, ...] | None = Field(None, description="index in the whole tensor")
+    element: tuple[int, ...] | None = Field(default=None, description="index in the whole tensor")
     slot: int | None = None
 
     def __str__(self) -> str:
@@ -53,16 +53,16 @@ class Check(_Model):
     form: str
     status: Status
     clause: str
-    hazard: str | None = Field(None, description="name of the hazard in the catalogue")
+    hazard: str | None = Field(default=None, description="name of the hazard in the catalogue")
     message: str = ""
     location: Location | None = None
     value: str | None = None
     expected: str | None = None
-    observed: float | None = Field(None, description="largest error, absolute")
-    bound: float | None = Field(None, description="bound at the same place")
-    ratio: float | None = Field(None, description="largest observed / bound")
-    repeat: str | None = Field(None, description="command that repeats this check alone")
-    reason: str | None = Field(None, description="why unsupported, skipped or waived")
+    observed: float | None = Field(default=None, description="largest error, absolute")
+    bound: float | None = Field(default=None, description="bound at the same place")
+    ratio: float | None = Field(default=None, description="largest observed / bound")
+    repeat: str | None = Field(default=None, description="command that repeats this check alone")
+    reason: str | None = Field(default=None, description="why unsupported, skipped or waived")
     url: str | None = None
     expiry: str | None = None
     seconds: float = 0.0

@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-Gates = Literal["ordinary", "zero", "slow", "extreme", "mixed"]
+Gates = Literal["ordinary", "zero", "slow", "extreme", "mixed", "all_extreme", "forties", "alternating", "overflow"]
 Keys = Literal["random", "identical", "correlated", "zero_rows"]
 Betas = Literal["ordinary", "one", "zero", "two"]
 
@@ -30,6 +30,10 @@ class Case:
         read, write, num_tokens, fresh, checkpoint_every, checkpoints: pool indices; None where not passed.
         read None means distinct slots 1, 2, ...; ``fresh`` holds the negation of has_initial_state.
         slot_padding, head_padding: gap between slots and heads, in elements.
+        heads_outermost: the pool lies in memory as [HV, slots, ...], a permuted view.
+        index_dtype: dtype of read and write indices and checkpoints; None means int32 reads and int64 writes.
+        nan_slots: slots that hold NaN.
+        dead_tokens: tokens of padding rows, and of a row past its num_tokens, hold what the red zones hold.
     """
 
     form: str
@@ -68,6 +72,10 @@ class Case:
     checkpoints: tuple[tuple[int, ...], ...] | None = None
     slot_padding: int = 0
     head_padding: int = 0
+    heads_outermost: bool = False
+    index_dtype: str | None = None
+    nan_slots: tuple[int, ...] = ()
+    dead_tokens: bool = False
 
     @property
     def tokens(self) -> int:

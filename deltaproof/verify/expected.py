@@ -91,16 +91,19 @@ class Reference:
 
     def pool(self, call: DecodeCall | PrefillCall) -> tuple[Expected, dict[int, Expected]]:
         """Return what ``o`` must be and what every written slot must hold. The call is on the CPU."""
-        decode = isinstance(call, DecodeCall)
         with torch.no_grad():
-            result = self.oracle.decode(call) if decode else self.oracle.prefill(call)
-            B, T, *_ = call.dims
-            spans = [(b, slice(0, T)) for b in range(B)] if decode else self.oracle.spans(call)
-            batch = _Batch(spans, call.dims, _lengths(call) if decode else None)
+            if isinstance(call, DecodeCall):
+                result = self.oracle.decode(call)
+                batch = _Batch([(b, slice(0, n)) for b, n in enumerate(_lengths(call))], call.dims)
+            else:
+                result = self.oracle.prefill(call)
+                batch = _Batch(self.oracle.spans(call), call.dims)
             start = _start_states(call)
-            outputs, states = self._draws(call, batch, not decode, start)
-        o = _tokens("o", result.o, batch.unpad(outputs), call.v.dtype)
+            outputs, states = self._draws(call, batch, isinstance(call, PrefillCall), start)
         padding = ~_live_tokens(call, batch)
+        # a select: what a padding row's tokens hold must not reach its neighbours' bounds
+        draws = batch.unpad(outputs).masked_fill(padding[None, ..., None], 0)
+        o = _tokens("o", result.o, draws, call.v.dtype)
         o.bound[padding] = 0.0
         writes = {}
         for slot, (row, step) in _written(call).items():
@@ -173,8 +176,8 @@ class Reference:
 class _Batch:
     """Sequences cut out of [B, T] and padded to one length, and back."""
 
-    def __init__(self, spans: list[tuple[int, slice]], dims: tuple[int, ...], lengths: list[int] | None = None) -> None:
-        self.spans = spans if lengths is None else [(b, slice(0, n)) for (b, _), n in zip(spans, lengths, strict=True)]
+    def __init__(self, spans: list[tuple[int, slice]], dims: tuple[int, ...]) -> None:
+        self.spans = spans
         self.B, self.T, _, self.HV, self.K, self.V = dims
         sizes = [span.stop - span.start for _, span in self.spans]
         self.length = max(sizes, default=0)
@@ -223,7 +226,7 @@ class _Batch:
             found["initial_state"] = start
         if leaves:
             found = {name: x.requires_grad_() for name, x in found.items()}
-        parts = {"A_log": None, "dt_bias": None, "initial_state": start, **found}
+        parts: dict[str, Any] = {"A_log": None, "dt_bias": None, "initial_state": start, **found}
         return SequenceCall(**parts, options=call.options, output_final_state=True), found
 
 

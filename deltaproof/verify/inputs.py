@@ -6,7 +6,7 @@ numbers far out of range. A kernel that reads past an argument reads those.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -79,7 +79,11 @@ class Draw:
         case = self.case
         shape = (case.batch, case.tokens, case.HV) + ((case.K,) if self.gate_per_channel else ())
         if case.gate_in_kernel:
-            return self.normal(*shape)
+            raw = self.normal(*shape)
+            if case.gates == "overflow":
+                kind = torch.randint(0, 3, shape, generator=self.generator)
+                return torch.where(kind == 0, 100.0, torch.where(kind == 1, -100.0, raw))
+            return raw
         # half-lives from about one token to about a thousand
         ordinary = -torch.exp(self.normal(*shape) * 1.5 - 3.0)
         if case.gates == "zero":
@@ -91,7 +95,23 @@ class Draw:
         if case.gates == "mixed":
             kind = torch.randint(0, 4, shape, generator=self.generator)
             return torch.where(kind == 0, -1e4, torch.where(kind == 1, 0.0, torch.where(kind == 2, -40.0, ordinary)))
+        if case.gates == "all_extreme":
+            return torch.full(shape, -1e4)
+        if case.gates == "forties":
+            return -40.0 - self.uniform(*shape)
+        if case.gates == "alternating":
+            every = torch.arange(case.tokens) % 2 == 0
+            return torch.where(every.view(1, -1, *(1,) * (len(shape) - 2)), -1e4, 0.0).expand(shape).clone()
         return ordinary
+
+    def time_bias(self, *channels: int) -> torch.Tensor:
+        """Return dt_bias [HV] or [HV, K]; for gates that overflow, far above zero and far below it in turn."""
+        drawn = self.normal(self.case.HV, *channels)
+        if self.case.gates != "overflow":
+            return drawn
+        drawn[::2] += 80
+        drawn[1::2] -= 80
+        return drawn
 
     def betas(self) -> torch.Tensor:
         """Return beta [B, T, HV]: strengths in [0, 1], or logits."""
@@ -117,12 +137,16 @@ def build(case: Case, seed: int, device: str = "cpu", *, fill: Fill = "nan", gat
     k, v, g, beta = draw.keys(), draw.normal(B, T, case.HV, V), draw.gates(), draw.betas()
     channels = (K,) if gate_per_channel else ()
     A_log = place(draw.normal(case.HV) * 0.5 - 1.5, "float32") if case.gate_in_kernel else None
-    dt_bias = place(draw.normal(case.HV, *channels), "float32") if case.gate_in_kernel else None
+    dt_bias = place(draw.time_bias(*channels), "float32") if case.gate_in_kernel else None
     end = T - case.tail
     if case.seqlens is not None:
         # rows in no sequence hold what the red zones hold
         for x in (q, k, v, g, beta):
             red_zone_(x[:, end:], fill)
+    if case.dead_tokens:
+        dead = dead_tokens(case)
+        for x in (q, k, v, g, beta):
+            x[dead] = red_zone_(torch.empty_like(x[dead]), fill)
     layout = StateLayout(case.layout)
     options = DeltaRuleOptions(
         scale=K**-0.5 if case.scale is None else case.scale,
@@ -134,7 +158,7 @@ def build(case: Case, seed: int, device: str = "cpu", *, fill: Fill = "nan", gat
         chunk_size=case.chunk_size,
         batch_invariant=case.batch_invariant,
     )
-    tokens = {
+    tokens: dict[str, Any] = {
         "q": place(q, case.dtype),
         "k": place(k, case.dtype),
         "v": place(v, case.v_dtype or case.dtype),
@@ -157,16 +181,20 @@ def build(case: Case, seed: int, device: str = "cpu", *, fill: Fill = "nan", gat
             output_final_state=case.final_state,
             cu_seqlens=cu_seqlens,
         )
-    pool = strided_pool(draw.normal(case.slots, case.HV, *inner), case, fill, device)
+    states = draw.normal(case.slots, case.HV, *inner)
+    states[list(case.nan_slots)] = float("nan")
+    pool = strided_pool(states, case, fill, device)
+    wide = torch.int64 if case.index_dtype is None else dtype_of(case.index_dtype)
+    narrow = torch.int32 if case.index_dtype is None else wide
 
-    def index(values: tuple[object, ...] | None, dtype: torch.dtype = torch.int64) -> torch.Tensor | None:
+    def index(values: tuple[object, ...] | None, dtype: torch.dtype = wide) -> torch.Tensor | None:
         return None if values is None else guarded(torch.tensor(values, dtype=dtype), fill, device)
 
     N = case.sequences
     fresh = case.fresh
-    shared = {
+    shared: dict[str, Any] = {
         "pool": pool,
-        "read_index": index(case.read if case.read is not None else tuple(range(1, N + 1)), torch.int32),
+        "read_index": index(case.read if case.read is not None else tuple(range(1, N + 1)), narrow),
         "write_index": index(case.write),
         "has_initial_state": None if fresh is None else index(tuple(not x for x in fresh), torch.bool),
     }
@@ -178,18 +206,40 @@ def build(case: Case, seed: int, device: str = "cpu", *, fill: Fill = "nan", gat
     )
 
 
+def dead_tokens(case: Case) -> torch.Tensor:
+    """Return which tokens [B, T] of a pool form belong to a padding row or lie past their row's num_tokens."""
+    dead = torch.zeros(case.batch, case.tokens, dtype=torch.bool)
+    reads = case.read if case.read is not None else tuple(range(1, case.sequences + 1))
+    start = 0
+    for n, slot in enumerate(reads):
+        padding = not 0 <= slot < case.slots
+        if case.seqlens is not None:
+            dead[0, start : start + case.seqlens[n]] = padding
+            start += case.seqlens[n]
+        elif padding:
+            dead[n] = True
+        elif case.num_tokens is not None:
+            dead[n, case.num_tokens[n] :] = True
+    return dead
+
+
 def strided_pool(states: torch.Tensor, case: Case, fill: Fill, device: str) -> torch.Tensor:
     """Return a pool [S, HV, ., .] with the case's gaps between slots and heads, and a guard slot at either end.
 
-    Gaps and guard slots hold canaries: the red zone's filling.
+    Gaps and guard slots hold canaries: the red zone's filling. With ``heads_outermost`` the slots of one head lie
+    side by side, and the gap between heads lies behind a head's last slot.
     """
     S, HV, rows, columns = states.shape
     dtype = dtype_of(case.state_dtype)
     unit = 16 // dtype.itemsize
     head = -(-(rows * columns + case.head_padding) // unit) * unit
     slot = -(-(head * HV + case.slot_padding) // unit) * unit
+    if case.heads_outermost:
+        slot = -(-(rows * columns + case.slot_padding) // unit) * unit
+        head = -(-(slot * S + case.head_padding) // unit) * unit
     guard = max(slot, -(-RED_ZONE // unit) * unit)
-    memory = red_zone_(torch.empty(slot * S + 2 * guard, dtype=dtype, device=device), fill)
+    size = head * HV if case.heads_outermost else slot * S
+    memory = red_zone_(torch.empty(size + 2 * guard, dtype=dtype, device=device), fill)
     pool = memory.as_strided((S, HV, rows, columns), (slot, head, columns, 1), guard)
     return pool.copy_(states)
 

@@ -84,11 +84,22 @@ class Context:
         return outputs
 
     def judge(
-        self, case: Case, outputs: Outputs, call: Call, *, turn: int = 0, clause: str = "N2", hazard: str | None = None
+        self,
+        case: Case,
+        outputs: Outputs,
+        call: Call,
+        *,
+        turn: int = 0,
+        fill: inputs.Fill = "nan",
+        clause: str = "N2",
+        hazard: str | None = None,
     ) -> Iterator[Observation]:
-        """Compare everything a call returned and left in the pool with the oracle, row by row."""
+        """Compare everything a call returned and left in the pool with the oracle, row by row.
+
+        ``turn`` and ``fill`` are those the call was drawn with.
+        """
         chunk = case.chunk_size
-        clean = self.call(case, device="cpu", turn=turn)
+        clean = self.call(case, device="cpu", turn=turn, fill=fill)
         if isinstance(call, SequenceCall):
             expected = self.reference.sequence(clean, chunked=case.form == "chunk")
             yield compare(outputs.o, expected["o"], clause, hazard, chunk)
@@ -129,30 +140,34 @@ class Context:
         if not bool(changed.any()):
             return Observation(True, "P2")
         at = int(changed.int().argmax())
-        slot, where = _slot_of(at, pool)
+        slot, where = _slot_of(at, pool, index)
         count = int(changed.sum())
         text = f"{count} elements changed that no write index names; the first lies in {where}"
         values = [number(x[at].clone().view(pool.dtype)[0]) for x in (after, was)]
         location = locate("pool", (slot,)).model_copy(update={"row": None, "slot": slot})
-        return Observation(False, "P2", text, "padding-slot-address", location, *values)
+        return Observation(False, "P2", text, "padding-slot-address", location, values[0], values[1])
 
 
-def _slot_of(element: int, pool: torch.Tensor) -> tuple[int, str]:
-    """Return the slot whose memory holds an element of the pool's storage, and words for it."""
-    stride = pool.stride(0)
-    slot = (element - pool.storage_offset()) // stride if stride else 0
-    if slot < 0:
+def _slot_of(element: int, pool: torch.Tensor, places: torch.Tensor) -> tuple[int, str]:
+    """Return the slot whose memory holds an element of the pool's storage, and words for it.
+
+    ``places`` has the pool's shape and holds the place in the storage of each of its elements.
+    """
+    owners = (places == element).nonzero()
+    if owners.shape[0]:
+        slot = int(owners[0, 0])
+        return slot, f"slot {slot}"
+    stride = pool.stride(0) or 1
+    if places.numel() == 0 or element < int(places.min()):
+        slot = (element - pool.storage_offset()) // stride
         return slot, f"the memory before the pool, where slot {slot} would be"
-    if slot >= pool.shape[0]:
+    if element > int(places.max()):
+        head = 0 if pool.stride(1) <= stride else -1  # with heads outermost the last head's slots end the pool
+        slot = pool.shape[0] - 1 + max((element - int(places[-1, head, 0, 0])) // stride, 1)
         return slot, f"the memory behind the pool, where slot {slot} would be"
-    return slot, f"slot {slot}" if _owns(element, pool, slot) else f"the gap behind slot {slot}"
-
-
-def _owns(element: int, pool: torch.Tensor, slot: int) -> bool:
-    offset = element - pool.storage_offset() - slot * pool.stride(0)
-    heads, rows, columns = pool.shape[1:]
-    head = offset // pool.stride(1)
-    return head < heads and offset - head * pool.stride(1) < rows * columns
+    nearest = int(places.reshape(-1).masked_fill(places.reshape(-1) > element, -1).argmax())
+    slot = nearest // places[0].numel()
+    return slot, f"the gap behind slot {slot}"
 
 
 class Probe(ABC):

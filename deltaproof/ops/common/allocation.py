@@ -7,11 +7,11 @@ the "empty" ones, which a right kernel cannot notice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 Init = Literal["empty", "zeros", "poison"]
 INITS: tuple[Init, ...] = ("empty", "zeros", "poison")
 
-_forced: ContextVar[Init | None] = ContextVar("deltaproof_forced_init", default=None)
+Filler = Callable[["torch.Tensor"], Any]
+"""Fills a new buffer in place."""
+
+_forced: ContextVar[Init | Filler | None] = ContextVar("deltaproof_forced_init", default=None)
 
 
 @contextmanager
-def forced_init(init: Init | None) -> Iterator[None]:
+def forced_init(init: Init | Filler | None) -> Iterator[None]:
     """Force the content of every buffer that is declared "empty" while the context is open."""
     token = _forced.set(init)
     try:
@@ -59,9 +62,12 @@ class Allocator:
         """Return a new contiguous tensor of ``shape`` whose content is ``init`` or what is forced on it."""
         import torch
 
+        content: Init | Filler = init
         if init == "empty":
-            init = self.out_init or _forced.get() or "empty"
-        if init == "zeros":
+            content = self.out_init or _forced.get() or "empty"
+        if content == "zeros":
             return torch.zeros(tuple(shape), dtype=dtype, device=device)
         buffer = torch.empty(tuple(shape), dtype=dtype, device=device)
-        return poison_(buffer) if init == "poison" else buffer
+        if callable(content):
+            content(buffer)
+        return poison_(buffer) if content == "poison" else buffer

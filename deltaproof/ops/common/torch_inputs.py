@@ -17,6 +17,21 @@ def normalize(x: torch.Tensor) -> torch.Tensor:
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + NORM_EPS)
 
 
+def sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """Return the sigmoid, each element the same bits wherever it stands in a tensor of whatever size.
+
+    ``torch.sigmoid`` and ``F.softplus`` round otherwise in the last elements of a CPU tensor, those that fill no vector
+    register, so a token's value would change when tokens are appended (clause I3). ``exp`` and ``log1p`` do not.
+    """
+    small = torch.where(x >= 0, -x, x).exp()
+    return torch.where(x >= 0, 1.0, small) / (1.0 + small)
+
+
+def softplus(x: torch.Tensor) -> torch.Tensor:
+    """Return log(1 + exp(x)), each element the same bits wherever it stands; see ``sigmoid``."""
+    return torch.where(x >= 0, x, 0.0) + torch.where(x >= 0, -x, x).exp().log1p()
+
+
 def operands(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, beta: torch.Tensor, options: DeltaRuleOptions
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -25,7 +40,7 @@ def operands(
     if options.normalize_qk:
         q, k = normalize(q), normalize(k)
     if options.beta_sigmoid:
-        beta = beta.sigmoid() * (2.0 if options.neg_eigval else 1.0)
+        beta = sigmoid(beta) * (2.0 if options.neg_eigval else 1.0)
     return q, k, v, beta
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.ops.common.torch_inputs import softplus
 
 
 def log_gate(call: SequenceCall | DecodeCall | PrefillCall, dtype: torch.dtype) -> torch.Tensor:
@@ -16,4 +16,4 @@ def log_gate(call: SequenceCall | DecodeCall | PrefillCall, dtype: torch.dtype) 
     assert call.A_log is not None
     if call.dt_bias is not None:
         g = g + call.dt_bias.to(dtype)
-    return -call.A_log.to(dtype).exp() * F.softplus(g)
+    return -call.A_log.to(dtype).exp() * softplus(g)

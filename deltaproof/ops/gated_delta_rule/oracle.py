@@ -26,6 +26,7 @@ def recurrence(
     v: torch.Tensor,
     g: torch.Tensor,
     beta: torch.Tensor,
+    *,
     state: torch.Tensor,
     scale: float,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -21,6 +21,7 @@ def token_step(
     v: torch.Tensor,
     g: torch.Tensor,
     beta: torch.Tensor,
+    *,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Advance ``state`` [N, HV, K, V] by one token; q, k [N, HV, K], v [N, HV, V], g, beta [N, HV].

@@ -1,0 +1,64 @@
+"""The token-by-token kernel and its gradient.
+
+    S' = exp(g) S    error = beta (v - S'^T k)    S <- S' + k error^T    o = scale S^T q
+
+Shape legend: P programs, L tokens, BK, BV head sizes rounded up to a power of two.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from deltaproof.verify.mutants.model.chunked import Gradients
+from deltaproof.verify.mutants.model.grid import Grid
+from deltaproof.verify.mutants.model.memory import Memory, Operands
+
+
+class Recurrent(Memory):
+    """The recurrent form, and decode."""
+
+    def steps(
+        self, x: Operands, state: torch.Tensor, grid: Grid, scale: float, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return o [P, L, BV] and the state after each token, from ``state`` [P, BK, BV]."""
+        outputs, after = [], []
+        factor = self.exp(x.g)
+        for t in range(grid.steps):
+            k, q = x.k[:, t, :, None], x.q[:, t, :, None]
+            decayed = factor[:, t, None, None] * state
+            error = x.beta[:, t, None] * (x.v[:, t] - self.total(k * decayed, 1))
+            advanced = self.carried(decayed + k * error[:, None, :], dtype)
+            state = torch.where(grid.running(t), advanced, state)
+            outputs.append(scale * self.total(q * state, 1))
+            after.append(state)
+        return (torch.stack(outputs, 1) if outputs else torch.zeros_like(x.v)), after
+
+    def step_gradients(
+        self,
+        do: torch.Tensor,
+        dstate: torch.Tensor,
+        x: Operands,
+        before: list[torch.Tensor],
+        grid: Grid,
+        scale: float,
+    ) -> Gradients:
+        """Return the gradients for those of o [P, L, BV] and of the last state; ``before`` has L + 1 states."""
+        found: list[tuple[torch.Tensor, ...]] = []
+        factor = self.exp(x.g)
+        for t in reversed(range(grid.steps)):
+            k, q, v, beta = x.k[:, t], x.q[:, t], x.v[:, t], x.beta[:, t, None]
+            S, decayed = before[t + 1], factor[:, t, None, None] * before[t]
+            rest = v - self.total(k[..., None] * decayed, 1)
+            dout = scale * do[:, t]
+            dS = dstate + q[..., None] * dout[:, None, :]
+            derror = self.total(k[..., None] * dS, 1)
+            dpredicted = -beta * derror
+            dk = self.total(dS * (beta * rest)[:, None, :], 2) + self.total(decayed * dpredicted[:, None, :], 2)
+            ddecayed = dS + k[..., None] * dpredicted[:, None, :]
+            dg = self.total(self.total(ddecayed * decayed, 2), 1)
+            dq = self.total(S * dout[:, None, :], 2)
+            found.insert(0, (dq, dk, beta * derror, dg, self.total(derror * rest, 1)))
+            dstate = torch.where(grid.running(t), factor[:, t, None, None] * ddecayed, dstate)
+        if not found:
+            return Gradients(*(torch.zeros_like(y) for y in (x.q, x.k, x.v, x.g, x.beta)), dstate)
+        return Gradients(*(torch.stack(rows, 1) for rows in zip(*found, strict=True)), dstate)

@@ -1,0 +1,123 @@
+"""Memory that no call owns, made visible: what new buffers hold before they are written, and what lies around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deltaproof.ops.common.allocation import forced_init
+from deltaproof.verify.inputs import RED_ZONE, Fill, red_zone_, whole_memory
+from deltaproof.verify.observation import Observation
+
+aten = torch.ops.aten
+EMPTY = (aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided)
+ZEROS = (aten.zeros, aten.zeros_like, aten.new_zeros)
+FUNCTIONS = ("empty", "empty_like", "empty_strided")
+METHODS = ("new_empty", "new_empty_strided")
+
+
+class _Filled(TorchDispatchMode):
+    """Fills what torch's allocators return, however they are reached."""
+
+    def __init__(self, fill: Fill) -> None:
+        super().__init__()
+        self.fill = fill
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in EMPTY:
+            red_zone_(result, self.fill)
+        return result
+
+
+def _filling(allocate: Callable[..., torch.Tensor], fill: Fill) -> Callable[..., torch.Tensor]:
+    def filled(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return red_zone_(allocate(*args, **kwargs), fill)
+
+    return filled
+
+
+@contextmanager
+def filled_buffers(fill: Fill | None) -> Iterator[None]:
+    """Let every new buffer hold NaN (integers: far out of range) or stale values; None changes nothing.
+
+    A dispatch mode does not reach inside a custom operator, and a patched name not behind ``from torch import empty``;
+    so both are used, beside the project's own allocation function.
+    """
+    with ExitStack() as stack:
+        if fill is not None:
+            stack.enter_context(forced_init(lambda buffer: red_zone_(buffer, fill)))
+            for place, names in ((torch, FUNCTIONS), (torch.Tensor, METHODS)):
+                for name in names:
+                    patched = _filling(getattr(place, name), fill)
+                    stack.enter_context(mock.patch.object(place, name, patched))
+            stack.enter_context(_Filled(fill))
+        yield
+
+
+class Canaries(TorchDispatchMode):
+    """Puts every new buffer in the middle of a larger one and remembers what lies around it.
+
+    Attributes:
+        fill: what the memory around a buffer holds; a buffer declared empty holds it too.
+        buffers: all the buffers made, each at ``RED_ZONE`` in its memory.
+    """
+
+    def __init__(self, fill: Fill) -> None:
+        super().__init__()
+        self.fill = fill
+        self.buffers: list[torch.Tensor] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket not in EMPTY + ZEROS or result.layout != torch.strided:
+            return result
+        extent = _extent(result)
+        memory = torch.empty(extent + 2 * RED_ZONE, dtype=result.dtype, device=result.device)
+        red_zone_(memory, self.fill)
+        # set_ and no view: autograd must see a tensor of its own
+        inner = torch.empty(0, dtype=result.dtype, device=result.device)
+        inner.set_(memory.untyped_storage(), RED_ZONE, result.shape, result.stride())
+        if func.overloadpacket in ZEROS:
+            inner.zero_()
+        self.buffers.append(inner)
+        return inner
+
+    def observe(self) -> Iterator[Observation]:
+        """Yield whether the memory around every buffer is as it was."""
+        for buffer in self.buffers:
+            yield surroundings(f"a buffer {list(buffer.shape)} that the backend allocated", buffer, self.fill)
+
+
+def _extent(x: torch.Tensor) -> int:
+    """Return how many elements lie from the first to the last of ``x``."""
+    if x.numel() == 0:
+        return 0
+    return 1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
+
+
+def surroundings(name: str, x: torch.Tensor, fill: Fill) -> Observation:
+    """Check that the memory in front of and behind a guarded tensor still holds what it was filled with."""
+    memory = whole_memory(x.detach()).view(x.dtype)
+    first = x.storage_offset()
+    last = first + _extent(x)
+    for where, zone in (("in front of", memory[:first]), ("behind", memory[last:])):
+        clean = red_zone_(torch.empty_like(zone), fill)
+        size = zone.element_size()
+        written = (zone.view(torch.uint8).view(-1, size) != clean.view(torch.uint8).view(-1, size)).any(-1)
+        if bool(written.any()):
+            at = int(written.int().argmax())
+            away = first - at if where == "in front of" else at + 1
+            text = f"{int(written.sum())} elements written {where} {name}, the first {away} elements away"
+            value, was = (str(y[at].cpu().item()) for y in (zone, clean))
+            return Observation(False, "M1", text, "unmasked-store", value=value, expected=was)
+    return Observation(True, "M1")

@@ -1,0 +1,110 @@
+"""Red zones: what lies around arguments, outputs and the pool is neither read nor written
+
+What it does
+    Makes one call twice: once with NaN around every argument (indices: numbers far out of range) and once with
+    plausible stale values there. Every buffer the backend allocates through torch stands in a larger one, and so do
+    ``out`` and the pool, whose gaps hold the same. Sizes are odd, so that no block is full.
+
+What it shows
+    Loads and stores that reach past a tensor's end, into the next head's gap, or in front of the first row.
+
+How it judges
+    The two runs must give the same bits, all finite, the first within the bound of clause N2; and every byte around an
+    argument, an output, a workspace and the pool's slots must be as it was. Two different fillings are used, so a stray
+    store that writes one of them still shows in the other run. A backend that does not promise clause I1 is held to the
+    bounds instead of to the same bits.
+
+What it cannot see
+    A load of foreign memory that changes no result, a store more than 4096 elements away, and memory that a kernel
+    library allocates outside torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from deltaproof.ops.common.calls import SequenceCall
+from deltaproof.verify import inputs
+from deltaproof.verify.case import Case
+from deltaproof.verify.inputs import Fill
+from deltaproof.verify.observation import Observation
+from deltaproof.verify.probe import Context, Plan, Probe
+from deltaproof.verify.probes._memory import Canaries, surroundings
+from deltaproof.verify.probes._runs import BACKWARD, Run, arguments, finite, make, repeatable, require, same
+
+OUT = "out"
+AROUND: dict[Fill, str] = {"nan": "NaN lay around every argument", "stale": "stale values lay around every argument"}
+
+
+class RedZones(Probe):
+    """What lies around a tensor is none of the call's business."""
+
+    name = "redzones"
+    clause = "M1"
+    clauses = ("M1", "P2", "S1", "S3")
+    hazards = ("unmasked-load", "unmasked-store")
+
+    def cases(self, plan: Plan) -> Iterator[Case]:
+        form = plan.form
+        base = Case(form, T=3 if form == "decode" else 19, K=20, V=36, chunk_size=64)
+        pool = {"slot_padding": 20, "head_padding": 12} if base.is_pool else {}
+        base = base.but(**pool)
+        yield base
+        yield base.but(K=3, V=5, gate_in_kernel=True, beta_sigmoid=True, dtype="bfloat16", layout="v_first")
+        if form == "decode":
+            yield base.but(label=OUT, B=3, num_tokens=(3, 1, 0), K=9, V=13)
+        else:
+            yield base.but(seqlens=(7, 0, 9), tail=3, K=9, V=13)
+        if not base.is_pool:
+            yield base.but(label=BACKWARD, T=5, K=9, V=13, gate_in_kernel=True)
+            yield base.but(label=BACKWARD, seqlens=(3, 0, 4), tail=2, K=9, V=13)
+        if plan.full:
+            for K, V in ((1, 1), (72, 136), (100, 33), (256, 255)):
+                for dtype in ("float32", "bfloat16"):
+                    yield base.but(K=K, V=V, dtype=dtype, label="sizes")
+            if form == "decode":
+                yield base.but(label="token-writes", read=(4, 4), write=((6, -1, 5), (9, 0, 2)))
+            else:
+                for T in (1, 15, 63, 65, 127):
+                    for chunk_size in (16, 64):
+                        yield base.but(label="lengths", T=T, chunk_size=chunk_size)
+                yield base.but(seqlens=(1, 63, 0, 65, 16), tail=1, K=33, V=17)
+
+    def run(self, case: Case, context: Context) -> Iterator[Observation]:
+        if case.label == BACKWARD:
+            require(context, BACKWARD)
+        runs = {}
+        for fill, what in AROUND.items():
+            canaries = Canaries(fill)
+            run = runs[fill] = self._make(case, context, fill, canaries)
+            yield from finite(run, "M1", "unmasked-load", what)
+            yield from canaries.observe()
+            yield from self._around(case, context, run, fill)
+        if repeatable(context):
+            what = "NaN around the arguments gave other bits than stale values there"
+            yield from same(runs["nan"], runs["stale"], "M1", "unmasked-load", what)
+        for run in list(runs.values())[: 1 if repeatable(context) else None]:
+            yield from context.judge(case, run.outputs, run.call, clause="M1", hazard="unmasked-load")
+
+    def _make(self, case: Case, context: Context, fill: Fill, canaries: Canaries) -> Run:
+        call: Any = context.call(case, fill=fill)
+        if case.label == OUT:
+            out = torch.zeros(call.v.shape, dtype=call.v.dtype)
+            call = call.with_(out=inputs.guarded(out, fill, context.device))
+        return make(case, context, call, fill=fill, backward=case.label == BACKWARD, inside=canaries)
+
+    def _around(self, case: Case, context: Context, run: Run, fill: Fill) -> Iterator[Observation]:
+        for name, x in {**arguments(run.call), **run.cotangents}.items():
+            if name != "pool":
+                yield surroundings(name, x, fill)
+        if isinstance(run.call, SequenceCall):
+            return
+        clean = context.call(case, fill=fill)
+        # what slots hold is judged by value; here only the memory that belongs to no slot
+        yield context.untouched(run.call.pool, clean.pool, set(range(case.slots)))
+
+
+PROBE = RedZones()
