@@ -2,8 +2,8 @@
 
 A row is the last dimension of a tensor: V outputs of one token and head, or one line of a head's state. Its bound is
 ``LAMBDA * sigma + u * |row| + tiny``: sigma the spread that the operator's rounding model shows for that row (blended
-with a quarter of its head's, for rows whose spread came out small by chance), u the unit roundoff of the stored dtype,
-tiny half its smallest subnormal.
+with a quarter of its head's, for rows whose spread came out small by chance; with more for rows shorter than 16, and
+with all of it for single numbers), u the unit roundoff of the stored dtype, tiny half its smallest subnormal.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def row_bound(want: torch.Tensor, draws: torch.Tensor, dtype: torch.dtype, lead:
     variance = (draws - want).pow(2).sum(-1).mean(0)
     if want.dim() - 1 > lead:
         group = variance.mean(dim=tuple(range(lead, want.dim() - 1)), keepdim=True)
-        variance = variance + BLEND**2 * group
+        # the shorter a row, the less a few draws say about its spread
+        blend = max(BLEND, want.shape[-1] ** -0.5)
+        variance = variance + blend**2 * group
     tiny = SUBNORMAL[dtype] * math.sqrt(want.shape[-1])
     return LAMBDA * variance.sqrt() + UNIT_ROUNDOFF[dtype] * want.norm(dim=-1) + tiny
 
@@ -118,10 +120,10 @@ class Reference:
         self, call: SequenceCall, do: torch.Tensor, dstate: torch.Tensor | None, *, chunked: bool
     ) -> dict[str, Expected]:
         """Return the gradient of every differentiable input for cotangents of o and of the final state (CPU)."""
-        exact = _leaves(call)
+        batch = _Batch(self.oracle.spans(call), call.dims)
+        exact = _leaves(batch.zeros_outside(call))
         o, final = self.oracle.sequence(call.with_(**exact))
         want = _vjp(o, final, do, dstate, exact)
-        batch = _Batch(self.oracle.spans(call), call.dims)
         dense, leaves = batch.dense(call, call.initial_state, leaves=True)
         outputs, states = self._run(
             dense, batch, operand_roundoff(call, chunked), call.options.chunk_size if chunked else 1
@@ -198,13 +200,26 @@ class _Batch:
             out[:, b, span] = x[:, n, : span.stop - span.start]
         return out
 
-    def exact_outside(self, expected: Expected) -> Expected:
-        """Bind tokens in no sequence to exactly what is wanted there, which is zero."""
+    def covered(self) -> torch.Tensor:
+        """Return which tokens [B, T] belong to a sequence."""
         covered = torch.zeros(self.B, self.T, dtype=torch.bool)
         for b, span in self.spans:
             covered[b, span] = True
-        expected.bound[~covered] = 0.0
+        return covered
+
+    def exact_outside(self, expected: Expected) -> Expected:
+        """Bind tokens in no sequence to exactly what is wanted there, which is zero."""
+        expected.bound[~self.covered()] = 0.0
         return expected
+
+    def zeros_outside(self, call: SequenceCall) -> SequenceCall:
+        """Return the call with zeros at tokens in no sequence: NaN there would reach float64's own gradients."""
+        outside = ~self.covered()
+        tokens = {name: getattr(call, name).detach().clone() for name in ("q", "k", "v", "g", "beta")}
+        for x in tokens.values():
+            x[outside] = 0
+        clean: SequenceCall = call.with_(**tokens)
+        return clean
 
     def dense(
         self, call: SequenceCall | DecodeCall | PrefillCall, state: torch.Tensor | None, leaves: bool = False

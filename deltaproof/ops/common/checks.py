@@ -154,6 +154,6 @@ def _check_bounds(call: SequenceCall | PrefillCall) -> int | None:
 def _check_ranges(call: Call, g: torch.Tensor, beta: torch.Tensor) -> None:
     """Check the gates and betas of live tokens."""
     if not call.options.gate_in_kernel and not bool((g <= 0).all()):
-        raise ContractError("g", "log gates g <= 0", float(g[~(g <= 0)][0]))
+        raise ContractError("g", "log gates g <= 0", float(g.detach()[~(g <= 0)][0]))
     if not call.options.beta_sigmoid and not bool(((beta >= 0) & (beta <= 2)).all()):
-        raise ContractError("beta", "values in [0, 2]", float(beta[~((beta >= 0) & (beta <= 2))][0]))
+        raise ContractError("beta", "values in [0, 2]", float(beta.detach()[~((beta >= 0) & (beta <= 2))][0]))

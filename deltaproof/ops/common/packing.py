@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from deltaproof.ops.common.calls import SequenceCall
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -65,6 +67,18 @@ class Packing:
             place.to(device),
             batch,
         )
+
+    def live(self, call: SequenceCall) -> SequenceCall:
+        """Return the call without the rows behind the last sequence, so that nothing is computed from them.
+
+        They may hold NaN, which a gradient of zero would meet on its way back.
+        """
+        if self.place is None:
+            return call
+        end = self.place.shape[0]
+        tokens = {name: getattr(call, name)[:, :end] for name in ("q", "k", "v", "g", "beta")}
+        live: SequenceCall = call.with_(**tokens)
+        return live
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``[B, T, ...]`` as ``[rows, width, ...]``; places without a token hold zeros."""

@@ -92,8 +92,10 @@ def chunk_delta_rule(
 def chunk(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Form ``chunk`` of the torch backend."""
     B, T, _, HV, K, V = call.dims
-    q, k, v, beta = operands(call.q, call.k, call.v, call.beta, call.options)
-    g = log_gate(call, torch.float32)
+    packing = Packing.of((B, T), call.cu_seqlens, call.options.chunk_size)
+    live = packing.live(call)
+    q, k, v, beta = operands(live.q, live.k, live.v, live.beta, call.options)
+    g = log_gate(live, torch.float32)
     device = q.device
     layout = call.options.layout
     if call.initial_state is None:
@@ -101,7 +103,6 @@ def chunk(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
     else:
         state = k_first(call.initial_state, layout).float()
     out = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=device)
-    packing = Packing.of((B, T), call.cu_seqlens, call.options.chunk_size)
     out, final, _ = chunk_delta_rule(q, k, v, g, beta, state, scale=call.options.scale, packing=packing, out=out)
     return out, store_final(call, final) if call.output_final_state else None
 

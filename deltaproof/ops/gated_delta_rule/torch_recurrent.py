@@ -37,9 +37,10 @@ def token_step(
 def recurrent(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Form ``recurrent`` of the torch backend."""
     B, T, _, HV, K, V = call.dims
-    q, k, v, beta = operands(call.q, call.k, call.v, call.beta, call.options)
     packing = Packing.of((B, T), call.cu_seqlens, 1)
-    heads = (repeat_heads(q, HV), repeat_heads(k, HV), v, log_gate(call, torch.float32), beta)
+    live = packing.live(call)
+    q, k, v, beta = operands(live.q, live.k, live.v, live.beta, call.options)
+    heads = (repeat_heads(q, HV), repeat_heads(k, HV), v, log_gate(live, torch.float32), beta)
     rows = [packing.gather(x)[:, 0] for x in heads]  # [R, HV, ...]
     if call.initial_state is None:
         state = torch.zeros(call.sequences, HV, K, V, dtype=torch.float32, device=q.device)

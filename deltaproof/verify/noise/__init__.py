@@ -58,6 +58,18 @@ class _Round(torch.autograd.Function):
         return torch.addcmul(grad, grad, ctx.noise.like(grad), value=ctx.u), None, None
 
 
+class _RoundBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, u: float, noise: _Noise) -> torch.Tensor:
+        ctx.u, ctx.noise = u, noise
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (grad,) = grads
+        return torch.addcmul(grad, grad, ctx.noise.like(grad), value=ctx.u), None, None
+
+
 class Rounding:
     """Puts rounding into a float64 computation.
 
@@ -82,3 +94,12 @@ class Rounding:
     def fp32(self, x: torch.Tensor) -> torch.Tensor:
         """Round at fp32."""
         return self.at(x, self.single)
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        """Leave x as it is and round its gradient at fp32.
+
+        For the several uses of one value: kernels sum up each use's gradient on its own before they add them, so
+        sums that cancel exactly in theory leave a rest.
+        """
+        same: torch.Tensor = _RoundBack.apply(x, self.single, self.noise) if self.single else x
+        return same

@@ -44,7 +44,7 @@ def run(
 
     Returns o [N, T, HV, V] and the states before the first chunk and after each.
     """
-    op, fp32 = rounding.op, rounding.fp32
+    op, fp32, back = rounding.op, rounding.fp32, rounding.back
     states, outputs = [state], []
     for start in range(0, q.shape[1], chunk):
         qc, kc, vc, gc, bc = (x[:, start : start + chunk].transpose(1, 2) for x in (q, k, v, g, beta))
@@ -52,7 +52,7 @@ def run(
         S = states[-1]
         G = fp32(gc.clamp(min=MIN_LOG_GATE).cumsum(-1))  # its error grows with |G|
         lower = torch.ones(C, C, dtype=torch.bool).tril()
-        D = (G[..., :, None] - G[..., None, :]).masked_fill(~lower, float("-inf")).exp()
+        D = (back(G)[..., :, None] - back(G)[..., None, :]).masked_fill(~lower, float("-inf")).exp()
         b, end = bc[..., None], G[..., -1:]
         read = op(S)
         x = b * (vc - fp32(fp32(G.exp()[..., None]) * (op(kc) @ read)))
@@ -66,7 +66,7 @@ def run(
         attention = op(fp32((op(qc) @ op(kc).mT) * D))
         o = fp32(fp32(G.exp()[..., None]) * (op(qc) @ read)) + fp32(attention @ new)
         outputs.append(scale * o.transpose(1, 2))
-        kept = op(kc * fp32((end - G).exp())[..., None])
+        kept = op(kc * fp32((back(end) - back(G)).exp())[..., None])
         states.append(fp32(fp32(end.exp()[..., None]) * S) + fp32(kept.mT @ new))
     return (torch.cat(outputs, 1) if outputs else torch.zeros_like(v)), states
 

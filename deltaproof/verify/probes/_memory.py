@@ -67,13 +67,13 @@ class Canaries(TorchDispatchMode):
 
     Attributes:
         fill: what the memory around a buffer holds; a buffer declared empty holds it too.
-        buffers: all the buffers made, each at ``RED_ZONE`` in its memory.
+        buffers: shape and surrounding memory of every buffer made; it starts at ``RED_ZONE``.
     """
 
     def __init__(self, fill: Fill) -> None:
         super().__init__()
         self.fill = fill
-        self.buffers: list[torch.Tensor] = []
+        self.buffers: list[tuple[torch.Size, torch.Tensor]] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -84,18 +84,21 @@ class Canaries(TorchDispatchMode):
         extent = _extent(result)
         memory = torch.empty(extent + 2 * RED_ZONE, dtype=result.dtype, device=result.device)
         red_zone_(memory, self.fill)
-        # set_ and no view: autograd must see a tensor of its own
+        # a storage of its own that starts at the buffer: autograd must see no view, and takes its offset for 0
+        size = result.element_size()
+        storage = memory.untyped_storage()[RED_ZONE * size : (RED_ZONE + extent) * size]
         inner = torch.empty(0, dtype=result.dtype, device=result.device)
-        inner.set_(memory.untyped_storage(), RED_ZONE, result.shape, result.stride())
+        inner.set_(storage, 0, result.shape, result.stride())
         if func.overloadpacket in ZEROS:
             inner.zero_()
-        self.buffers.append(inner)
+        self.buffers.append((result.shape, memory))
         return inner
 
     def observe(self) -> Iterator[Observation]:
         """Yield whether the memory around every buffer is as it was."""
-        for buffer in self.buffers:
-            yield surroundings(f"a buffer {list(buffer.shape)} that the backend allocated", buffer, self.fill)
+        for shape, memory in self.buffers:
+            inner = slice(RED_ZONE, memory.numel() - RED_ZONE)
+            yield _around(f"a buffer {list(shape)} that the backend allocated", memory, inner, self.fill)
 
 
 def _extent(x: torch.Tensor) -> int:
@@ -107,16 +110,18 @@ def _extent(x: torch.Tensor) -> int:
 
 def surroundings(name: str, x: torch.Tensor, fill: Fill) -> Observation:
     """Check that the memory in front of and behind a guarded tensor still holds what it was filled with."""
-    memory = whole_memory(x.detach()).view(x.dtype)
     first = x.storage_offset()
-    last = first + _extent(x)
-    for where, zone in (("in front of", memory[:first]), ("behind", memory[last:])):
+    return _around(name, whole_memory(x.detach()).view(x.dtype), slice(first, first + _extent(x)), fill)
+
+
+def _around(name: str, memory: torch.Tensor, inner: slice, fill: Fill) -> Observation:
+    for where, zone in (("in front of", memory[: inner.start]), ("behind", memory[inner.stop :])):
         clean = red_zone_(torch.empty_like(zone), fill)
         size = zone.element_size()
         written = (zone.view(torch.uint8).view(-1, size) != clean.view(torch.uint8).view(-1, size)).any(-1)
         if bool(written.any()):
             at = int(written.int().argmax())
-            away = first - at if where == "in front of" else at + 1
+            away = inner.start - at if where == "in front of" else at + 1
             text = f"{int(written.sum())} elements written {where} {name}, the first {away} elements away"
             value, was = (str(y[at].cpu().item()) for y in (zone, clean))
             return Observation(False, "M1", text, "unmasked-store", value=value, expected=was)

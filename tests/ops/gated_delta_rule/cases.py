@@ -70,6 +70,11 @@ def sequence_call(
     )
 
 
+def _index(values: list[Any]) -> torch.Tensor:
+    x = torch.tensor(values)
+    return x if x.dtype == torch.bool else x.long()
+
+
 def pool_call(
     form: str,
     seed: int = 0,
@@ -89,17 +94,20 @@ def pool_call(
     **indices: Any,
 ) -> DecodeCall | PrefillCall:
     """Return a call of decode or prefill; lists among ``indices`` become tensors."""
-    given = {name: torch.tensor(x) if isinstance(x, list) else x for name, x in indices.items()}
+    given = {name: _index(x) if isinstance(x, list) else x for name, x in indices.items()}
     return (DecodeCall if form == "decode" else PrefillCall)(
         **tokens(seed, len(read_index) if B is None else B, T, H, HV, K, V, dtype),
         options=DeltaRuleOptions(**{"scale": K**-0.5, "layout": layout, "chunk_size": 16} | (options or {})),
         pool=normal(seed + 7, S, HV, *layout.inner_shape(K, V)).to(pool),
-        read_index=torch.tensor(read_index),
+        read_index=_index(read_index),
         **given,
     )
 
 
-def _at_most_one(ratio: torch.Tensor) -> float:
+def _worst(got: torch.Tensor, exact: torch.Tensor, allowed: torch.Tensor) -> float:
+    assert got.shape == exact.shape
+    error = (got.double() - exact).abs()
+    ratio = torch.where(error == 0, 0.0, error / allowed)  # an exact result fits a bound of zero
     assert not bool(ratio.isnan().any()), "NaN in the result"
     worst = float(ratio.max()) if ratio.numel() else 0.0
     assert worst <= 1, f"the worst error is {worst:.3g} times its bound"
@@ -120,17 +128,14 @@ class Bound:
         ``got`` and ``exact`` are [B, T, HV, V], or states [N, HV, K, V] or [N, HV, V, K] with ``state``. A result
         in another dtype than float32 may differ by that dtype's rounding too.
         """
-        assert got.shape == exact.shape
         allowed = self.state[:, None, None] if state else self.o[:, None]
         if got.dtype != torch.float32:
             allowed = allowed + exact.abs() * torch.finfo(got.dtype).eps / 2
-        ratio = (got.double() - exact).abs() / allowed
-        return _at_most_one(ratio)
+        return _worst(got, exact, allowed)
 
     def check_gradient(self, got: torch.Tensor, exact: torch.Tensor) -> float:
         """Assert that a gradient lies within as many roundings of its largest element; return error over bound."""
-        assert got.shape == exact.shape
-        return _at_most_one((got.double() - exact).abs() / (self.roundings * exact.abs().max()))
+        return _worst(got, exact, self.roundings * exact.abs().max())
 
 
 def runs(call: SequenceCall | DecodeCall | PrefillCall) -> list[tuple[int, slice, torch.Tensor]]:
@@ -156,14 +161,15 @@ def runs(call: SequenceCall | DecodeCall | PrefillCall) -> list[tuple[int, slice
     return found
 
 
-def bound(call: SequenceCall | DecodeCall | PrefillCall) -> Bound:
+def bound(call: SequenceCall | DecodeCall | PrefillCall, *, aligned: bool = False) -> Bound:
     """Return the bound for float32 arithmetic.
 
     With beta * |k|^2 <= 2 a step never makes an error in the state larger, so errors only add up: those of T steps,
     each a sum of K products, as independent roundings do, with the square root of their number; and that of a
     chunk's cumulative gate of size |G|, whose rounding is a relative error of its exponential. That is
     sqrt(T + K) + |G| roundings of the largest number there is: the largest state, or what one token writes into it.
-    An output is such a state read with scale * q.
+    An output is such a state read with scale * q. With ``aligned``, where all tokens have one key, roundings are not
+    independent and count T + K.
     """
     _, T, _, HV, K, _ = call.dims
     operands = oracle.operands64(call)
@@ -177,5 +183,5 @@ def bound(call: SequenceCall | DecodeCall | PrefillCall) -> Bound:
             length = max(length, float(q.norm(dim=-1).max()))
             sums = [part.sum(0).abs().max() for part in g.clamp(min=MIN_LOG_GATE).split(call.options.chunk_size)]
             gate = max(gate, float(torch.stack(sums).max()))
-    roundings = ((T + K) ** 0.5 + gate) * ROUNDING
+    roundings = ((T + K) ** (1.0 if aligned else 0.5) + gate) * ROUNDING
     return Bound(roundings * call.options.scale * length * size, roundings * size, roundings)

@@ -1,0 +1,153 @@
+"""The delta rule token by token in Triton: over sequences, or against a pool of states.
+
+One program carries BV value columns of one head's state through the tokens of one row or sequence, in fp32 registers.
+A state's layout is two strides. Shape legend: N rows or sequences, T tokens, H query/key heads, HV value heads,
+K, V head sizes rounded up to BK, BV; S slots.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from deltaproof.ops.common.triton_language import normalized, softplus, stored
+
+MIN_LOG_GATE = tl.constexpr(-64.0)
+
+
+@triton.jit
+def recurrence_kernel(
+    q,  # [B, T, H, K]
+    k,  # [B, T, H, K]
+    v,  # [B, T, HV, V]
+    g,  # [B, T, HV]
+    beta,  # [B, T, HV]
+    A_log,  # [HV]
+    dt_bias,  # [HV]
+    o,  # [B, T, HV, V]
+    source,  # states read: [N or S, HV, ., .]
+    sink,  # states written
+    read_index,  # [N]
+    write_index,  # [N] or [N, T]
+    num_tokens,  # [N]
+    has_initial_state,  # [N]
+    cu_seqlens,  # [N + 1]
+    scale,
+    T,
+    slots,
+    source_slot,  # strides in elements
+    source_head,
+    source_k,
+    source_v,
+    sink_slot,
+    sink_head,
+    sink_k,
+    sink_v,
+    H: tl.constexpr,
+    HV: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    POOL: tl.constexpr,
+    VARLEN: tl.constexpr,
+    RAGGED: tl.constexpr,
+    FRESH: tl.constexpr,
+    READ: tl.constexpr,
+    WRITE: tl.constexpr,
+    WRITE_EACH: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    GATE: tl.constexpr,
+    DT_BIAS: tl.constexpr,
+    BETA_SIGMOID: tl.constexpr,
+    NEG_EIGVAL: tl.constexpr,
+):
+    program = tl.program_id(0).to(tl.int64)
+    BLOCKS: tl.constexpr = (V + BV - 1) // BV
+    block = program % BLOCKS
+    head = (program // BLOCKS) % HV
+    row = program // (BLOCKS * HV)
+    k_at = tl.arange(0, BK)  # [BK]
+    v_at = block * BV + tl.arange(0, BV)  # [BV]
+    k_in = k_at < K
+    v_in = v_at < V
+    inner = v_in[:, None] & k_in[None, :]  # [BV, BK]
+
+    if VARLEN:
+        first = tl.load(cu_seqlens + row).to(tl.int64)
+        count = tl.load(cu_seqlens + row + 1).to(tl.int64) - first
+    else:
+        first = row * T
+        count = tl.zeros([], tl.int64) + T
+    live = count >= 0
+    read_slot = row
+    write_slot = row
+    if POOL:
+        read_slot = tl.load(read_index + row).to(tl.int64)
+        live = (read_slot >= 0) & (read_slot < slots)
+        if not WRITE_EACH:
+            write_slot = tl.load(write_index + row).to(tl.int64)
+    steps = count
+    if RAGGED:
+        steps = tl.minimum(tl.maximum(tl.load(num_tokens + row).to(tl.int64), 0), count)
+    steps = tl.where(live, steps, 0)
+
+    state = tl.zeros([BV, BK], tl.float32)  # [BV, BK]
+    if READ:
+        used = live
+        if FRESH:
+            used = used & (tl.load(has_initial_state + row).to(tl.int32) != 0)
+        at = read_slot * source_slot + head * source_head + v_at[:, None] * source_v + k_at[None, :] * source_k
+        state = tl.load(source + at, mask=inner & used, other=0.0).to(tl.float32)
+
+    if GATE:
+        rate = -tl.exp(tl.load(A_log + head).to(tl.float32))
+    for t in range(steps):
+        token = first + t
+        qk = (token * H + head // (HV // H)) * K + k_at
+        b_q = tl.load(q + qk, mask=k_in, other=0.0).to(tl.float32)  # [BK]
+        b_k = tl.load(k + qk, mask=k_in, other=0.0).to(tl.float32)  # [BK]
+        b_v = tl.load(v + (token * HV + head) * V + v_at, mask=v_in, other=0.0).to(tl.float32)  # [BV]
+        b_g = tl.load(g + token * HV + head).to(tl.float32)
+        b_beta = tl.load(beta + token * HV + head).to(tl.float32)
+        if NORMALIZE:
+            b_q = normalized(b_q)
+            b_k = normalized(b_k)
+        if GATE:
+            if DT_BIAS:
+                b_g += tl.load(dt_bias + head).to(tl.float32)
+            b_g = rate * softplus(b_g)
+        if BETA_SIGMOID:
+            b_beta = 1.0 / (1.0 + tl.exp(-b_beta))
+            if NEG_EIGVAL:
+                b_beta = 2.0 * b_beta
+        state = state * tl.exp(tl.maximum(b_g, MIN_LOG_GATE))
+        error = (b_v - tl.sum(state * b_k[None, :], 1)) * b_beta  # [BV]
+        state += error[:, None] * b_k[None, :]
+        b_o = tl.sum(state * b_q[None, :], 1) * scale  # [BV]
+        tl.store(o + (token * HV + head) * V + v_at, stored(b_o, o.dtype.element_ty), mask=v_in)
+        if WRITE_EACH:
+            slot = tl.load(write_index + row * T + t).to(tl.int64)
+            at = slot * sink_slot + head * sink_head + v_at[:, None] * sink_v + k_at[None, :] * sink_k
+            tl.store(sink + at, stored(state, sink.dtype.element_ty), mask=inner & (slot >= 0) & (slot < slots))
+    for t in range(steps, count):
+        at = ((first + t) * HV + head) * V + v_at
+        tl.store(o + at, tl.zeros([BV], tl.float32).to(o.dtype.element_ty), mask=v_in)
+    if WRITE:
+        kept = live
+        if POOL:
+            kept = kept & (write_slot >= 0) & (write_slot < slots)
+        at = write_slot * sink_slot + head * sink_head + v_at[:, None] * sink_v + k_at[None, :] * sink_k
+        tl.store(sink + at, stored(state, sink.dtype.element_ty), mask=inner & kept)
+
+
+@triton.jit
+def zero_tail_kernel(o, cu_seqlens, N, T, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Zero the rows of o [T, WIDTH] that lie behind the last sequence; grid over blocks of rows."""
+    end = tl.load(cu_seqlens + N).to(tl.int64)
+    rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
+    for start in range(0, WIDTH, 128):
+        at = start + tl.arange(0, 128)
+        inside = ((rows >= end) & (rows < T))[:, None] & (at < WIDTH)[None, :]
+        zeros = tl.zeros([BLOCK, 128], tl.float32).to(o.dtype.element_ty)
+        tl.store(o + rows[:, None] * WIDTH + at[None, :], zeros, mask=inside)

@@ -1,0 +1,112 @@
+"""Launching the recurrent kernel: the forms ``recurrent`` (forward) and ``decode`` of the Triton backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+
+from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.common.calls import DecodeCall, SequenceCall
+from deltaproof.ops.common.triton_recurrence import recurrence_kernel, zero_tail_kernel
+
+
+def config(K: int, V: int) -> dict[str, int]:
+    """Return the launch configuration for head sizes; never a function of T or N (clause I2)."""
+    BK = triton.next_power_of_2(K)
+    BV = max(min(triton.next_power_of_2(V), 2048 // BK, 32), 8)
+    return {"BK": BK, "BV": BV, "num_warps": 1 if BK * BV <= 1024 else 2 if BK * BV <= 2048 else 4, "num_stages": 2}
+
+
+def state_strides(state: torch.Tensor, layout: StateLayout) -> tuple[int, int, int, int]:
+    """Return the strides of a state [N, HV, ., .] as (slot, head, k, v)."""
+    slot, head, first, second = state.stride()
+    return (slot, head, first, second) if layout is StateLayout.K_FIRST else (slot, head, second, first)
+
+
+def _launch(
+    call: SequenceCall | DecodeCall,
+    o: torch.Tensor,
+    rows: int,
+    source: torch.Tensor | None,
+    sink: torch.Tensor | None,
+    **flags: Any,
+) -> None:
+    B, T, H, HV, K, V = call.dims
+    options = call.options
+    tokens = [x.contiguous() for x in (call.q, call.k, call.v, call.g, call.beta)]
+    settings = config(K, V)
+    blocks = triton.cdiv(V, settings["BV"])
+    none = o  # stands for an argument that the flags leave out
+    pool = isinstance(call, DecodeCall)
+    write = call.write_index if isinstance(call, DecodeCall) else None
+    recurrence_kernel[(rows * HV * blocks,)](
+        *tokens,
+        none if call.A_log is None else call.A_log,
+        none if call.dt_bias is None else call.dt_bias,
+        o,
+        none if source is None else source,
+        none if sink is None else sink,
+        call.read_index if isinstance(call, DecodeCall) else none,
+        (call.read_index if write is None else write.contiguous()) if isinstance(call, DecodeCall) else none,
+        flags.pop("num_tokens", none),
+        flags.pop("has_initial_state", none),
+        flags.pop("cu_seqlens", none),
+        options.scale,
+        T,
+        call.pool.shape[0] if isinstance(call, DecodeCall) else 0,
+        *(state_strides(source, options.layout) if source is not None else (0, 0, 0, 0)),
+        *(state_strides(sink, options.layout) if sink is not None else (0, 0, 0, 0)),
+        H=H,
+        HV=HV,
+        K=K,
+        V=V,
+        POOL=pool,
+        READ=source is not None,
+        WRITE=sink is not None and not (write is not None and write.dim() == 2),
+        WRITE_EACH=write is not None and write.dim() == 2,
+        NORMALIZE=options.normalize_qk,
+        GATE=options.gate_in_kernel,
+        DT_BIAS=call.dt_bias is not None,
+        BETA_SIGMOID=options.beta_sigmoid,
+        NEG_EIGVAL=options.neg_eigval,
+        **flags,
+        **settings,
+    )
+
+
+def recurrent_forward(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Run the form ``recurrent`` without gradients."""
+    B, T, _, HV, K, V = call.dims
+    layout = call.options.layout
+    o = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=call.q.device)
+    state = call.initial_state
+    final = None
+    if call.output_final_state:
+        dtype = torch.float32 if state is None else state.dtype
+        shape = (call.sequences, HV, *layout.inner_shape(K, V))
+        final = call.allocate(shape, dtype=dtype, device=call.q.device)
+    optional = {} if call.cu_seqlens is None else {"cu_seqlens": call.cu_seqlens.contiguous()}
+    varlen = call.cu_seqlens is not None
+    if call.sequences:
+        _launch(call, o, call.sequences, state, final, VARLEN=varlen, RAGGED=False, FRESH=False, **optional)
+    if varlen and T:
+        block = 32
+        zero_tail_kernel[(triton.cdiv(T, block),)](o, call.cu_seqlens.contiguous(), call.sequences, T, HV * V, block)
+    return o, final
+
+
+def decode(call: DecodeCall) -> torch.Tensor:
+    """Run the form ``decode``."""
+    N, T, _, HV, _, V = call.dims
+    o = call.out
+    if o is None:
+        o = call.allocate((N, T, HV, V), dtype=call.v.dtype, device=call.q.device)
+    optional = {
+        name: getattr(call, name) for name in ("num_tokens", "has_initial_state") if getattr(call, name) is not None
+    }
+    ragged, fresh = "num_tokens" in optional, "has_initial_state" in optional
+    if N:
+        _launch(call, o, N, call.pool, call.pool, VARLEN=False, RAGGED=ragged, FRESH=fresh, **optional)
+    return o

@@ -1,0 +1,141 @@
+"""Packed sequences: a pack against the oracle, against its sequences one by one, and behind its end
+
+What it does
+    Calls chunk, recurrent and prefill with sequences of very different lengths packed into one row, some of them empty
+    (the first, one in the middle, the last, all), with rows after the last sequence that hold NaN, and with int32 and
+    int64 bounds. Every sequence is then called alone. New buffers hold NaN, so an element that is not written shows.
+
+What it shows
+    A pointer that is not advanced to its sequence, a total length taken for the local one, a state of the wrong
+    sequence, options dropped for packs, tail rows that are not written or reach the gradients.
+
+How it judges
+    The pack and the oracle must agree within the bound of clause N2; the pack and a sequence alone within the sum of
+    both bounds. Rows in no sequence give o = 0 and gradients of exactly 0; all other gradients must be finite.
+
+What it cannot see
+    Whether the bits depend on the pack: that is clause I2. Wrong gradients inside sequences: that is clause G3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from deltaproof.verify import inputs
+from deltaproof.verify.case import Case
+from deltaproof.verify.observation import Observation, locate, number
+from deltaproof.verify.probe import Context, Plan, Probe
+from deltaproof.verify.probes._expected import Values, between, compare_all, expected, values
+from deltaproof.verify.probes._memory import filled_buffers
+from deltaproof.verify.probes._runs import BACKWARD, finite, make, require
+
+TOKENS = ("q", "k", "v", "g", "beta")
+
+
+class Varlen(Probe):
+    """Packed sequences."""
+
+    name = "varlen"
+    clause = "S4"
+    clauses = ("S4", "S1", "S3", "G3")
+    hazards = ("missing-base-offset", "unmasked-load", "unwritten-output", "unthreaded-option")
+    forms = ("chunk", "recurrent", "prefill")
+
+    def cases(self, plan: Plan) -> Iterator[Case]:
+        base = Case(plan.form, K=16, V=24)
+        recurrent = plan.form == "recurrent"
+        # an odd tail draws int32 bounds, an even one int64
+        yield base.but(seqlens=(5, 0, 3, 9) if recurrent else (17, 0, 64, 5), tail=3)
+        yield base.but(seqlens=(0, 1, 7, 0) if recurrent else (0, 1, 65, 0), tail=2, layout="v_first")
+        yield base.but(seqlens=(0, 0, 0), tail=1)
+        options = {"gate_in_kernel": True, "beta_sigmoid": True, "neg_eigval": True, "scale": 0.4}
+        yield base.but(seqlens=(6, 2) if recurrent else (15, 16, 18), chunk_size=64 if recurrent else 16, **options)
+        if not base.is_pool:
+            yield base.but(seqlens=(2, 0, 4), initial_state=False, dtype="bfloat16")
+            yield base.but(label=BACKWARD, seqlens=(5, 0, 3), tail=3, gate_in_kernel=True)
+            yield base.but(label=BACKWARD, seqlens=(0, 17), tail=2, layout="v_first", chunk_size=16)
+        if plan.full:
+            for tail in (0, 1, 70):
+                yield base.but(label="around", seqlens=(63, 64, 65, 1, 0, 15, 16, 17), tail=tail)
+                yield base.but(label="around", seqlens=(1,) * 5 + (0,) * 3 + (33,), tail=tail, chunk_size=16)
+                yield base.but(label="bf16", seqlens=(0, 40, 0, 31), tail=tail, dtype="bfloat16", layout="v_first")
+            if not base.is_pool:
+                for seqlens in ((), (0, 0), (64, 0, 1, 65), (1, 0, 0, 30)):
+                    yield base.but(label=BACKWARD, seqlens=seqlens, tail=5, dtype="bfloat16")
+
+    def run(self, case: Case, context: Context) -> Iterator[Observation]:
+        if case.label == BACKWARD:
+            yield from self._gradients(case, context)
+            return
+        call = context.call(case)
+        pack = make(case, context, call, inside=filled_buffers("nan"))
+        got = values(call, pack.outputs)
+        alone = self._alone(case, context)
+        want = expected(context, case.form, context.call(case, device="cpu"))
+        yield self._tail(case, got["o"])
+        yield from compare_all(got, want, "S4", "missing-base-offset", case)
+        what = "the pack against each sequence alone"
+        yield from compare_all(got, between(want, alone, want), "S4", "missing-base-offset", case, what)
+
+    def _alone(self, case: Case, context: Context) -> Values:
+        """Return what the sequences give in one call each, put together as the pack is."""
+        assert case.seqlens is not None
+        call: Any = context.call(case)
+        o = torch.zeros(call.v.shape, dtype=call.v.dtype, device=call.v.device)
+        finals, found = [], {}
+        first = 0
+        for n, length in enumerate(case.seqlens):
+            span = slice(first, first + length)
+            first += length
+            fresh: Any = context.call(case)
+            parts = {name: inputs.guarded(getattr(fresh, name)[:, span], device=context.device) for name in TOKENS}
+            parts["cu_seqlens"] = inputs.guarded(fresh.cu_seqlens[:2] * 0 + torch.tensor([0, length]).to(o.device))
+            if case.is_pool:
+                parts["read_index"] = inputs.guarded(fresh.read_index[n : n + 1], device=context.device)
+            elif fresh.initial_state is not None:
+                parts["initial_state"] = inputs.guarded(fresh.initial_state[n : n + 1], device=context.device)
+            one = fresh.with_(**parts)
+            outputs = context.run(case, one)
+            o[:, span] = outputs.o
+            if case.is_pool:
+                slot = int(parts["read_index"][0])
+                found[f"pool[{slot}]"] = one.pool[slot].clone()
+            elif outputs.final_state is not None:
+                finals.append(outputs.final_state)
+        return {"o": o, **found} if case.is_pool else {"o": o, "final_state": torch.cat(finals)}
+
+    def _tail(self, case: Case, o: torch.Tensor) -> Observation:
+        rows = o[:, case.tokens - case.tail :]
+        return _zero("o", rows, case.tokens - case.tail, "rows in no sequence must give 0")
+
+    def _gradients(self, case: Case, context: Context) -> Iterator[Observation]:
+        require(context, BACKWARD)
+        run = make(case, context, backward=True, inside=filled_buffers("nan"))
+        end = case.tokens - case.tail
+        yield from finite(run, "S4", "unwritten-output", "rows in no sequence held NaN")
+        for name in TOKENS:
+            grad = run.results.get(f"gradient of {name}")
+            if grad is None:
+                # with no token in any sequence nothing has to reach an input
+                yield Observation(end == 0, "G3", "" if end == 0 else f"{name} received no gradient")
+            else:
+                what = "rows in no sequence must have no gradient"
+                yield _zero(f"gradient of {name}", grad[:, end:], end, what)
+
+
+def _zero(name: str, rows: torch.Tensor, first: int, what: str) -> Observation:
+    """Check that rows [B, tail, ...] are zero; ``first`` is the token of the first of them."""
+    bad = ~(rows == 0)
+    if not bool(bad.any()):
+        return Observation(True, "S4")
+    flat = int(bad.int().argmax())
+    at = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), rows.shape))
+    place = locate(name, (at[0], at[1] + first, *at[2:]))
+    text = f"{name}: {int(bad.sum())} of {bad.numel()} elements are not 0: {what}"
+    return Observation(False, "S4", text, "unwritten-output", place, number(rows[at].cpu()), "0")
+
+
+PROBE = Varlen()
