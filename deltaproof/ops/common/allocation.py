@@ -64,7 +64,9 @@ class Allocator:
 
         content: Init | Filler = init
         if init == "empty":
-            content = self.out_init or _forced.get() or "empty"
+            # torch.compile cannot trace a context variable; compiled code is not forced
+            forced = None if torch.compiler.is_dynamo_compiling() else _forced.get()
+            content = self.out_init or forced or "empty"
         if content == "zeros":
             return torch.zeros(tuple(shape), dtype=dtype, device=device)
         buffer = torch.empty(tuple(shape), dtype=dtype, device=device)

@@ -128,11 +128,11 @@ def recurrence_kernel(
         tl.store(o + (token * HV + head) * V + v_at, stored(b_o, o.dtype.element_ty), mask=v_in)
         if WRITE_EACH:
             slot = tl.load(write_index + row * T + t).to(tl.int64)
-            at = slot * sink_slot + head * sink_head + v_at[:, None] * sink_v + k_at[None, :] * sink_k
-            tl.store(sink + at, stored(state, sink.dtype.element_ty), mask=inner & (slot >= 0) & (slot < slots))
+            each = slot * sink_slot + head * sink_head + v_at[:, None] * sink_v + k_at[None, :] * sink_k
+            tl.store(sink + each, stored(state, sink.dtype.element_ty), mask=inner & (slot >= 0) & (slot < slots))
     for t in range(steps, count):
-        at = ((first + t) * HV + head) * V + v_at
-        tl.store(o + at, tl.zeros([BV], tl.float32).to(o.dtype.element_ty), mask=v_in)
+        skipped = ((first + t) * HV + head) * V + v_at
+        tl.store(o + skipped, tl.zeros([BV], tl.float32).to(o.dtype.element_ty), mask=v_in)
     if WRITE:
         kept = live
         if POOL:

@@ -64,25 +64,22 @@ def chunk_delta_rule(
     Returns ``out`` filled, the final states [N, HV, K, V] and, for every step, the states of the sequences still
     running after it (longest first).
     """
-    rows = _intra(*(packing.gather(x) for x in (q, k, v, g, beta)))
+    steps = zip(*(packing.gather(x).split(packing.active) for x in (q, k, v, g, beta)), strict=True)
     running = packing.sort(state)
     finished: list[torch.Tensor] = []
-    before, after, new_values = [], [], []
-    start = 0
-    for count in packing.active:
+    outputs, after = [], []
+    for count, rows in zip(packing.active, steps, strict=True):
         if count < running.shape[0]:
             finished.append(running[count:])
             running = running[:count]
-        step = slice(start, start + count)
-        start += count
-        new_value = rows.u[step] - rows.w[step] @ running  # [count, HV, C, V]
-        before.append(running)
-        new_values.append(new_value)
-        running = rows.decay[step] * running + rows.k[step].mT @ new_value
+        # one step at a time: a library matmul over all chunks would choose its order of summation by their number
+        step = _intra(*rows)
+        new_values = step.u - step.w @ running  # [count, HV, C, V]
+        outputs.append(step.q @ running + step.attention @ new_values)
+        running = step.decay * running + step.k.mT @ new_values
         after.append(running)
-    if before:
-        read = rows.q @ torch.cat(before) + rows.attention @ torch.cat(new_values)  # [R, HV, C, V]
-        packing.scatter((scale * read).transpose(1, 2), out)
+    if outputs:
+        packing.scatter((scale * torch.cat(outputs)).transpose(1, 2), out)
     else:
         out.zero_()
     final = packing.unsort(torch.cat([running, *reversed(finished)]))

@@ -41,21 +41,18 @@ def recurrent(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
     live = packing.live(call)
     q, k, v, beta = operands(live.q, live.k, live.v, live.beta, call.options)
     heads = (repeat_heads(q, HV), repeat_heads(k, HV), v, log_gate(live, torch.float32), beta)
-    rows = [packing.gather(x)[:, 0] for x in heads]  # [R, HV, ...]
+    steps = zip(*(packing.gather(x)[:, 0].split(packing.active) for x in heads), strict=True)  # [count, HV, ...] each
     if call.initial_state is None:
         state = torch.zeros(call.sequences, HV, K, V, dtype=torch.float32, device=q.device)
     else:
         state = packing.sort(k_first(call.initial_state, call.options.layout).float())
     finished: list[torch.Tensor] = []
     outputs = []
-    start = 0
-    for count in packing.active:
+    for count, rows in zip(packing.active, steps, strict=True):
         if count < state.shape[0]:
             finished.append(state[count:])
             state = state[:count]
-        step = [x[start : start + count] for x in rows]
-        start += count
-        o, state = token_step(state, *step, scale=call.options.scale)
+        o, state = token_step(state, *rows, scale=call.options.scale)
         outputs.append(o)
     out = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=q.device)
     if outputs:

@@ -52,7 +52,9 @@ def run(
         S = states[-1]
         G = fp32(gc.clamp(min=MIN_LOG_GATE).cumsum(-1))  # its error grows with |G|
         lower = torch.ones(C, C, dtype=torch.bool).tril()
-        D = (back(G)[..., :, None] - back(G)[..., None, :]).masked_fill(~lower, float("-inf")).exp()
+        # in the recurrence, chunks of one token, no kernel computes decays between tokens
+        rows, columns = (back(G), back(G)) if C > 1 else (G, G)
+        D = (rows[..., :, None] - columns[..., None, :]).masked_fill(~lower, float("-inf")).exp()
         b, end = bc[..., None], G[..., -1:]
         read = op(S)
         x = b * (vc - fp32(fp32(G.exp()[..., None]) * (op(kc) @ read)))
@@ -66,7 +68,8 @@ def run(
         attention = op(fp32((op(qc) @ op(kc).mT) * D))
         o = fp32(fp32(G.exp()[..., None]) * (op(qc) @ read)) + fp32(attention @ new)
         outputs.append(scale * o.transpose(1, 2))
-        kept = op(kc * fp32((back(end) - back(G)).exp())[..., None])
+        later, earlier = (back(end), back(G)) if C > 1 else (end, G)
+        kept = op(kc * fp32((later - earlier).exp())[..., None])
         states.append(fp32(fp32(end.exp()[..., None]) * S) + fp32(kept.mT @ new))
     return (torch.cat(outputs, 1) if outputs else torch.zeros_like(v)), states
 

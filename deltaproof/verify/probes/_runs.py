@@ -79,13 +79,18 @@ def make(
     cotangents = _cotangents(case, context, call, fill)
     with inside:
         outputs = context.run(case, call)
-        roots = [outputs.o] if outputs.final_state is None else [outputs.o, outputs.final_state]
-        arriving = list(cotangents.values())[: len(roots)]
-        grads = torch.autograd.grad(roots, list(leaves.values()), arriving, allow_unused=True)
+        pairs = [(outputs.o, cotangents["do"])]
+        if outputs.final_state is not None:
+            pairs.append((outputs.final_state, cotangents["dstate"]))
+        if case.tokens == case.tail:
+            # no token in any sequence: results may depend on nothing
+            pairs = [pair for pair in pairs if pair[0].requires_grad]
+        roots, arriving = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        grads = torch.autograd.grad(roots, list(leaves.values()), arriving, allow_unused=True) if roots else ()
         if context.device == "cuda":
             torch.cuda.synchronize()
     results = _returned(call, outputs)
-    for name, grad in zip(leaves, grads, strict=True):
+    for name, grad in zip(leaves, grads, strict=bool(grads)):
         if grad is not None:
             results[f"gradient of {name}"] = grad
     return Run(call, outputs, results, cotangents)

@@ -86,7 +86,7 @@ class Repeatability(Probe):
         self, results: dict[str, torch.Tensor], first: dict[str, torch.Tensor], number: int
     ) -> Iterator[Observation]:
         what = f"run {number} of {RUNS} of one call differs from the first"
-        for name in first.keys() | results.keys():
+        for name in {**first, **results}:
             hazard = "autotuned-in-place" if name == "pool" else "racing-store"
             if name not in first or name not in results:
                 yield Observation(False, "I1", f"{name} was not given by both runs: {what}", hazard)

@@ -1,6 +1,6 @@
 """Arithmetic whose bits depend on an element's own operands alone, never on the shape of the batch around it.
 
-Sums run in one fixed order over blocks. Elementwise library functions may round differently in the last lanes of a
+Sums run over blocks of one shape in one fixed order. Elementwise library functions may round differently in the last lanes of a
 vector, so those that are not correctly rounded are taken in float64 and rounded once.
 """
 
@@ -18,18 +18,15 @@ class Arithmetic:
         """Return an operand of ``dot`` as the multiplier takes it."""
         return x
 
-    def accumulate(self, total: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
-        """Return a running sum with one more term."""
-        return total.add_(term)
-
     def dot(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Return a [..., M, K] @ b [..., K, N], summed over K in ascending order."""
-        a, b = self.operand(a), self.operand(b)
-        batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        total = a.new_zeros(*batch, a.shape[-2], b.shape[-1])
-        for k in range(a.shape[-1]):
-            total = self.accumulate(total, a[..., k : k + 1] * b[..., k : k + 1, :])
-        return total
+        """Return a [..., M, K] @ b [..., K, N], one product of one fixed shape a program."""
+        a, b = self.operand(a).contiguous(), self.operand(b).contiguous()
+        batch = a.shape[:-2]
+        result = a.new_zeros(*batch, a.shape[-2], b.shape[-1])
+        rows = (x.flatten(0, -3) if len(batch) > 1 else x for x in (a, b, result))
+        for one, other, out in zip(*rows, strict=True):
+            torch.mm(one, other, out=out)
+        return result
 
     def total(self, x: torch.Tensor, dim: int) -> torch.Tensor:
         """Return the sum over one dimension of a block (a power of two), halves added to halves."""

@@ -160,7 +160,7 @@ class Chunked(Memory):
         dk = self.dot(dprojected, S.mT) + self.dot(seen.mT, q) + dkept * c.remaining[:, n]
         dk = dk + self.dot(pairs, k) + self.dot(pairs.mT, k)
         below = dA * c.products[:, n] * D
-        dbeta = self.total(dx * (v - E * projected), -1) + self.total(below, -1)
+        dbeta = self.strength_gradient(dx * (v - E * projected), below)
         inside = dattention * c.attention[:, n] + below * beta
         read = self.dot(q, S)
         dG = self.total(dread * read, -1) + self.total(dprojected * projected, -1)
@@ -170,6 +170,10 @@ class Chunked(Memory):
         dG = self.add_last(dG - carried, dlast, n, grid)
         before = c.left[:, n] * dstate + self.dot(q.mT, dread) + self.dot(k.mT, dprojected)
         return dq, dk, beta * dx, dG.flip(-1).cumsum(-1).flip(-1), dbeta, before
+
+    def strength_gradient(self, outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of beta [P, C]: from the right side [P, C, V] and from the system [P, C, C]."""
+        return self.total(outer, -1) + self.total(inner, -1)
 
     def add_last(self, dG: torch.Tensor, dlast: torch.Tensor, n: int, grid: Grid) -> torch.Tensor:
         """Add the gradient [P] of a chunk's summed gate to the row [P, C] of its last token."""

@@ -11,8 +11,8 @@ import torch
 
 
 def block(size: int) -> int:
-    """Return the extent of a block that holds ``size`` elements: the next power of two."""
-    return 1 << max(size - 1, 0).bit_length()
+    """Return the extent of a block that holds ``size`` elements: the next power of two, at least 16."""
+    return max(16, 1 << (size - 1).bit_length())
 
 
 class Pointer:

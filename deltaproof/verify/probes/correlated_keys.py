@@ -1,0 +1,69 @@
+"""Correlated keys: the hardest triangular systems a chunk can hold
+
+What it does
+    Calls every form with identical keys and with keys of cosine 0.9, beta = 1 (each token overwrites the last one) and
+    beta = 2 with normalised keys (each token is a reflection), and no decay, over several chunks and in every dtype.
+
+What it shows
+    A chunk's inverse computed by a series whose terms grow, or in bf16, fp16 or TF32; states accumulated in a low
+    precision; a division by a difference of keys.
+
+How it judges
+    Against the oracle with the bound of clause N2; a bound larger than 64 times the error of a same-dtype reference
+    fails. Gradients must be finite (their values are the probe gradients' matter).
+
+What it cannot see
+    Precision lost by less than the bound, which is wide for bf16 and beta = 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deltaproof.ops.common.calls import SequenceCall
+from deltaproof.verify.case import Case
+from deltaproof.verify.observation import Observation
+from deltaproof.verify.probe import Call, Context, Plan, Probe
+from deltaproof.verify.probes import _vjp
+from deltaproof.verify.probes._gauge import gauge
+
+ORDER = 30
+
+
+class CorrelatedKeys(Probe):
+    """Identical and correlated keys without decay."""
+
+    name = "correlated_keys"
+    clause = "N2"
+    clauses = ("N2", "N1")
+    hazards = ("low-precision-accumulate", "unguarded-division")
+
+    def cases(self, plan: Plan) -> Iterator[Case]:
+        tokens = {"decode": 9, "recurrent": 24}.get(plan.form, 150)
+        base = Case(plan.form, T=tokens, B=1, H=1, HV=2, K=32, V=16, gates="zero", betas="one", keys="identical")
+        yield base
+        yield base.but(dtype="bfloat16")
+        yield base.but(keys="correlated", dtype="float16", layout="v_first")
+        yield base.but(betas="two")
+        yield base.but(betas="two", keys="correlated", dtype="bfloat16")
+        if plan.form != "decode":
+            yield base.but(normalize=False, keys="correlated")
+        if plan.full:
+            for dtype in ("float32", "bfloat16", "float16"):
+                for betas in ("one", "two"):
+                    for keys in ("identical", "correlated"):
+                        yield base.but(label="sizes", dtype=dtype, betas=betas, keys=keys, K=128, V=64)
+            if plan.form in ("chunk", "prefill"):
+                yield base.but(label="long", T=600)
+                yield base.but(label="long", T=600, betas="two", keys="correlated", chunk_size=32)
+
+    def run(self, case: Case, context: Context) -> Iterator[Observation]:
+        call: Call = context.call(case)
+        outputs = context.run(case, call)
+        yield from context.judge(case, outputs, call, hazard=self.hazards[0])
+        if isinstance(call, SequenceCall):
+            yield from gauge(case, context)
+            yield from _vjp.finite_gradients(case, context, self.hazards[1])
+
+
+PROBE = CorrelatedKeys()
