@@ -246,7 +246,7 @@ class _Batch:
 
 
 def _tokens(name: str, want: torch.Tensor, draws: torch.Tensor, dtype: torch.dtype) -> Expected:
-    """Return expectations of a [B, T, heads, ...] tensor; spreads are blended over the tokens of a batch row and head."""
+    """Return expectations of a [B, T, heads, ...] tensor; spreads are blended over the tokens of a row and head."""
     moved = row_bound(want.transpose(1, 2), draws.transpose(2, 3), dtype, 2)
     return Expected(name, want, moved.transpose(1, 2).contiguous(), dtype)
 

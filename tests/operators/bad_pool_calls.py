@@ -43,6 +43,11 @@ def strided(slot: int, head: int, offset: int = 0) -> Change:
     return lambda c: {"pool": torch.zeros(offset + S * SLOTS).as_strided(shape, strides, offset)}
 
 
+def inner_step(step: int) -> Change:
+    """Return a pool whose rows lie right but whose columns are ``step`` elements apart."""
+    return lambda c: {"pool": torch.zeros(S * SLOTS).as_strided((S, HV, K, V), (SLOTS, HEADS, V, step))}
+
+
 def writes(*values: int | list[int]) -> Change:
     return to(write_index=torch.tensor(values))
 
@@ -97,6 +102,7 @@ MEMORY = [
         POOL, "pool", INNER, f"strides {(2 * HV * K * V, 2 * K * V, 16, 1)}",
         lambda c: {"pool": torch.zeros(S, HV, K, 2 * V)[..., :V]},
     ),
+    Row(POOL, "pool", INNER, f"strides {(SLOTS, HEADS, V, 2)}", inner_step(2), inner_step(1)),
     Row(POOL, "pool", "memory aligned to 16 bytes", "address % 16 = 4", strided(SLOTS, HEADS, 1), ROOMY),
     Row(POOL, "pool", STRIDE.format("slot"), "1016 bytes", strided(SLOTS - 2, 32), ROOMY),
     Row(POOL, "pool", STRIDE.format("head"), "132 bytes", strided(SLOTS, 33), ROOMY),

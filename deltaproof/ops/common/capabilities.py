@@ -38,6 +38,7 @@ CAPABILITIES: dict[str, str] = {
     "checkpoints": "checkpoint_index in prefill",
     "sync_free_varlen": "packed sequences without a host sync",
     "graph": "capture in a CUDA graph",
+    "allocation_free": "decode with out= given takes no memory once it is warm",
     "compile": "torch.compile",
     "empty": "T = 0, B = 0",
 }

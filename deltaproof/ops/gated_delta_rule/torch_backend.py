@@ -21,6 +21,7 @@ class TorchBackend:
     unsupported: Mapping[str, str] = {
         "I2": "built on library matmuls, which choose their summation order by the shape of the whole batch",
         "sync_free_varlen": "the rows of a pack are planned on the host from cu_seqlens",
+        "allocation_free": "PyTorch expressions allocate their temporaries",
     }
 
     def chunk(self, call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:

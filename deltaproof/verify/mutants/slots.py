@@ -13,7 +13,7 @@ from deltaproof.verify.mutants.model.memory import Call
 from deltaproof.verify.mutants.mutant import Mutant
 
 
-class RawIndex(ModelBackend):
+class RawNegative(ModelBackend):
     """Every index is an address: -1 is the memory just before the pool."""
 
     def slot_mask(self, slot: torch.Tensor, slots: int) -> torch.Tensor:
@@ -125,12 +125,12 @@ class LiteralCheckpoint(ModelBackend):
 
 MUTANTS = (
     Mutant(
-        "raw-index",
+        "raw-negative",
         "padding-slot-address",
         "decode",
         "slots",
         "flashinfer #2810: bf16 decode used -1 as an address and overwrote the memory before the pool",
-        RawIndex,
+        RawNegative,
     ),
     Mutant(
         "clamp-to-slot-0",

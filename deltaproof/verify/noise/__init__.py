@@ -24,7 +24,7 @@ UNIT_ROUNDOFF = {
 
 
 class _Noise:
-    """Uniform numbers in [-1, 1], drawn once and handed out from random places: drawing them anew is most of the cost."""
+    """Uniform numbers in [-1, 1], drawn once and handed out from random places: drawing anew is most of the cost."""
 
     SIZE = 1 << 21
 

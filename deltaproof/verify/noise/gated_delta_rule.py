@@ -14,7 +14,7 @@ from deltaproof.verify.noise import Rounding
 
 
 def operands(call: SequenceCall | DecodeCall | PrefillCall, rounding: Rounding) -> tuple[torch.Tensor, ...]:
-    """Return q, k (HV heads), v, log g, beta of a float64 call [B, T, HV, ...], rounded where a kernel computes them."""
+    """Return q, k (HV heads), v, log g, beta of a float64 call [B, T, HV, ...], rounded where a kernel rounds."""
     groups = call.v.shape[2] // call.q.shape[2]
     q, k = (x.repeat_interleave(groups, 2) for x in (call.q, call.k))
     v, beta = call.v, call.beta

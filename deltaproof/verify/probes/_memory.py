@@ -21,7 +21,14 @@ FUNCTIONS = ("empty", "empty_like", "empty_strided")
 METHODS = ("new_empty", "new_empty_strided")
 
 
-class _Filled(TorchDispatchMode):
+class _Mode(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # wrapping it would import all of torch._dynamo at the first operation, while torch's functions are patched
+        return False
+
+
+class _Filled(_Mode):
     """Fills what torch's allocators return, however they are reached."""
 
     def __init__(self, fill: Fill) -> None:
@@ -62,7 +69,7 @@ def filled_buffers(fill: Fill | None) -> Iterator[None]:
         yield
 
 
-class Canaries(TorchDispatchMode):
+class Canaries(_Mode):
     """Puts every new buffer in the middle of a larger one and remembers what lies around it.
 
     Attributes:

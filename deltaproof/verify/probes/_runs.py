@@ -71,7 +71,7 @@ def make(
     if not backward:
         with inside:
             outputs = context.run(case, call)
-        return Run(call, outputs, _returned(call, outputs), {})
+        return Run(call, outputs, returned(call, outputs), {})
     assert isinstance(call, SequenceCall)
     leaves = {name: getattr(call, name) for name in GRADIENT_INPUTS if getattr(call, name) is not None}
     for leaf in leaves.values():
@@ -89,14 +89,14 @@ def make(
         grads = torch.autograd.grad(roots, list(leaves.values()), arriving, allow_unused=True) if roots else ()
         if context.device == "cuda":
             torch.cuda.synchronize()
-    results = _returned(call, outputs)
+    results = returned(call, outputs)
     for name, grad in zip(leaves, grads, strict=bool(grads)):
         if grad is not None:
             results[f"gradient of {name}"] = grad
     return Run(call, outputs, results, cotangents)
 
 
-def _returned(call: Call, outputs: Outputs) -> dict[str, torch.Tensor]:
+def returned(call: Call, outputs: Outputs) -> dict[str, torch.Tensor]:
     found = {"o": outputs.o.detach()}
     if outputs.final_state is not None:
         found["final_state"] = outputs.final_state.detach()

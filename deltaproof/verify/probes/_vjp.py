@@ -65,7 +65,10 @@ def pull_back(
     """Run the call and its backward; return the gradients, or what made them impossible."""
     outputs = context.run(case, call)
     pairs = []
-    for name, root, cotangent in (("o", outputs.o, cotangents.o), ("final_state", outputs.final_state, cotangents.state)):
+    for name, root, cotangent in (
+        ("o", outputs.o, cotangents.o),
+        ("final_state", outputs.final_state, cotangents.state),
+    ):
         if cotangent is None:
             continue
         if root is None or not root.requires_grad:
@@ -132,7 +135,9 @@ def gauge_gradients(
         error = (gradient.to(want.dtype).double().reshape(want.want.shape) - want.want).norm(dim=-1)
         spread, bound = (float(x.pow(2).mean().sqrt()) for x in (error, want.bound))
         ok = bound <= LIMIT * spread
-        text = f"the bound of the gradient of {name} is {bound / max(spread, 1e-300):.3g} times the error of a same-dtype"
+        text = (
+            f"the bound of the gradient of {name} is {bound / max(spread, 1e-300):.3g} times the error of a same-dtype"
+        )
         text += f" reference, at most {LIMIT:g} allowed"
         yield replace(Observation(ok, "N2", "" if ok else text), observed=bound, bound=LIMIT * spread)
 

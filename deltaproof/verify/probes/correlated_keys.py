@@ -9,8 +9,8 @@ What it shows
     precision; a division by a difference of keys.
 
 How it judges
-    Against the oracle with the bound of clause N2; a bound larger than 64 times the error of a same-dtype reference
-    fails. Gradients must be finite (their values are the probe gradients' matter).
+    Against the oracle with the bound of clause N2; for bf16 and fp16 a bound larger than 64 times the error of a
+    same-dtype reference fails. Gradients must be finite (their values are the probe gradients' matter).
 
 What it cannot see
     Precision lost by less than the bound, which is wide for bf16 and beta = 2.
@@ -39,30 +39,32 @@ class CorrelatedKeys(Probe):
     hazards = ("low-precision-accumulate", "unguarded-division")
 
     def cases(self, plan: Plan) -> Iterator[Case]:
-        tokens = {"decode": 9, "recurrent": 24}.get(plan.form, 150)
+        tokens = {"decode": 9, "recurrent": 16}.get(plan.form, 140)
         base = Case(plan.form, T=tokens, B=1, H=1, HV=2, K=32, V=16, gates="zero", betas="one", keys="identical")
         yield base
-        yield base.but(dtype="bfloat16")
         yield base.but(keys="correlated", dtype="float16", layout="v_first")
-        yield base.but(betas="two")
         yield base.but(betas="two", keys="correlated", dtype="bfloat16")
-        if plan.form != "decode":
-            yield base.but(normalize=False, keys="correlated")
+        if plan.form == "chunk" or plan.full:
+            yield base.but(dtype="bfloat16")
+            yield base.but(betas="two")
         if plan.full:
             for dtype in ("float32", "bfloat16", "float16"):
-                for betas in ("one", "two"):
-                    for keys in ("identical", "correlated"):
-                        yield base.but(label="sizes", dtype=dtype, betas=betas, keys=keys, K=128, V=64)
+                for betas, keys in (("one", "identical"), ("two", "correlated")):
+                    yield base.but(label="sizes", dtype=dtype, betas=betas, keys=keys, K=64, V=96)
+            if plan.form != "decode":
+                yield base.but(normalize=False, keys="correlated")
             if plan.form in ("chunk", "prefill"):
-                yield base.but(label="long", T=600)
-                yield base.but(label="long", T=600, betas="two", keys="correlated", chunk_size=32)
+                yield base.but(label="long", T=400)
+                yield base.but(label="long", T=400, betas="two", keys="correlated", chunk_size=32)
 
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         call: Call = context.call(case)
         outputs = context.run(case, call)
-        yield from context.judge(case, outputs, call, hazard=self.hazards[0])
-        if isinstance(call, SequenceCall):
-            yield from gauge(case, context)
+        seen = list(context.judge(case, outputs, call, hazard=self.hazards[0]))
+        yield from seen
+        if isinstance(call, SequenceCall) and all(item.ok for item in seen):
+            if case.dtype != "float32":
+                yield from gauge(case, context)
             yield from _vjp.finite_gradients(case, context, self.hazards[1])
 
 

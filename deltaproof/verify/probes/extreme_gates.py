@@ -6,8 +6,8 @@ What it does
     rows of q and k under normalisation; with beta = 0. Sequence forms are also asked for gradients.
 
 What it shows
-    exp of a positive difference of cumulated gates, inf - inf, a mask applied by multiplication after the exponential, a
-    division by the norm of a zero row.
+    exp of a positive difference of cumulated gates, inf - inf, a mask applied by multiplication after the
+    exponential, a division by the norm of a zero row.
 
 How it judges
     Values and gradients are finite and within the bounds of clause N2 of the oracle's. A token's log gate may be
@@ -39,22 +39,23 @@ class ExtremeGates(Probe):
     hazards = ("unbounded-exp", "mask-by-multiply", "unguarded-division")
 
     def cases(self, plan: Plan) -> Iterator[Case]:
-        tokens = {"decode": 7, "recurrent": 17}.get(plan.form, 70)
+        tokens = {"decode": 7, "recurrent": 10}.get(plan.form, 70)
         base = Case(plan.form, T=tokens, B=1, H=1, HV=2, K=16, V=32)
         yield base.but(gates="mixed")
-        yield base.but(gates="mixed", dtype="bfloat16", layout="v_first")
-        yield base.but(gates="alternating")
-        yield base.but(gates="all_extreme")
-        yield base.but(gates="forties")
         yield base.but(gates="overflow", gate_in_kernel=True)
-        yield base.but(keys="zero_rows")
-        yield base.but(betas="zero")
+        yield base.but(keys="zero_rows", layout="v_first")
+        yield base.but(gates="all_extreme")
+        if plan.form in ("chunk", "prefill") or plan.full:
+            yield base.but(gates="alternating", dtype="bfloat16", layout="v_first")
+            yield base.but(gates="forties")
+            yield base.but(betas="zero")
         if plan.full:
             for dtype in ("float32", "bfloat16", "float16"):
-                for gates in ("mixed", "alternating", "extreme", "forties"):
-                    yield base.but(label="sizes", gates=gates, dtype=dtype, K=64, V=48, T=min(2 * tokens, 140))
-                yield base.but(gates="overflow", gate_in_kernel=True, dtype=dtype, layout="v_first")
-                yield base.but(keys="zero_rows", gates="mixed", dtype=dtype, B=2)
+                for gates in ("mixed", "extreme"):
+                    yield base.but(label="sizes", gates=gates, dtype=dtype, K=64, V=48)
+            yield base.but(gates="alternating")
+            yield base.but(gates="overflow", gate_in_kernel=True, dtype="bfloat16", layout="v_first")
+            yield base.but(keys="zero_rows", gates="mixed", dtype="float16", B=2)
             if plan.form == "chunk":
                 yield base.but(gates="mixed", chunk_size=16)
                 yield base.but(gates="mixed", seqlens=(33, 0, 64, 5), tail=2)
@@ -63,12 +64,16 @@ class ExtremeGates(Probe):
         hazard = self._hazard(case)
         call: Call = context.call(case)
         outputs = context.run(case, call)
-        yield from context.judge(case, outputs, call, clause="N1", hazard=hazard)
+        seen = list(context.judge(case, outputs, call, clause="N1", hazard=hazard))
+        yield from seen
+        # where the values are wrong already, gradients would only hide by how much
+        if not all(item.ok for item in seen):
+            return
         if not isinstance(call, SequenceCall) or "backward" in context.target.backend.unsupported:
             return
         cotangents = _vjp.Cotangents.draw(case, context, state="G2" not in context.target.backend.unsupported)
-        call = context.call(case)
-        gradients = _vjp.pull_back(case, context, call, _vjp.leaves_of(call), cotangents)
+        again = context.call(case)
+        gradients = _vjp.pull_back(case, context, again, _vjp.leaves_of(again), cotangents)
         if isinstance(gradients, Observation):
             yield gradients
             return

@@ -104,7 +104,9 @@ class GradientsProbe(Probe):
             if x is None:
                 continue
             memory, before = whole_memory(x.detach()), whole_memory(getattr(fresh, name))
-            yield same_bits(name, memory, before, "M2", None, "backward must not change an input or what lies around it")
+            yield same_bits(
+                name, memory, before, "M2", None, "backward must not change an input or what lies around it"
+            )
             marked = x.grad is not None or x.requires_grad is not (name in leaves)
             text = f"{name} was given a gradient, or marked as wanting one, by the backend" if marked else ""
             yield Observation(not marked, "G1", text, self.hazards[0], expected=str(name in leaves), value=str(marked))

@@ -1,9 +1,9 @@
 """Large offsets: memory that starts more than 2**31 elements into a tensor
 
 What it does
-    Gives decode and prefill a pool of three slots that lie 2**31 + 64 elements apart, and one of three heads that lie as
-    far apart. In the full tier it gives chunk and recurrent q, k and v of three batch rows as far apart. On a CPU the
-    memory is reserved and only the touched pages exist; on a GPU it is real.
+    Gives decode and prefill a pool of three slots that lie 2**31 + 64 elements apart, and one of three heads that lie
+    as far apart. In the full tier it gives chunk and recurrent q, k and v of three batch rows as far apart. On a CPU
+    the memory is reserved and only the touched pages exist; on a GPU it is real.
 
 What it shows
     Offsets computed in 32 bits: the last slot, head or row is then 2**32 + 128 elements from the first, which a 32-bit

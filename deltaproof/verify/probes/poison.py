@@ -12,7 +12,7 @@ What it shows
 
 How it judges
     The results of the three runs must be the same bits, all finite, and those of the first run within the bound of
-    clause N2. Where NaN shows and stale values do not, the fault is a product with zero; else an element is not written.
+    clause N2. Where NaN shows and stale values do not, the fault is a product with zero; else nobody wrote an element.
     A backend that does not promise clause I1 is held to the bounds in every run.
 
 What it cannot see
@@ -86,8 +86,9 @@ class Poison(Probe):
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         if case.label == BACKWARD:
             require(context, BACKWARD)
-        poisoned = {fill: self._make(case, context, fill) for fill, _ in FILLS}
+        # the clean run comes first: what a backend imports or builds at its first call is built in peace
         clean = self._make(case, context, None)
+        poisoned = {fill: self._make(case, context, fill) for fill, _ in FILLS}
         # stale values that show come from an element nobody wrote; NaN alone shows a product with zero
         stale = list(self._seen(clean, poisoned["stale"], context, "unwritten-output", FILLS[1][1]))
         yield from stale

@@ -22,6 +22,7 @@ What it cannot see
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -105,7 +106,7 @@ class Splitting(Probe):
         bounds = [0, *cuts, case.tokens]
         carried: Any = context.call(case)
         calls, results = [], []
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True):
+        for a, b in itertools.pairwise(bounds):
             piece = _piece(context, case, slice(a, b), carried)
             calls.append(on_cpu(piece))
             outputs = context.run(case, piece)
@@ -196,7 +197,9 @@ def _through(form: str, case: Case, context: Context) -> Values:
     parts = []
     for start in range(0, case.tokens, step):
         span = slice(start, start + step)
-        tokens = {name: inputs.guarded(getattr(call, name)[:, span], device=context.device) for name in TOKENS}
+        tokens: dict[str, Any] = {
+            name: inputs.guarded(getattr(call, name)[:, span], device=context.device) for name in TOKENS
+        }
         one = kind(
             **tokens, options=call.options, A_log=call.A_log, dt_bias=call.dt_bias, pool=pool, read_index=read_index
         )

@@ -31,7 +31,7 @@ from deltaproof.verify.case import Case
 from deltaproof.verify.observation import Observation
 from deltaproof.verify.probe import Context, Plan, Probe
 from deltaproof.verify.probes._expected import compare_all, expected, on_cpu, values
-from deltaproof.verify.probes._runs import Run, _returned, arguments, make, refusal, repeatable, same
+from deltaproof.verify.probes._runs import Run, arguments, make, refusal, repeatable, returned, same
 
 TOKENS = ("q", "k", "v", "g", "beta")
 PARAMETERS = ("A_log", "dt_bias")
@@ -165,7 +165,7 @@ class Strides(Probe):
         if outputs is None:
             yield Observation(True, "M3", f"refused: {error}")
             return
-        run = Run(strided, outputs, _returned(strided, outputs), {})
+        run = Run(strided, outputs, returned(strided, outputs), {})
         if repeatable(context):
             what = "a view must give what its contiguous copy gives"
             yield from same(run, contiguous, "M3", "assumed-contiguous", what)

@@ -14,7 +14,7 @@ import torch
 
 import deltaproof
 from deltaproof.ops.common.allocation import Allocator, forced_init
-from deltaproof.ops.common.calls import SequenceCall
+from deltaproof.ops.common.calls import DeltaRuleOptions, SequenceCall
 from deltaproof.ops.gated_delta_rule import oracle
 from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
 from tests.ops.gated_delta_rule.cases import K_FIRST, V_FIRST, bound, normal, sequence_call
@@ -71,6 +71,23 @@ SHAPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_it_agrees_with_the_oracle(form, shape):
     check(form, sequence_call(11, **shape))
+
+
+@either_form
+def test_the_two_tokens_worked_by_hand(form):
+    """The example of the operator's README, which works it both ways."""
+    tokens = {
+        "q": torch.tensor([[1.0, 1.0], [0.0, 1.0]]).view(1, 2, 1, 2),
+        "k": torch.tensor([[1.0, 0.0], [0.6, 0.8]]).view(1, 2, 1, 2),
+        "v": torch.tensor([4.0, 1.0]).view(1, 2, 1, 1),
+        "g": torch.tensor([0.5, 1.0]).log().view(1, 2, 1),
+        "beta": torch.tensor([0.5, 1.0]).view(1, 2, 1),
+    }
+    state = torch.tensor([2.0, 1.0]).view(1, 1, 2, 1)
+    call = SequenceCall(**tokens, options=DeltaRuleOptions(scale=1.0), initial_state=state, output_final_state=True)
+    o, final = run(form, call)
+    bound(call).check(o, torch.tensor([3.0, -0.22]).double().view(1, 2, 1, 1))
+    bound(call).check(final, torch.tensor([1.96, -0.22]).double().view(1, 1, 2, 1), state=True)
 
 
 @either_form

@@ -92,6 +92,12 @@ PREFILL: dict[str, dict[str, Any]] = {
         "checkpoint_every": 16,
         "checkpoint_index": [[0, 1, 2], [3, -1, 2]],
     },
+    "a checkpoint at the very end": {
+        "read_index": [5, 4],
+        "T": 32,
+        "checkpoint_every": 16,
+        "checkpoint_index": [[0, 1], [2, 3]],
+    },
     "checkpoints of a pack": {
         "read_index": [5, 4, -1, 8],
         "write_index": [9, 10, 11, -1],

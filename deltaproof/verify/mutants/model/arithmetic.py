@@ -71,7 +71,7 @@ class Arithmetic:
         C = A.shape[-1]
         result = torch.eye(C, device=A.device).expand(A.shape).clone()
         for j in range(C - 1):
-            result[..., j + 1 :, :] -= A[..., j + 1 :, j : j + 1] * result[..., j : j + 1, :]
+            result[..., j + 1 :, : j + 1] -= A[..., j + 1 :, j : j + 1] * result[..., j : j + 1, : j + 1]
         return result
 
     def carried(self, state: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

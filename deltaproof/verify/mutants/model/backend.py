@@ -12,6 +12,8 @@ import torch
 
 from deltaproof.contracts.conventions import Conventions
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.ops.common.checks import check_sequence
+from deltaproof.ops.common.pool_checks import check_decode, check_prefill
 from deltaproof.verify.mutants.model.chunked import Chunked, Gradients
 from deltaproof.verify.mutants.model.grid import Grid
 from deltaproof.verify.mutants.model.memory import Call, Operands
@@ -45,6 +47,7 @@ class ModelBackend(Chunked, Recurrent):
         return self._differentiable("recurrent", call)
 
     def _differentiable(self, form: str, call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
+        check_sequence(call, gate_per_channel=False, values=False)
         tensors = [getattr(call, name) for name in DIFFERENTIABLE]
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
             o, final = _Apply.apply(self, form, call, *tensors)
@@ -142,6 +145,7 @@ class ModelBackend(Chunked, Recurrent):
     @torch.no_grad()
     def decode(self, call: DecodeCall) -> torch.Tensor:
         """Run up to 16 tokens a row against a pool."""
+        check_decode(call, gate_per_channel=False, values=False)
         N, T, _, HV, _, V = call.dims
         grid = self.grid("decode", call)
         state, live = self.pool_start(call, grid)
@@ -167,6 +171,7 @@ class ModelBackend(Chunked, Recurrent):
     @torch.no_grad()
     def prefill(self, call: PrefillCall) -> torch.Tensor:
         """Run whole sequences against a pool."""
+        check_prefill(call, gate_per_channel=False, values=False)
         B, T, _, HV, _, V = call.dims
         grid = self.grid("prefill", call)
         state, live = self.pool_start(call, grid)

@@ -45,4 +45,6 @@ class Pointer:
         if mask is not None:
             kept = kept & mask
         place, kept, values = torch.broadcast_tensors(place, kept, values.to(self.memory.dtype))
-        self.memory.index_put_((place[kept],), values[kept])
+        lanes = kept.reshape(-1).nonzero().squeeze(1)
+        place, values = (x.reshape(-1).index_select(0, lanes) for x in (place, values))
+        self.memory.scatter_(0, place, values)

@@ -1,0 +1,59 @@
+"""The suite that many kernels ship with: what it lets live is what the probes are for.
+
+K = V = 64, T = 128, as many value heads as query heads, a zero state, every tensor contiguous and every length a whole
+number of chunks, forward only, and one tolerance for everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from deltaproof.backends.protocol import Backend
+from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.ops.registry import operator
+from deltaproof.verify.case import Case
+from deltaproof.verify.expected import Reference
+from deltaproof.verify.inputs import build
+
+TOLERANCE = 1e-2
+
+
+def naive_cases(form: str) -> Iterator[Case]:
+    """Yield the naive suite's cases of one form."""
+    base = Case(form, label="naive", B=2, T=1 if form == "decode" else 128, H=2, HV=2, K=64, V=64)
+    yield base
+    if form == "decode":
+        yield base.but(T=4)
+
+
+def _close(got: torch.Tensor, want: torch.Tensor) -> bool:
+    return torch.allclose(got.double(), want, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def _holds(backend: Backend, case: Case, seed: int) -> bool:
+    call: SequenceCall | DecodeCall | PrefillCall = build(case, seed)
+    clean = build(case, seed)
+    oracle = Reference(operator(backend.operator)).oracle
+    if isinstance(call, SequenceCall):
+        assert call.initial_state is not None
+        call.initial_state.zero_()
+        o, final = getattr(backend, case.form)(call)
+        want, last = oracle.sequence(clean.with_(initial_state=torch.zeros_like(clean.initial_state)))
+        return _close(o, want) and _close(final, last)
+    call.pool.zero_()
+    clean.pool.zero_()
+    o = getattr(backend, case.form)(call)
+    result = oracle.decode(clean) if case.form == "decode" else oracle.prefill(clean)
+    return _close(o, result.o) and all(_close(call.pool[slot], state) for slot, state in result.writes.items())
+
+
+def survives(backend: Backend, form: str, seed: int = 0) -> bool:
+    """Return whether a backend passes the naive suite of a form."""
+    try:
+        with torch.no_grad():
+            return all(_holds(backend, case, seed) for case in naive_cases(form))
+    except Exception:
+        # a backend that raises has failed the suite
+        return False
