@@ -48,6 +48,7 @@ CHUNKED = (CHUNK, PREFILL)
 PACKED = (*SEQUENCE, PREFILL)
 TORCH = "deltaproof.ops.gated_delta_rule.torch_backend:TorchBackend"
 CONVENTIONS = "deltaproof.contracts.conventions:Conventions"
+OWN = ", ".join(registry.operator("gated_delta_rule").backends)
 BOTH = "one spelling of the state layout"
 
 
@@ -214,7 +215,7 @@ PACKS = [
 ]  # fmt: skip
 
 BACKENDS = [
-    Row(ALL, "backend", "one of torch, FILE.py:ATTR or MODULE:ATTR", "'other'", by("other"), by("torch")),
+    Row(ALL, "backend", f"one of {OWN}, FILE.py:ATTR or MODULE:ATTR", "'other'", by("other"), by("torch")),
     Row(ALL, "backend", "a file that exists", "nowhere.py", by("nowhere.py:Backend"), by(TORCH)),
     Row(ALL, "backend", "FILE.py:ATTR or MODULE:ATTR", "'.beside:Backend'", by(".beside:Backend"), by(TORCH)),
     Row(ALL, "backend", "FILE.py:ATTR or MODULE:ATTR", "':Backend'", by(":Backend"), by(TORCH)),
@@ -272,7 +273,7 @@ BACKENDS = [
         to(batch_invariant=True), by("torch"),
     ),
     Row(
-        ALL, "backend", "a backend that can make this call", "none: torch lacks batch_invariant (built on",
+        ALL, "backend", "a backend that can make this call", "torch lacks batch_invariant (built on library",
         to(batch_invariant=True), to(batch_invariant=False),
     ),
 ]  # fmt: skip

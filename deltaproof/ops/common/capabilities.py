@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
+
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
 
 CAPABILITIES: dict[str, str] = {
+    "device:cpu": "tensors on the CPU",
+    "device:cuda": "tensors on a GPU",
     "backward": "gradients of every differentiable input",
     "varlen": "packed sequences by cu_seqlens",
     "gva": "more value heads than query/key heads",
@@ -49,12 +53,18 @@ def _power_of_two(n: int) -> bool:
     return n >= 16 and n & (n - 1) == 0
 
 
+def _differentiable(call: SequenceCall | DecodeCall | PrefillCall) -> Iterable[torch.Tensor | None]:
+    yield from (call.q, call.k, call.v, call.g, call.beta, call.A_log, call.dt_bias)
+    if isinstance(call, SequenceCall):
+        yield call.initial_state
+
+
 def required(call: SequenceCall | DecodeCall | PrefillCall) -> set[str]:
     """Return the capabilities one call needs."""
     B, T, H, HV, K, V = call.dims
     options = call.options
     dtypes = {str(x.dtype).removeprefix("torch.") for x in (call.q, call.k, call.v)}
-    needs = {f"layout:{options.layout.value}", *(f"dtype:{name}" for name in dtypes)}
+    needs = {f"layout:{options.layout.value}", *(f"dtype:{name}" for name in dtypes), f"device:{call.q.device.type}"}
     optional: Iterable[tuple[str, bool]] = (
         ("mixed_dtypes", len(dtypes) > 1),
         ("gva", HV != H),
@@ -67,6 +77,7 @@ def required(call: SequenceCall | DecodeCall | PrefillCall) -> set[str]:
         (f"chunk_size:{options.chunk_size}", options.chunk_size != 64),
         ("batch_invariant", options.batch_invariant),
         ("empty", B * T == 0),
+        ("backward", torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in _differentiable(call))),
     )
     needs.update(name for name, wanted in optional if wanted)
     if isinstance(call, SequenceCall):

@@ -55,7 +55,7 @@ class Packing:
         first, end = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).unbind(1)
         tokens = (first[:, None] + torch.arange(width)).reshape(-1)
         filled = tokens < end.repeat_interleave(width)
-        place = torch.empty(bounds[-1], dtype=torch.int64)
+        place = torch.zeros(bounds[-1], dtype=torch.int64)
         place[tokens[filled]] = filled.nonzero().squeeze(1)
         source = torch.where(filled, tokens, 0)
         return cls(

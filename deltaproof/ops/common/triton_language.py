@@ -14,15 +14,15 @@ _WIDEN = tl.constexpr(INTERPRETED)
 
 
 @triton.jit
-def dot(a, b, PRECISION: tl.constexpr = "ieee"):
-    """Return ``a @ b`` accumulated in fp32; every matmul of our kernels is this one.
+def dot(a, b):
+    """Return ``a @ b`` accumulated in fp32, without TF32; every matmul of our kernels is this one.
 
     The interpreter multiplies the raw bits of bf16 operands, so there they are widened first.
     """
     if _WIDEN:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
-    return tl.dot(a, b, input_precision=PRECISION)
+    return tl.dot(a, b, input_precision="ieee")
 
 
 @triton.jit

@@ -91,10 +91,19 @@ def recurrent_forward(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | 
     varlen = call.cu_seqlens is not None
     if call.sequences:
         _launch(call, o, call.sequences, state, final, VARLEN=varlen, RAGGED=False, FRESH=False, **optional)
-    if varlen and T:
-        block = 32
-        zero_tail_kernel[(triton.cdiv(T, block),)](o, call.cu_seqlens.contiguous(), call.sequences, T, HV * V, block)
+    if call.cu_seqlens is not None:
+        zero_tail(o, call.cu_seqlens)
     return o, final
+
+
+def zero_tail(o: torch.Tensor, cu_seqlens: torch.Tensor) -> None:
+    """Zero the rows of o [1, T, HV, V] behind the last sequence, wherever that is."""
+    T, width = o.shape[1], o.shape[2] * o.shape[3]
+    block = 32
+    if T:
+        zero_tail_kernel[(triton.cdiv(T, block),)](
+            o, cu_seqlens.contiguous(), cu_seqlens.shape[0] - 1, T, WIDTH=width, BLOCK=block
+        )
 
 
 def decode(call: DecodeCall) -> torch.Tensor:

@@ -95,6 +95,10 @@ class Rounding:
         """Round at fp32."""
         return self.at(x, self.single)
 
+    def total(self, x: torch.Tensor, length: int) -> torch.Tensor:
+        """Round sums of ``length`` fp32 products: partial sums round too, and their errors add up like a walk."""
+        return self.at(x, self.single * max(1.0, length**0.5 / 4))
+
     def back(self, x: torch.Tensor) -> torch.Tensor:
         """Leave x as it is and round its gradient at fp32.
 

@@ -44,7 +44,8 @@ def run(
 
     Returns o [N, T, HV, V] and the states before the first chunk and after each.
     """
-    op, fp32, back = rounding.op, rounding.fp32, rounding.back
+    op, fp32, back, total = rounding.op, rounding.fp32, rounding.back, rounding.total
+    K = q.shape[-1]
     states, outputs = [state], []
     for start in range(0, q.shape[1], chunk):
         qc, kc, vc, gc, bc = (x[:, start : start + chunk].transpose(1, 2) for x in (q, k, v, g, beta))
@@ -57,20 +58,20 @@ def run(
         D = (rows[..., :, None] - columns[..., None, :]).masked_fill(~lower, float("-inf")).exp()
         b, end = bc[..., None], G[..., -1:]
         read = op(S)
-        x = b * (vc - fp32(fp32(G.exp()[..., None]) * (op(kc) @ read)))
+        x = b * (vc - fp32(G.exp()[..., None]) * total(op(kc) @ read, K))
         if C > 1:
-            system = fp32((op(kc) @ op(kc).mT) * D * b).tril(-1) + torch.eye(C, dtype=q.dtype)
+            system = fp32(total(op(kc) @ op(kc).mT, K) * D * b).tril(-1) + torch.eye(C, dtype=q.dtype)
             inverse = torch.linalg.solve_triangular(
                 system, torch.eye(C, dtype=q.dtype), upper=False, unitriangular=True
             )
-            x = op(inverse) @ op(x)
+            x = total(op(inverse) @ op(x), C)
         new = op(fp32(x))  # [N, HV, C, V]
-        attention = op(fp32((op(qc) @ op(kc).mT) * D))
-        o = fp32(fp32(G.exp()[..., None]) * (op(qc) @ read)) + fp32(attention @ new)
+        attention = op(fp32(total(op(qc) @ op(kc).mT, K) * D))
+        o = fp32(G.exp()[..., None]) * total(op(qc) @ read, K) + total(attention @ new, C)
         outputs.append(scale * o.transpose(1, 2))
         later, earlier = (back(end), back(G)) if C > 1 else (end, G)
         kept = op(kc * fp32((later - earlier).exp())[..., None])
-        states.append(fp32(fp32(end.exp()[..., None]) * S) + fp32(kept.mT @ new))
+        states.append(fp32(fp32(end.exp()[..., None]) * S) + total(kept.mT @ new, C))
     return (torch.cat(outputs, 1) if outputs else torch.zeros_like(v)), states
 
 

@@ -7,9 +7,7 @@ import torch
 from deltaproof.verify.observation import Observation, locate, number, same_bits
 
 
-def exact(
-    name: str, got: torch.Tensor, want: torch.Tensor, clause: str, hazard: str | None, what: str
-) -> Observation:
+def exact(name: str, got: torch.Tensor, want: torch.Tensor, clause: str, hazard: str | None, what: str) -> Observation:
     """Compare two results bit by bit; ``what`` says what should have been the same.
 
     NaN and infinity fail even where both runs have them: the calls are legal, so neither may appear.

@@ -32,12 +32,31 @@ def expected(context: Context, form: str, call: Call) -> dict[str, Expected]:
     return {"o": o, **{f"pool[{slot}]": want for slot, want in writes.items()}}
 
 
+class WrongResult(Exception):
+    """What a backend returned has not the shape that other runs can be compared with."""
+
+
 def values(call: Call, outputs: Outputs) -> Values:
-    """Return what a call gave, under the names of ``expected``."""
+    """Return what a call gave, under the names of ``expected``.
+
+    Raises:
+        WrongResult: a result is missing or has another shape than the call asks for.
+    """
     found = {"o": outputs.o}
+    shapes = {"o": call.v.shape}
     if isinstance(call, SequenceCall):
-        return found if outputs.final_state is None else {**found, "final_state": outputs.final_state}
-    return {**found, **{f"pool[{slot}]": call.pool[slot].clone() for slot in range(call.pool.shape[0])}}
+        _, _, _, HV, K, V = call.dims
+        if call.output_final_state:
+            if outputs.final_state is None:
+                raise WrongResult("no final state was returned")
+            found["final_state"] = outputs.final_state
+            shapes["final_state"] = torch.Size((call.sequences, HV, *call.options.layout.inner_shape(K, V)))
+    else:
+        found |= {f"pool[{slot}]": call.pool[slot].clone() for slot in range(call.pool.shape[0])}
+    for name, shape in shapes.items():
+        if found[name].shape != shape:
+            raise WrongResult(f"{name} has shape {list(found[name].shape)}, expected {list(shape)}")
+    return found
 
 
 def compare_all(
@@ -49,12 +68,24 @@ def compare_all(
         yield replace(seen, message=f"{seen.message}: {what}") if what and not seen.ok else seen
 
 
-def between(first: dict[str, Expected], second: Values, bounds: dict[str, Expected]) -> dict[str, Expected]:
-    """Return the second run's values as expectation for the first, with the sum of the bounds of both.
+def compare_between(
+    got: Values,
+    second: Values,
+    first: dict[str, Expected],
+    bounds: dict[str, Expected],
+    clause: str,
+    hazard: str | None,
+    case: Case,
+    what: str,
+) -> Iterator[Observation]:
+    """Compare two runs: each lies within its bound of the oracle, so the two lie within the sum of each other.
 
-    Each lies within its bound of the oracle, so the two lie within the sum of each other.
+    ``first`` holds the bounds of ``got``, ``bounds`` those of ``second``.
     """
-    return {
-        name: replace(row, want=second[name].detach().cpu().double(), bound=row.bound + bounds[name].bound)
-        for name, row in first.items()
-    }
+    for name, row in first.items():
+        other = second[name].detach().cpu().double()
+        if not bool(other.isfinite().all()):
+            yield Observation(False, clause, f"{name} is not finite: {what}", hazard)
+            continue
+        want = replace(row, want=other, bound=row.bound + bounds[name].bound)
+        yield from compare_all(got, {name: want}, clause, hazard, case, what)

@@ -5,7 +5,7 @@ What it does
     and twice on each with other values; sequence forms with their backward. The compiler is "aot_eager" on a CPU and
     "inductor" on a GPU, with dynamic=False. In the full tier an option changes between two calls of one shape. Then
     torch.library.opcheck runs on every custom operator that the backend lists in ``custom_ops``, a mapping of
-    "namespace::name" to a callable that takes a device and returns a list of argument tuples.
+    "namespace::name" to a callable that returns sample arguments as a tuple.
 
 What it shows
     An option that is dropped or baked in when traced, a result kept from the first call, a mutation the tracer does not
@@ -203,13 +203,11 @@ def _opcheck(case: Case, context: Context) -> Iterator[Observation]:
             text = f"custom_ops names {name}, which is no registered operator"
             yield Observation(False, "S0", text, "unthreaded-option")
             continue
-        for arguments in samples(context.device):
-            outcomes = torch.library.opcheck(overload, arguments, raise_exception=False)
-            for test, outcome in outcomes.items():
-                line = " ".join(str(outcome).strip().splitlines()[:1])
-                ok = outcome == "SUCCESS"
-                text = "" if ok else f"opcheck {test} of {name}: {type(outcome).__name__}: {line}"
-                yield Observation(ok, "S0", text, "unthreaded-option")
+        for test, outcome in torch.library.opcheck(overload, samples(), raise_exception=False).items():
+            ok = outcome == "SUCCESS"
+            line = " ".join(str(outcome).strip().splitlines()[:1])
+            text = "" if ok else f"opcheck {test} of {name}: {type(outcome).__name__}: {line}"
+            yield Observation(ok, "S0", text, "unthreaded-option")
 
 
 PROBE = Compile()

@@ -145,9 +145,7 @@ class Graph(Probe):
         """Make a call on a side stream behind the copy that gives it its inputs."""
         want = snapshot(make(case, context, context.call(case, turn=1)).results)
         source, call = context.call(case, turn=1), context.call(case, turn=2)
-        outputs = self.device.behind(
-            lambda: _load(call, source), lambda: context.target.launch(case.form, call)
-        )
+        outputs = self.device.behind(lambda: _load(call, source), lambda: context.target.launch(case.form, call))
         what = "a call on a side stream whose inputs come late, and one on the default stream"
         for name, x in snapshot(_results(call, outputs)).items():
             yield exact(name, x, want[name], "P6", "incomplete-cache-key", what)

@@ -131,7 +131,9 @@ def _compute(case: Case, context: Context, arrangement: Arrangement) -> dict[str
         like = lone.but(T=size)
         turn = 0 if n == place else arrangement.turn + n
         parts.append(context.call(like, device="cpu", turn=turn))
-    joined = {name: torch.cat([getattr(part, name) for part in parts], 1 if arrangement.packed else 0) for name in TOKENS}
+    joined = {
+        name: torch.cat([getattr(part, name) for part in parts], 1 if arrangement.packed else 0) for name in TOKENS
+    }
     changes: dict[str, Any] = {}
     if arrangement.packed:
         bounds = torch.tensor([0, *(part.q.shape[1] for part in parts)]).cumsum(0)

@@ -43,7 +43,7 @@ class Layouts(Probe):
 
     name = "layouts"
     clause = "T1"
-    clauses = ("T1", "P5", "E1", "S1", "S3")
+    clauses = ("T1", "P5", "M3", "E1", "P2", "S0", "S1", "S3")
     hazards = ("unchecked-state-layout", "assumed-contiguous")
 
     def cases(self, plan: Plan) -> Iterator[Case]:

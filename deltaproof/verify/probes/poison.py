@@ -43,7 +43,7 @@ class Poison(Probe):
 
     name = "poison"
     clause = "M1"
-    clauses = ("M1", "S1", "S3")
+    clauses = ("M1", "P2", "N2", "S0", "S1", "S3")
     hazards = ("unwritten-output", "mask-by-multiply", "unmasked-load")
 
     def cases(self, plan: Plan) -> Iterator[Case]:
@@ -89,13 +89,14 @@ class Poison(Probe):
         # the clean run comes first: what a backend imports or builds at its first call is built in peace
         clean = self._make(case, context, None)
         poisoned = {fill: self._make(case, context, fill) for fill, _ in FILLS}
+        yield from finite(clean, "M1", "unmasked-load", "NaN lay around every argument")
         # stale values that show come from an element nobody wrote; NaN alone shows a product with zero
         stale = list(self._seen(clean, poisoned["stale"], context, "unwritten-output", FILLS[1][1]))
         yield from stale
         hazard = "mask-by-multiply" if all(item.ok for item in stale) else "unwritten-output"
         yield from self._seen(clean, poisoned["nan"], context, hazard, FILLS[0][1])
         for run in (clean,) if repeatable(context) else (clean, *poisoned.values()):
-            yield from context.judge(case, run.outputs, run.call, clause="M1", hazard="unwritten-output")
+            yield from context.judge(case, run.outputs, run.call)
 
     def _make(self, case: Case, context: Context, fill: Fill | None) -> Run:
         call: Any = context.call(case)
@@ -107,13 +108,18 @@ class Poison(Probe):
         return make(case, context, call, backward=case.label == BACKWARD, inside=filled_buffers(fill))
 
     def _seen(self, clean: Run, run: Run, context: Context, hazard: str, what: str) -> Iterator[Observation]:
-        yield from finite(run, "M1", hazard, what)
+        if _all_finite(clean):
+            yield from finite(run, "M1", hazard, what)
         if repeatable(context):
             yield from same(run, clean, "M1", hazard, f"what they are must not change when {what}")
         out = getattr(run.call, "out", None)
         if out is not None:
             ok = run.outputs.o.data_ptr() == out.data_ptr()
             yield Observation(ok, "M1", "" if ok else "what was returned is not the out that was given")
+
+
+def _all_finite(run: Run) -> bool:
+    return all(bool(x.isfinite().all()) for x in run.results.values())
 
 
 PROBE = Poison()

@@ -44,7 +44,7 @@ class RedZones(Probe):
 
     name = "redzones"
     clause = "M1"
-    clauses = ("M1", "P2", "S1", "S3")
+    clauses = ("M1", "P2", "N2", "S0", "S1", "S3")
     hazards = ("unmasked-load", "unmasked-store")
 
     def cases(self, plan: Plan) -> Iterator[Case]:
@@ -79,14 +79,14 @@ class RedZones(Probe):
         for fill, what in AROUND.items():
             canaries = Canaries(fill)
             run = runs[fill] = self._make(case, context, fill, canaries)
-            yield from finite(run, "M1", "unmasked-load", what)
             yield from canaries.observe()
             yield from self._around(case, context, run, fill)
+            yield from finite(run, "M1", "unmasked-load", what)
         if repeatable(context):
             what = "NaN around the arguments gave other bits than stale values there"
             yield from same(runs["nan"], runs["stale"], "M1", "unmasked-load", what)
         for run in list(runs.values())[: 1 if repeatable(context) else None]:
-            yield from context.judge(case, run.outputs, run.call, clause="M1", hazard="unmasked-load")
+            yield from context.judge(case, run.outputs, run.call)
 
     def _make(self, case: Case, context: Context, fill: Fill, canaries: Canaries) -> Run:
         call: Any = context.call(case, fill=fill)

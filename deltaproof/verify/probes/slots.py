@@ -8,7 +8,8 @@ What it does
 
 What it shows
     A padding index used as an address, clamped to a live slot or wrapped to the last one; an index cut to 32 bits; a
-    read slot that is overwritten; a state kept that must not be; strides that are computed instead of asked for.
+    read slot that is overwritten; a state kept that must not be; an old state under a fresh row; strides that are
+    computed instead of asked for.
 
 How it judges
     Outputs and every written slot by the oracle; every other byte of the pool's memory, gaps and guard slots included,
@@ -49,7 +50,15 @@ CLAUSES = {
     "heads-outermost": "P5",
     "64-bit": "P5",
 }
-HAZARDS = {"P3": "aliased-slot", "P4": "aliased-slot", "P5": "narrow-offset"}
+HAZARDS = {
+    "fresh": "appended-cache",
+    "shared": "aliased-slot",
+    "in-place": "aliased-slot",
+    "elsewhere": "aliased-slot",
+    "stride": "assumed-contiguous",
+    "heads-outermost": "assumed-contiguous",
+    "64-bit": "narrow-offset",
+}
 
 
 def _rows(case: Case, count: int) -> Case:
@@ -70,7 +79,7 @@ class Slots(Probe):
     name = "slots"
     clause = "P1"
     clauses = ("P1", "P2", "P3", "P4", "P5", "N2")
-    hazards = ("padding-slot-address", "aliased-slot", "narrow-offset")
+    hazards = ("padding-slot-address", "aliased-slot", "narrow-offset", "assumed-contiguous", "appended-cache")
     forms = ("decode", "prefill")
 
     def cases(self, plan: Plan) -> Iterator[Case]:
@@ -168,7 +177,7 @@ class Slots(Probe):
 
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         clause = CLAUSES[case.label]
-        hazard = HAZARDS.get(clause, self.hazards[0])
+        hazard = HAZARDS.get(case.label, self.hazards[0])
         # stale values outside the pool betray a write there, NaN a read: a NaN written over a NaN cannot be told
         simple = case.label in ("padding", "write-outside") and not case.dead_tokens
         fills: tuple[Fill, ...] = ("stale",) if simple else ("stale", "nan")

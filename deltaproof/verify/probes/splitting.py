@@ -35,7 +35,15 @@ from deltaproof.verify.case import Case
 from deltaproof.verify.expected import Expected
 from deltaproof.verify.observation import Observation, Unsupported
 from deltaproof.verify.probe import Context, Plan, Probe
-from deltaproof.verify.probes._expected import Values, between, compare_all, expected, on_cpu, values
+from deltaproof.verify.probes._expected import (
+    Values,
+    WrongResult,
+    compare_all,
+    compare_between,
+    expected,
+    on_cpu,
+    values,
+)
 from deltaproof.verify.target import Outputs
 
 TOKENS = ("q", "k", "v", "g", "beta")
@@ -92,12 +100,15 @@ class Splitting(Probe):
                 yield base.but(label=WITH + partner, T=35, dtype=dtype, layout=layout, K=24, V=40, chunk_size=64)
 
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
-        if case.label.startswith(WITH):
-            yield from self._forms(case, context, case.label.removeprefix(WITH))
-        elif case.label == WRITES:
-            yield from self._token_writes(case, context)
-        else:
-            yield from self._pieces(case, context)
+        try:
+            if case.label.startswith(WITH):
+                yield from self._forms(case, context, case.label.removeprefix(WITH))
+            elif case.label == WRITES:
+                yield from self._token_writes(case, context)
+            else:
+                yield from self._pieces(case, context)
+        except WrongResult as error:
+            yield Observation(False, "S1", str(error))
 
     def _pieces(self, case: Case, context: Context) -> Iterator[Observation]:
         call: Any = context.call(case)
@@ -125,7 +136,7 @@ class Splitting(Probe):
         yield from compare_all(together, wide, "T3", "appended-cache", case, what)
         what = f"cut at {', '.join(map(str, cuts))} against the whole"
         # the whole, and the pieces together: each within its own bound of the oracle
-        yield from compare_all(together, between(want, whole, wide), "T3", "appended-cache", case, what)
+        yield from compare_between(together, whole, want, wide, "T3", "appended-cache", case, what)
 
     def _token_writes(self, case: Case, context: Context) -> Iterator[Observation]:
         """Compare the states that one call keeps after each token with those of one call a token."""
@@ -139,7 +150,7 @@ class Splitting(Probe):
         for t in range(case.T):
             piece = _piece(context, case, slice(t, t + 1), carried)
             result = context.run(case, piece)
-            outputs.append(result.o)
+            outputs.append(values(piece, result)["o"])
             for row, slots in enumerate(case.write):
                 stepped[f"pool[{slots[t]}]"] = piece.pool[piece.read_index[row]].clone()
             carried = _carry(piece, result)
@@ -147,7 +158,7 @@ class Splitting(Probe):
         want = expected(context, case.form, context.call(case, device="cpu"))
         yield from compare_all(at_once, want, "T3", "appended-cache", case, "states after each token")
         what = "states after each token, one call against one call a token"
-        yield from compare_all(at_once, between(want, stepped, want), "T3", "appended-cache", case, what)
+        yield from compare_between(at_once, stepped, want, want, "T3", "appended-cache", case, what)
 
     def _forms(self, case: Case, context: Context, partner: str) -> Iterator[Observation]:
         """Run one drawn sequence through two forms."""
@@ -163,7 +174,7 @@ class Splitting(Probe):
             yield from compare_all(got[form], want[form], "T3", None, case, f"{form} against the oracle")
         first, second = got
         what = f"{first} against {second}"
-        yield from compare_all(got[first], between(want[first], got[second], want[second]), "T3", None, case, what)
+        yield from compare_between(got[first], got[second], want[first], want[second], "T3", None, case, what)
 
 
 def _piece(context: Context, case: Case, span: slice, carried: Any) -> Any:
@@ -203,7 +214,7 @@ def _through(form: str, case: Case, context: Context) -> Values:
         one = kind(
             **tokens, options=call.options, A_log=call.A_log, dt_bias=call.dt_bias, pool=pool, read_index=read_index
         )
-        parts.append(context.run(as_form, one).o)
+        parts.append(values(one, context.run(as_form, one))["o"])
     return {"o": torch.cat(parts, 1), "final_state": pool[1:].clone()}
 
 

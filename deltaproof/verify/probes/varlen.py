@@ -28,7 +28,7 @@ from deltaproof.verify import inputs
 from deltaproof.verify.case import Case
 from deltaproof.verify.observation import Observation, locate, number
 from deltaproof.verify.probe import Context, Plan, Probe
-from deltaproof.verify.probes._expected import Values, between, compare_all, expected, values
+from deltaproof.verify.probes._expected import Values, WrongResult, compare_all, compare_between, expected, values
 from deltaproof.verify.probes._memory import filled_buffers
 from deltaproof.verify.probes._runs import BACKWARD, finite, make, require
 
@@ -67,18 +67,22 @@ class Varlen(Probe):
                     yield base.but(label=BACKWARD, seqlens=seqlens, tail=5, dtype="bfloat16")
 
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
-        if case.label == BACKWARD:
-            yield from self._gradients(case, context)
-            return
+        try:
+            yield from self._gradients(case, context) if case.label == BACKWARD else self._pack(case, context)
+        except WrongResult as error:
+            yield Observation(False, "S1", str(error))
+
+    def _pack(self, case: Case, context: Context) -> Iterator[Observation]:
         alone = self._alone(case, context)
         call = context.call(case)
         pack = make(case, context, call, inside=filled_buffers("nan"))
         got = values(call, pack.outputs)
         want = expected(context, case.form, context.call(case, device="cpu"))
         yield self._tail(case, got["o"])
+        yield self._empty(case, got)
         yield from compare_all(got, want, "S4", "missing-base-offset", case)
         what = "the pack against each sequence alone"
-        yield from compare_all(got, between(want, alone, want), "S4", "missing-base-offset", case, what)
+        yield from compare_between(got, alone, want, want, "S4", "missing-base-offset", case, what)
 
     def _alone(self, case: Case, context: Context) -> Values:
         """Return what the sequences give in one dense call each, put together as the pack is.
@@ -100,11 +104,9 @@ class Varlen(Probe):
                     parts[name] = inputs.guarded(getattr(fresh, name)[n : n + 1], device=context.device)
             one = fresh.with_(cu_seqlens=None, **parts)
             if length:
-                outputs = context.run(case, one)
-                o[:, span] = outputs.o
-                if not case.is_pool and outputs.final_state is None:
-                    raise TypeError(f"{case.form} returned no final state")
-                states.append(one.pool[int(one.read_index)] if outputs.final_state is None else outputs.final_state[0])
+                found = values(one, context.run(case, one))
+                o[:, span] = found["o"]
+                states.append(one.pool[int(one.read_index)] if case.is_pool else found["final_state"][0])
             elif case.is_pool:
                 states.append(one.pool[int(one.read_index)])
             else:
@@ -118,6 +120,15 @@ class Varlen(Probe):
     def _tail(self, case: Case, o: torch.Tensor) -> Observation:
         rows = o[:, case.tokens - case.tail :]
         return _zero("o", rows, case.tokens - case.tail, "rows in no sequence must give 0")
+
+    def _empty(self, case: Case, got: Values) -> Observation:
+        """Check that the final states of empty sequences hold numbers; which ones the oracle says."""
+        assert case.seqlens is not None
+        empty = [n for n, length in enumerate(case.seqlens) if length == 0]
+        if case.is_pool or not empty or bool(got["final_state"][empty].isfinite().all()):
+            return Observation(True, "S4")
+        text = "the final state of an empty sequence is not its initial state: new memory held NaN, and still does"
+        return Observation(False, "S4", text, "unwritten-output")
 
     def _gradients(self, case: Case, context: Context) -> Iterator[Observation]:
         require(context, BACKWARD)

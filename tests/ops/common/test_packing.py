@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deltaproof.ops.common.calls import DeltaRuleOptions, SequenceCall
 from deltaproof.ops.common.packing import Packing
 
 NAN = float("nan")
@@ -101,3 +102,11 @@ def test_the_gradient_of_a_token_is_that_of_its_place(cu_seqlens):
     covered = 5 if cu_seqlens is None else 4
     assert x.grad is not None
     assert x.grad.flatten().tolist() == [2.0 * (t + 1) if t < covered else 0.0 for t in range(5)]
+
+
+def test_live_leaves_out_the_rows_behind_the_last_sequence():
+    x, gate = torch.zeros(1, 5, 1, 2), torch.zeros(1, 5, 1)
+    call = SequenceCall(x, x, x, gate, gate, DeltaRuleOptions(scale=1.0))
+    assert Packing.of((1, 5), None, 2).live(call) is call
+    live = Packing.of((1, 5), torch.tensor([0, 2, 3]), 2).live(call)
+    assert [y.shape[1] for y in (live.q, live.k, live.v, live.g, live.beta)] == [3] * 5

@@ -308,8 +308,9 @@ def test_a_gradient_of_the_output_or_of_the_final_state_alone_is_honoured(form, 
 
 
 @either_form
-def test_rows_past_the_last_sequence_have_zero_gradients_whatever_they_hold(form):
-    call = sequence_call(25, B=1, T=20, cu_seqlens=[0, 7, 7, 16])
+@pytest.mark.parametrize("options", [{}, INSIDE], ids=["plain", "all of it in the kernel"])
+def test_rows_past_the_last_sequence_have_zero_gradients_whatever_they_hold(form, options):
+    call = sequence_call(25, B=1, T=20, cu_seqlens=[0, 7, 7, 16], **options)
     dirty = {name: getattr(call, name).clone() for name in ("q", "k", "v", "g", "beta")}
     for x in dirty.values():
         x[:, 16:] = float("nan")

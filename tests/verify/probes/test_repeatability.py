@@ -78,7 +78,8 @@ class ByAddress(TorchBackend):
 
 
 @pytest.mark.parametrize(
-    ("form", "label"), [("chunk", BACKWARD), ("recurrent", ""), ("decode", ""), ("prefill", ""), ("recurrent", BACKWARD)]
+    ("form", "label"),
+    [("chunk", BACKWARD), ("recurrent", ""), ("decode", ""), ("prefill", ""), ("recurrent", BACKWARD)],
 )
 def test_the_torch_backend_passes(form, label):
     result = check(TorchBackend(), first(form, label))

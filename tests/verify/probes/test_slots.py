@@ -218,7 +218,7 @@ def test_an_overwritten_read_slot_breaks_p4():
 @pytest.mark.parametrize("form", FORMS)
 def test_nan_of_a_slot_that_a_fresh_row_names_must_not_leak(form):
     result = check(FreshIgnored(), first(form, "fresh", read=(3, 4, 6)))
-    assert (result.status, result.clause) == (Status.FAIL, "P1")
+    assert (result.status, result.clause, result.hazard) == (Status.FAIL, "P1", "appended-cache")
     assert result.value == "nan"
 
 
