@@ -6,8 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -74,10 +73,32 @@ def _attribute(spec: str) -> Any:
     return found
 
 
-@cache
+_loaded: dict[tuple[str, str], Backend] = {}
+
+
 def builtin(operator: str, name: str) -> Backend:
     """Return one of the operator's own backends."""
-    return _checked(_attribute(find_operator(operator).backends[name]), name)
+    # a plain dict: torch.compile looks through functools.cache and would trace the import
+    if (operator, name) not in _loaded:
+        _loaded[operator, name] = _checked(_attribute(find_operator(operator).backends[name]), name)
+    return _loaded[operator, name]
+
+
+def usable(operator: str) -> Iterator[tuple[str, Backend | str]]:
+    """Yield the operator's own backends in order of preference, or why one cannot be loaded here."""
+    for name in find_operator(operator).backends:
+        try:
+            yield name, builtin(operator, name)
+        except ContractError as error:
+            yield name, f"not here: {error.got}"
+
+
+def preferred(operator: str, device: str) -> str:
+    """Return the name of the first of the operator's own backends that runs on a device ("cpu" or "cuda")."""
+    for name, candidate in usable(operator):
+        if not isinstance(candidate, str) and f"device:{device}" not in candidate.unsupported:
+            return name
+    raise ContractError("device", f"one that a backend of {operator} runs on", repr(device))
 
 
 def names(operator: str) -> list[str]:
@@ -143,8 +164,10 @@ def select(
             raise ContractError("backend", f"a backend that supports {', '.join(lacks)}", f"{chosen.name} ({reasons})")
         return chosen
     tried: list[str] = []
-    for name in find_operator(operator).backends:
-        candidate = builtin(operator, name)
+    for name, candidate in usable(operator):
+        if isinstance(candidate, str):
+            tried.append(f"{name} ({candidate})")
+            continue
         lacks = missing(candidate, form, call)
         if not lacks:
             return candidate

@@ -96,11 +96,11 @@ def _run(backend: str, device: str, seed: int, jobs: int, **selection: tuple[str
 
 
 def _smoke(console: Console, device: str, seed: int, jobs: int) -> bool | None:
-    from deltaproof.ops.registry import operator
+    from deltaproof.backends.registry import preferred
     from deltaproof.reports.text import print_report
     from deltaproof.verify.runner import exit_code
 
-    name = next(iter(operator(OPERATOR).backends))
+    name = preferred(OPERATOR, device)
     console.print(f"\n[bold]2. The contract[/bold]: backend {name} on {device}, smoke tier")
     report = _run(name, device, seed, jobs)
     print_report(report, console)

@@ -5,16 +5,23 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from functools import cache
 
 import deltaproof.ops
 from deltaproof.contracts.errors import ContractError
 from deltaproof.contracts.operator import Operator
 
+_found: dict[str, Operator] = {}
 
-@cache
+
 def operators() -> dict[str, Operator]:
     """Return every registered operator by name."""
+    # a plain dict: torch.compile looks through functools.cache and would trace the search
+    if not _found:
+        _found.update(_search())
+    return _found
+
+
+def _search() -> dict[str, Operator]:
     found = {}
     for module in pkgutil.iter_modules(deltaproof.ops.__path__, "deltaproof.ops."):
         if module.ispkg and importlib.util.find_spec(f"{module.name}.contract"):

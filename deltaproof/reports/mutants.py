@@ -29,7 +29,7 @@ class MutantRow(_Model):
     message: str = ""
     killed_by: list[str] = Field(default_factory=list, description="every probe that catches it")
     naive_survives: bool = Field(description="whether the naive suite lets it live")
-    seconds: float = 0.0
+    seconds: float = Field(0.0, description="processor time over all probes")
 
     @property
     def killed(self) -> bool:

@@ -51,7 +51,7 @@ STATE_DIMS = ("row", "head")
 
 
 def locate(name: str, index: tuple[int, ...], chunk_size: int | None = None) -> Location:
-    """Return a Location for an index into a tensor: [row, token, head, ...] for per-token ones, [row, head, ...] else."""
+    """Return a Location for an index into a tensor: [row, token, head, ...], or [row, head, ...] for states."""
     per_token = not ("state" in name or name.startswith("pool"))
     dims = TOKEN_DIMS if per_token else STATE_DIMS
     named = dict(zip(dims, index, strict=False))

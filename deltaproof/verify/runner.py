@@ -22,6 +22,7 @@ from deltaproof.verify.probe import Plan, Probe, probes
 from deltaproof.verify.worker import Setup, Task, serve
 
 START_SECONDS = 120.0
+STOP_SECONDS = 5.0
 
 
 class StartError(Exception):
@@ -122,11 +123,16 @@ class _Worker:
         self.connection.send(task)
 
     def stop(self) -> None:
-        if self.process is not None and self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        """End the process: an idle one by closing its connection, a busy one by force."""
         if self.connection is not None:
             self.connection.close()
+        if self.process is None:
+            return
+        if self.task is None:
+            self.process.join(STOP_SECONDS)
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
 
     def ending(self) -> str:
         """Say how the process ended."""

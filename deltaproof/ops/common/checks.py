@@ -6,6 +6,7 @@ Shape legend: B batch, T tokens, H query/key heads, HV value heads, K, V head si
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -143,7 +144,7 @@ def _check_bounds(call: SequenceCall | PrefillCall) -> int | None:
     bounds = call.cu_seqlens.tolist()
     if bounds[0] != 0:
         raise ContractError("cu_seqlens", "0 first", bounds[0])
-    for n, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for n, (a, b) in enumerate(pairwise(bounds)):
         if b < a:
             raise ContractError("cu_seqlens", "non-decreasing values", f"{a} then {b} at position {n + 1}")
     if bounds[-1] > T:

@@ -7,6 +7,7 @@ ones still running at step j are a prefix and every step is a slice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ class Packing:
         if cu_seqlens is None:
             return cls(width, (B,) * -(-T // width), None, None, None, None, batch)
         bounds = cu_seqlens.tolist()
-        starts, lengths = bounds[:-1], [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        starts, lengths = bounds[:-1], [b - a for a, b in pairwise(bounds)]
         order = sorted(range(len(lengths)), key=lambda n: -lengths[n])
         rows: list[tuple[int, int]] = []
         active = []

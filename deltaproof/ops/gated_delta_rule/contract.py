@@ -11,5 +11,8 @@ OPERATOR = Operator(
     forms=FORMS,
     gate_per_channel=False,
     oracle="deltaproof.ops.gated_delta_rule.oracle",
-    backends={"torch": "deltaproof.ops.gated_delta_rule.torch_backend:TorchBackend"},
+    backends={
+        "triton": "deltaproof.ops.gated_delta_rule.triton_backend:TritonBackend",
+        "torch": "deltaproof.ops.gated_delta_rule.torch_backend:TorchBackend",
+    },
 )

@@ -12,6 +12,7 @@ Source: Yang, Kautz and Hatamizadeh, "Gated Delta Networks" (2024), equation 10.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -63,7 +64,7 @@ def spans(call: SequenceCall | PrefillCall) -> list[tuple[int, slice]]:
     if call.cu_seqlens is None:
         return [(b, slice(0, T)) for b in range(B)]
     bounds = call.cu_seqlens.tolist()
-    return [(0, slice(a, b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [(0, slice(a, b)) for a, b in pairwise(bounds)]
 
 
 def sequence(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor]:

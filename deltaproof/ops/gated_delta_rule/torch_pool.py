@@ -61,7 +61,7 @@ def prefill(call: PrefillCall) -> torch.Tensor:
         live = valid[:, None]  # [B, 1]
     else:
         # the sequence of each token; tokens past the last sequence are zero already
-        owner = torch.bucketize(torch.arange(T, device=q.device), call.cu_seqlens[1:].long(), right=True)
+        owner = torch.bucketize(torch.arange(T, device=q.device), call.cu_seqlens[1:].long().contiguous(), right=True)
         live = torch.cat([valid, valid.new_zeros(1)])[owner][None]  # [1, T]
     out.masked_fill_(~live[..., None, None], 0)
     write_index = call.read_index if call.write_index is None else call.write_index

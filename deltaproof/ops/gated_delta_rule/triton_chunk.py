@@ -123,7 +123,8 @@ def _run(
     if N:
         blocks = triton.cdiv(V, config.states_block)
         states_kernel[(N * HV * blocks,)](
-            k, v, G, strength, inverse, new, states, given(source) if not pool else source, none if sink is None else sink,
+            k, v, G, strength, inverse, new, states, none if source is None else source,
+            none if sink is None else sink,
             given(checkpoints), given(read), given(write), given(fresh), pack[0], pack[1], T,
             source.shape[0] if pool and source is not None else 0,
             0 if checkpoints is None else checkpoints.shape[1],

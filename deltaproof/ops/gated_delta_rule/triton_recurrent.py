@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 
@@ -31,47 +29,51 @@ def _launch(
     rows: int,
     source: torch.Tensor | None,
     sink: torch.Tensor | None,
-    **flags: Any,
 ) -> None:
     B, T, H, HV, K, V = call.dims
     options = call.options
-    tokens = [x.contiguous() for x in (call.q, call.k, call.v, call.g, call.beta)]
     settings = config(K, V)
     blocks = triton.cdiv(V, settings["BV"])
-    none = o  # stands for an argument that the flags leave out
-    pool = isinstance(call, DecodeCall)
-    write = call.write_index if isinstance(call, DecodeCall) else None
+    decode = call if isinstance(call, DecodeCall) else None
+    write = None if decode is None else decode.read_index if decode.write_index is None else decode.write_index
+
+    def given(x: torch.Tensor | None) -> torch.Tensor:
+        # o stands for an argument that the flags leave out
+        return o if x is None else x.contiguous()
+
     recurrence_kernel[(rows * HV * blocks,)](
-        *tokens,
-        none if call.A_log is None else call.A_log,
-        none if call.dt_bias is None else call.dt_bias,
+        *(x.contiguous() for x in (call.q, call.k, call.v, call.g, call.beta)),
+        given(call.A_log),
+        given(call.dt_bias),
         o,
-        none if source is None else source,
-        none if sink is None else sink,
-        call.read_index if isinstance(call, DecodeCall) else none,
-        (call.read_index if write is None else write.contiguous()) if isinstance(call, DecodeCall) else none,
-        flags.pop("num_tokens", none),
-        flags.pop("has_initial_state", none),
-        flags.pop("cu_seqlens", none),
+        o if source is None else source,
+        o if sink is None else sink,
+        given(None if decode is None else decode.read_index),
+        given(write),
+        given(None if decode is None else decode.num_tokens),
+        given(None if decode is None else decode.has_initial_state),
+        given(None if isinstance(call, DecodeCall) else call.cu_seqlens),
         options.scale,
         T,
-        call.pool.shape[0] if isinstance(call, DecodeCall) else 0,
+        0 if decode is None else decode.pool.shape[0],
         *(state_strides(source, options.layout) if source is not None else (0, 0, 0, 0)),
         *(state_strides(sink, options.layout) if sink is not None else (0, 0, 0, 0)),
         H=H,
         HV=HV,
         K=K,
         V=V,
-        POOL=pool,
+        POOL=decode is not None,
+        VARLEN=not isinstance(call, DecodeCall) and call.cu_seqlens is not None,
+        RAGGED=decode is not None and decode.num_tokens is not None,
+        FRESH=decode is not None and decode.has_initial_state is not None,
         READ=source is not None,
-        WRITE=sink is not None and not (write is not None and write.dim() == 2),
+        WRITE=sink is not None and (write is None or write.dim() == 1),
         WRITE_EACH=write is not None and write.dim() == 2,
         NORMALIZE=options.normalize_qk,
         GATE=options.gate_in_kernel,
         DT_BIAS=call.dt_bias is not None,
         BETA_SIGMOID=options.beta_sigmoid,
         NEG_EIGVAL=options.neg_eigval,
-        **flags,
         **settings,
     )
 
@@ -87,10 +89,8 @@ def recurrent_forward(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | 
         dtype = torch.float32 if state is None else state.dtype
         shape = (call.sequences, HV, *layout.inner_shape(K, V))
         final = call.allocate(shape, dtype=dtype, device=call.q.device)
-    optional = {} if call.cu_seqlens is None else {"cu_seqlens": call.cu_seqlens.contiguous()}
-    varlen = call.cu_seqlens is not None
     if call.sequences:
-        _launch(call, o, call.sequences, state, final, VARLEN=varlen, RAGGED=False, FRESH=False, **optional)
+        _launch(call, o, call.sequences, state, final)
     if call.cu_seqlens is not None:
         zero_tail(o, call.cu_seqlens)
     return o, final
@@ -112,10 +112,6 @@ def decode(call: DecodeCall) -> torch.Tensor:
     o = call.out
     if o is None:
         o = call.allocate((N, T, HV, V), dtype=call.v.dtype, device=call.q.device)
-    optional = {
-        name: getattr(call, name) for name in ("num_tokens", "has_initial_state") if getattr(call, name) is not None
-    }
-    ragged, fresh = "num_tokens" in optional, "has_initial_state" in optional
     if N:
-        _launch(call, o, N, call.pool, call.pool, VARLEN=False, RAGGED=ragged, FRESH=fresh, **optional)
+        _launch(call, o, N, call.pool, call.pool)
     return o

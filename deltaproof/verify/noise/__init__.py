@@ -34,16 +34,21 @@ class _Noise:
 
     @staticmethod
     @cache
-    def _stock() -> torch.Tensor:
-        return torch.rand(_Noise.SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    def _stock() -> bytearray:
+        # bytes, not a tensor: bounds are made of them, and a backend can find every tensor in its process
+        stock = torch.rand(_Noise.SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        return bytearray(stock.numpy().tobytes())
 
     def like(self, x: torch.Tensor) -> torch.Tensor:
         """Return noise of x's shape; a rounding error is uniform over one ulp."""
         count = x.numel()
+        if count == 0:
+            return torch.empty_like(x)
         if count > self.SIZE // 2:
             return torch.rand(x.shape, dtype=torch.float64, generator=self._generator) * 2 - 1
         start = self._places.randrange(self.SIZE - count)
-        return self._stock()[start : start + count].view(x.shape)
+        stock = torch.frombuffer(self._stock(), dtype=torch.float64, count=count, offset=8 * start)
+        return stock.view(x.shape)
 
 
 class _Round(torch.autograd.Function):

@@ -76,7 +76,7 @@ def make(
     leaves = {name: getattr(call, name) for name in GRADIENT_INPUTS if getattr(call, name) is not None}
     for leaf in leaves.values():
         leaf.requires_grad_()
-    cotangents = _cotangents(case, context, call, fill)
+    cotangents = drawn_cotangents(case, context, call, fill)
     with inside:
         outputs = context.run(case, call)
         pairs = [(outputs.o, cotangents["do"])]
@@ -105,7 +105,7 @@ def returned(call: Call, outputs: Outputs) -> dict[str, torch.Tensor]:
     return found
 
 
-def _cotangents(case: Case, context: Context, call: SequenceCall, fill: Fill) -> dict[str, torch.Tensor]:
+def drawn_cotangents(case: Case, context: Context, call: SequenceCall, fill: Fill) -> dict[str, torch.Tensor]:
     """Return what arrives at o and at the final state; rows in no sequence hold what the red zones hold."""
     generator = torch.Generator().manual_seed(case.seed(context.seed + 1))
     B, T, _, HV, K, V = call.dims

@@ -1,11 +1,12 @@
 """Compile: torch.compile gives what the call gives without it
 
 What it does
-    Compiles each form with torch.compile, in the full tier through the public function too, and calls it on two shapes
-    and twice on each with other values; sequence forms with their backward. The compiler is "aot_eager" on a CPU and
-    "inductor" on a GPU, with dynamic=False. In the full tier an option changes between two calls of one shape. Then
-    torch.library.opcheck runs on every custom operator that the backend lists in ``custom_ops``, a mapping of
-    "namespace::name" to a callable that returns sample arguments as a tuple.
+    Compiles each form with torch.compile, in the full tier through the public function too, and calls it twice on each
+    of two shapes, with other values; sequence forms with their backward. The smoke tier on a CPU tries one shape of the
+    chunked forms. The compiler is "aot_eager" on a CPU and "inductor" on a GPU, with dynamic=False. In the full tier an
+    option changes between two calls of one shape. Then torch.library.opcheck runs on every custom operator that the
+    backend lists in ``custom_ops``, a mapping of "namespace::name" to a callable that returns sample arguments as a
+    tuple.
 
 What it shows
     An option that is dropped or baked in when traced, a result kept from the first call, a mutation the tracer does not
@@ -51,12 +52,12 @@ class Compile(Probe):
 
     def cases(self, plan: Plan) -> Iterator[Case]:
         form = plan.form
-        tokens = {"recurrent": 2, "decode": 2}.get(form, 20)
+        # compiling is most of the cost, on a CPU of the chunked forms above all
+        once = plan.device == "cpu" and not plan.full and form in ("chunk", "prefill")
+        tokens = {"recurrent": 2, "decode": 2}.get(form, 9 if once else 20)
         base = Case(form, B=2, T=tokens, H=1, HV=2, K=16, V=32, normalize=False, scale=0.7)
         if form in ("chunk", "prefill"):
             base = base.but(chunk_size=16)
-        # compiling is most of the cost, on a CPU of the chunked forms above all
-        once = plan.device == "cpu" and not plan.full and form in ("chunk", "prefill")
         yield base.but(label=ONE_SHAPE if once else "")
         if plan.full:
             options = base.but(normalize=True, gate_in_kernel=True, beta_sigmoid=True, neg_eigval=True)

@@ -183,9 +183,10 @@ def _steps(case: Case, context: Context) -> Iterator[Case]:
     """Yield the case and others of the same shapes, with other indices, padding rows and bounds."""
     yield case
     if case.seqlens is not None:
-        case = case.but(seqlens=(*case.seqlens[1:], case.seqlens[0]))
+        first, second, *others = case.seqlens
+        yield case.but(seqlens=(0, first + second, *others))
+        case = case.but(seqlens=(second, *others, first))
         yield case
-        yield case.but(seqlens=(0, sum(case.seqlens[:2]), *case.seqlens[2:]))
     if case.read is None:
         yield case
         return

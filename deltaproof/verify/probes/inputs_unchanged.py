@@ -28,7 +28,8 @@ from deltaproof.verify.case import Case
 from deltaproof.verify.inputs import whole_memory
 from deltaproof.verify.observation import Observation, same_bits
 from deltaproof.verify.probe import Context, Plan, Probe
-from deltaproof.verify.probes._runs import BACKWARD, Run, arguments, make, require
+from deltaproof.verify.probes._memory import surroundings
+from deltaproof.verify.probes._runs import BACKWARD, Run, arguments, drawn_cotangents, make, require
 
 
 class InputsUnchanged(Probe):
@@ -36,7 +37,7 @@ class InputsUnchanged(Probe):
 
     name = "inputs_unchanged"
     clause = "M2"
-    clauses = ("M2", "T2")
+    clauses = ("M2", "T2", "M1")
     hazards = ("autotuned-in-place", "aliased-slot")
 
     def cases(self, plan: Plan) -> Iterator[Case]:
@@ -100,10 +101,12 @@ class InputsUnchanged(Probe):
                 yield Observation(ok, "T2" if state else "M2", text, "aliased-slot" if state else None)
 
     def _cotangents(self, case: Case, context: Context, run: Run) -> Iterator[Observation]:
-        clean = make(case, context, backward=True)
+        # drawn again, and never shown to the backend
+        clean = drawn_cotangents(case, context, context.call(case), "nan")
         for name, x in run.cotangents.items():
             what = f"the gradient that arrives ({name}) changed in the backward"
-            yield same_bits(name, whole_memory(x), whole_memory(clean.cotangents[name]), "M2", None, what)
+            yield same_bits(name, x, clean[name], "M2", None, what)
+            yield surroundings(name, x, "nan")
 
 
 def _like(x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 What it does
     Computes one sequence alone, then as a row of batches of several sizes and at several places of packs, beside
-    neighbours of other lengths and values; in decode beside padding rows and rows of fewer tokens, and from other slots.
+    neighbours of other lengths and values; in decode beside padding rows and rows of fewer tokens, and from other
+    slots.
 
 What it shows
     A split or a tile chosen by the size of the batch, atomics over sequences, a workspace shared by neighbours, an
@@ -169,16 +170,14 @@ def _sequence(
     assert outputs.final_state is not None
     found = {"o": outputs.o[mine], "final_state": outputs.final_state[place]}
     if backward:
-        do, dstate = (torch.zeros_like(x, device="cpu") for x in (outputs.o, outputs.final_state))
-        generator = torch.Generator().manual_seed(case.seed(context.seed + 1))
-        # the sequence's own first, so that they do not depend on the neighbours'
-        for x, where in ((do, mine), (dstate, place)):
-            x[where] = torch.randn(x[where].shape, generator=generator).to(x.dtype)
-        others = (torch.randn(x.shape, generator=generator).to(x.dtype) for x in (do, dstate))
+        # the sequence's own have a generator of their own: they do not depend on the neighbours'
+        own, others = (torch.Generator().manual_seed(case.seed(context.seed + n)) for n in (1, 2))
         arriving = []
-        for x, other, where in zip((do, dstate), others, (mine, place), strict=True):
-            other[where] = x[where]
-            arriving.append(inputs.guarded(other, device=context.device))
+        places: tuple[Any, ...] = ((outputs.o, mine), (outputs.final_state, place))
+        for x, where in places:
+            drawn = torch.randn(x.shape, generator=others)
+            drawn[where] = torch.randn(drawn[where].shape, generator=own)
+            arriving.append(inputs.guarded(drawn.to(x.dtype), device=context.device))
         grads = torch.autograd.grad([outputs.o, outputs.final_state], list(leaves.values()), arriving)
         if context.device == "cuda":
             torch.cuda.synchronize()

@@ -1,10 +1,10 @@
 """Poison: new memory holds NaN, then stale values, and nobody can tell
 
 What it does
-    Makes one call three times: as it is, with every new buffer holding NaN (integers: a number far out of range), and
-    with every new buffer holding plausible stale values. Buffers are reached through the project's allocation function
-    and through torch's own allocators. Covers packed sequences with rows after the last one, padding rows, ragged
-    decode rows, a given ``out``, and the backward.
+    Makes one call three times: with every new buffer holding zeros, holding NaN (integers: a number far out of range),
+    and holding plausible stale values. Buffers are reached through the project's allocation function and through
+    torch's own allocators. Covers packed sequences with rows after the last one, padding rows, ragged decode rows, a
+    given ``out``, and the backward.
 
 What it shows
     Output rows that a kernel skips, a workspace read before it is written, garbage that is multiplied by zero where it
@@ -31,7 +31,7 @@ from deltaproof.verify.case import Case
 from deltaproof.verify.inputs import Fill
 from deltaproof.verify.observation import Observation
 from deltaproof.verify.probe import Context, Plan, Probe
-from deltaproof.verify.probes._memory import filled_buffers
+from deltaproof.verify.probes._memory import Content, filled_buffers
 from deltaproof.verify.probes._runs import BACKWARD, Run, finite, make, repeatable, require, same
 
 FILLS: tuple[tuple[Fill, str], ...] = (("nan", "new memory held NaN"), ("stale", "new memory held stale values"))
@@ -86,8 +86,9 @@ class Poison(Probe):
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         if case.label == BACKWARD:
             require(context, BACKWARD)
-        # the clean run comes first: what a backend imports or builds at its first call is built in peace
-        clean = self._make(case, context, None)
+        # what a backend imports or builds at its first call is built in peace
+        context.run(case, context.call(case))
+        clean = self._make(case, context, "zeros")
         poisoned = {fill: self._make(case, context, fill) for fill, _ in FILLS}
         yield from finite(clean, "M1", "unmasked-load", "NaN lay around every argument")
         # stale values that show come from an element nobody wrote; NaN alone shows a product with zero
@@ -98,11 +99,11 @@ class Poison(Probe):
         for run in (clean,) if repeatable(context) else (clean, *poisoned.values()):
             yield from context.judge(case, run.outputs, run.call)
 
-    def _make(self, case: Case, context: Context, fill: Fill | None) -> Run:
+    def _make(self, case: Case, context: Context, fill: Content) -> Run:
         call: Any = context.call(case)
         if case.label == OUT:
             out = torch.zeros(call.v.shape, dtype=call.v.dtype)
-            if fill is not None:
+            if fill != "zeros":
                 inputs.red_zone_(out, fill)
             call = call.with_(out=inputs.guarded(out, device=context.device))
         return make(case, context, call, backward=case.label == BACKWARD, inside=filled_buffers(fill))

@@ -20,6 +20,7 @@ What it cannot see
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -95,11 +96,9 @@ class Repeatability(Probe):
 
     def _other_work(self, case: Case, context: Context, turn: int) -> None:
         """Make calls of other shapes; those that the backend lacks are left out."""
-        longer = {"seqlens": (*case.seqlens, 11)} if case.seqlens is not None else {"T": case.T + 3}
-        if case.form == "decode":
-            longer = {"T": case.T + 3, "write": None, "num_tokens": None}
-        elif case.seqlens is not None:
-            longer["slots"] = case.slots + 1
+        longer: dict[str, Any] = {"T": case.T + 3, "write": None, "num_tokens": None}
+        if case.seqlens is not None:
+            longer = {"seqlens": (*case.seqlens, 11), "slots": case.slots + 1}
         for changes in (longer, {"K": 24, "V": 16, "H": 1, "HV": 3}, {"dtype": "float16", "HV": 2 * case.HV}):
             try:
                 make(case.but(**changes), context, backward=case.label == BACKWARD and turn == 0)

@@ -125,6 +125,10 @@ class Splitting(Probe):
             carried = _carry(piece, outputs)
         want = expected(context, case.form, context.call(case, device="cpu"))
         yield from compare_all(whole, want, "T3", "appended-cache", case, "the whole against the oracle")
+        for a, got in zip(bounds, results, strict=False):
+            if not all(bool(x.isfinite().all()) for x in got.values()):
+                yield Observation(False, "T3", f"results of the piece from token {a} are not finite", "appended-cache")
+                return
         wants = [expected(context, case.form, piece) for piece in calls]
         for a, b, got, own in zip(bounds[:-1], bounds[1:], results, wants, strict=True):
             what = f"tokens {a} to {b}, from the state the backend left at {a}"

@@ -2,7 +2,7 @@
 
 What it does
     Calls every form on ordinary inputs (dtypes, head sizes, options, gates) and compares each row of the output and of
-    the state with the oracle. Every case is called twice with the same shapes and other values.
+    the state with the oracle. Every case is called twice: with the same shapes, in the same memory, with other values.
 
 What it shows
     Wrong arithmetic, lost precision (bf16 or TF32 accumulation, an inverse in bf16), a dropped scale, option or
@@ -67,8 +67,10 @@ class Values(Probe):
                 yield base.but(label="long", T=1000, B=1, H=1, HV=1, gates="slow")
 
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
+        call: Call = context.call(case)
         for turn in (0, 1):
-            call: Call = context.call(case, turn=turn)
+            # the same memory again: neither shapes nor addresses tell the second turn from the first
+            call = context.renew(case, call, turn=turn) if turn else call
             outputs = context.run(case, call)
             yield from context.judge(case, outputs, call, turn=turn)
             if turn == 0 and isinstance(call, SequenceCall):

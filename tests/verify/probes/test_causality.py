@@ -134,7 +134,7 @@ def test_a_backend_that_knows_the_future_fails(backend, form, label, tensor, haz
     result = check(backend(), cases(form, label)[0])
     assert (result.status, result.clause) == (Status.FAIL, "I3")
     assert result.location is not None and result.location.tensor == tensor
-    assert result.hazard == hazard or hazard == "unbounded-exp" and result.hazard == "mask-by-multiply"
+    assert result.hazard == hazard or (hazard == "unbounded-exp" and result.hazard == "mask-by-multiply")
 
 
 def test_a_state_of_an_ended_sequence_that_still_changes_fails():

@@ -124,7 +124,7 @@ def test_a_lost_gradient_fails():
 
 def test_what_the_backend_declares_is_not_compiled():
     class Eager(TorchBackend):
-        unsupported = {"compile": "launches kernels by hand"}
+        unsupported: Mapping[str, str] = {"compile": "launches kernels by hand"}
 
     result = check(Eager(), first("chunk"))
     assert (result.status, result.reason) == (Status.UNSUPPORTED, "compile: launches kernels by hand")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -78,7 +78,7 @@ def cases(form: str, label: str) -> list[Case]:
 class SyncFree(TorchBackend):
     """Claims what the torch backend does not, for the stand-in sees no allocation and no plan."""
 
-    unsupported = {"I2": TorchBackend.unsupported["I2"]}
+    unsupported: Mapping[str, str] = {"I2": TorchBackend.unsupported["I2"]}
 
 
 class Keeper(SyncFree):
@@ -204,7 +204,7 @@ def test_memory_taken_by_a_warm_decode_fails_unless_it_is_declared():
 
 def test_a_backend_without_graphs_is_counted_as_such_and_still_held_to_the_rest():
     class NoGraph(SyncFree):
-        unsupported = {"graph": "compiles at every call"}
+        unsupported: Mapping[str, str] = {"graph": "compiles at every call"}
 
     result = check(NoGraph(), cases("decode", REPLAY)[0])
     assert (result.status, result.reason) == (Status.UNSUPPORTED, "graph: compiles at every call")

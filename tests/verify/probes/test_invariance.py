@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ class OneByOne(TorchBackend):
         sizes, dim = [1] * B, 0
         if call.cu_seqlens is not None:
             bounds = call.cu_seqlens.tolist()
-            sizes, dim = [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)], 1
+            sizes, dim = [b - a for a, b in pairwise(bounds)], 1
         tail = [T - sum(sizes)] if dim else []
         pieces = {name: getattr(call, name).split([*sizes, *tail], dim) for name in TOKENS}
         assert call.initial_state is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -143,7 +144,7 @@ def test_nan_in_every_run_fails_though_the_bits_agree():
 
 def test_a_backend_without_a_backward_is_counted_as_such():
     class Forward(TorchBackend):
-        unsupported = {**TorchBackend.unsupported, "backward": "inference only"}
+        unsupported: Mapping[str, str] = {**TorchBackend.unsupported, "backward": "inference only"}
 
     result = check(Forward(), first("chunk", BACKWARD))
     assert (result.status, result.reason) == (Status.UNSUPPORTED, "backward: inference only")

@@ -47,4 +47,4 @@ class Pointer:
         place, kept, values = torch.broadcast_tensors(place, kept, values.to(self.memory.dtype))
         lanes = kept.reshape(-1).nonzero().squeeze(1)
         place, values = (x.reshape(-1).index_select(0, lanes) for x in (place, values))
-        self.memory.scatter_(0, place, values)
+        self.memory.index_put_((place,), values)
