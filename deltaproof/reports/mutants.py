@@ -27,7 +27,9 @@ class MutantRow(_Model):
     named_hazard: str | None = Field(None, description="hazard named by the own probe's first failure")
     case: str | None = Field(None, description="case of the own probe's first failure")
     message: str = ""
-    killed_by: list[str] = Field(default_factory=list, description="every probe that catches it")
+    killed_by: list[str] = Field(
+        default_factory=list, description="probes that catch it, others by their first few cases"
+    )
     naive_survives: bool = Field(description="whether the naive suite lets it live")
     seconds: float = Field(0.0, description="processor time over all probes")
 

@@ -25,7 +25,10 @@ from deltaproof.ops.gated_delta_rule.triton_recurrent import state_strides, zero
 
 @dataclass(frozen=True)
 class ChunkConfig:
-    """Launch configuration for head sizes and dtype; never a function of T or N (clause I2)."""
+    """Launch configuration, a function of head sizes, head count and dtype, never of T or N (clause I2).
+
+    Loops keep two stages at least: with one, Triton 3.6.0's states kernel ended in an illegal memory access on an H200.
+    """
 
     prepare_warps: int
     states_block: int
@@ -35,11 +38,12 @@ class ChunkConfig:
     outputs_warps: int
 
     @classmethod
-    def of(cls, K: int, V: int, dtype: torch.dtype) -> ChunkConfig:
+    def of(cls, K: int, V: int, HV: int, dtype: torch.dtype) -> ChunkConfig:
         """Return the configuration from the table."""
         wide = K > 128 or dtype == torch.float32
         BV = max(16, triton.next_power_of_2(V))
-        return cls(2, min(BV, 16 if wide else 32), 4, 1 if wide else 2, min(BV, 32 if wide else 64), 4)
+        states_block = min(BV, 16 if wide or HV <= 16 else 32)
+        return cls(1, states_block, 4, 2 if wide else 3, min(BV, 32 if wide else 64), 4)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def _run(
     if options.normalize_qk:
         q, k = (_normalized(call, x.contiguous(), low) for x in (call.q, call.k))
     g, beta = call.g.contiguous(), call.beta.contiguous()
-    config = ChunkConfig.of(K, V, low)
+    config = ChunkConfig.of(K, V, HV, low)
     table = _table(call)
     BK = max(16, triton.next_power_of_2(K))
     G = call.allocate((B, T, HV), dtype=torch.float32, device=device)

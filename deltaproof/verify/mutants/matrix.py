@@ -2,7 +2,7 @@
 
 A task is one probe and one form: the control and all mutants of that form run it in turn. A mutant is done with a
 probe at its first failure. It counts as killed if the probe of its own hazard fails it, and the control passes that
-probe.
+probe. Other probes run their first few cases on it, which says in what other ways its fault can be seen.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 
@@ -30,6 +31,8 @@ from deltaproof.verify.probe import Context, Plan, Probe, probes
 from deltaproof.verify.target import Target
 
 OPERATOR = "gated_delta_rule"
+OTHER_CASES = 2
+"""Cases that a probe runs on a mutant, or on the control, where none of the form's mutants is its own."""
 BROKEN = (Status.FAIL, Status.ERROR)
 
 
@@ -58,15 +61,22 @@ class Round:
     mutants: dict[str, Outcome] = field(default_factory=dict)
 
 
-def attempt(backend: Backend, probe: Probe, form: str, seed: int, reference: Reference | None = None) -> Outcome:
-    """Run a probe's smoke tier on a backend up to the first check that does not hold."""
+def attempt(
+    backend: Backend,
+    probe: Probe,
+    form: str,
+    seed: int,
+    reference: Reference | None = None,
+    most: int | None = None,
+) -> Outcome:
+    """Run a probe's smoke tier, or ``most`` cases of it, on a backend up to the first check that does not hold."""
     found = operator(backend.operator)
     context = Context(Target(backend, found, backend.name, face=False), seed, "cpu")
     if reference is not None:
         context.reference = reference
     outcome = Outcome()
     started = time.process_time()
-    for case in probe.cases(Plan(found, form, "smoke", "cpu")):
+    for case in islice(probe.cases(Plan(found, form, "smoke", "cpu")), most):
         check = execute(context, probe, case)
         outcome.passed += check.status is Status.PASS
         if check.status in BROKEN:
@@ -80,9 +90,11 @@ def play(probe: str, form: str, names: tuple[str, ...], seed: int) -> Round:
     """Run a probe and form on the control and on the mutants of these names."""
     reference = RememberedReference(Reference(operator(OPERATOR)))
     chosen = probes()[probe]
-    result = Round(probe, form, attempt(ModelBackend(), chosen, form, seed, reference))
+    most = {name: None if mutants()[name].probe == probe else OTHER_CASES for name in names}
+    control = None if None in most.values() else OTHER_CASES
+    result = Round(probe, form, attempt(ModelBackend(), chosen, form, seed, reference, control))
     for name in names:
-        result.mutants[name] = attempt(mutants()[name].make(), chosen, form, seed, reference)
+        result.mutants[name] = attempt(mutants()[name].make(), chosen, form, seed, reference, most[name])
     return result
 
 

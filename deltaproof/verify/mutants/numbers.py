@@ -137,7 +137,7 @@ MUTANTS = (
         "low-precision-accumulate",
         "chunk",
         "values",
-        "flashqla 6e5d2ea1: one operand lost its digits on the way, and what should cancel stayed",
+        "flashqla 6e5d2ea1: one of two terms lost its digits on the way, and what should cancel stayed",
         TensorFloat,
     ),
     Mutant(
@@ -145,7 +145,7 @@ MUTANTS = (
         "low-precision-accumulate",
         "recurrent",
         "values",
-        "flashqla 6e5d2ea1: a cast that the values do not survive",
+        "flashqla 6e5d2ea1: one of two terms went through bf16, and what should cancel stayed",
         Truncated,
     ),
     Mutant(

@@ -153,7 +153,7 @@ MUTANTS = (
         "padding-slot-address",
         "prefill",
         "slots",
-        "sglang #20791: an index of padding that is not negative passes a check of the sign alone",
+        "flashinfer #2810: an index used unguarded; its fix looked at negative ones only",
         NoUpperBound,
     ),
     Mutant(
@@ -194,7 +194,7 @@ MUTANTS = (
         "unthreaded-option",
         "decode",
         "slots",
-        "fla #1088: ragged lengths dropped in one branch, so input ran past its end",
+        "fla #1088: lengths dropped in one branch, so packed input ran as one long sequence",
         TokenCountIgnored,
         why="num_tokens is part of clause P1",
     ),

@@ -1,7 +1,7 @@
 """Arithmetic whose bits depend on an element's own operands alone, never on the shape of the batch around it.
 
-Sums run over blocks of one shape in one fixed order. Elementwise library functions may round differently in the last lanes of a
-vector, so those that are not correctly rounded are taken in float64 and rounded once.
+Sums run over blocks of one shape in one fixed order. Elementwise library functions may round differently in the last
+lanes of a vector, so those that are not correctly rounded are taken in float64 and rounded once.
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ class ModelBackend(Chunked, Recurrent):
         state = self.initial(call, x, grid)
         low = call.q.dtype
         out = self.allocate_output(call, (B, T, HV, V))
+        kept: Any
         if form == "chunk":
             o, after, kept = self.sweep(x, state, grid, call.options.scale, low)
         else:

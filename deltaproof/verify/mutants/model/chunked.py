@@ -22,7 +22,7 @@ from deltaproof.verify.mutants.model.memory import Memory, Operands
 
 @dataclass
 class Chunks:
-    """The operands cut into chunks, and what does not depend on the state. All but the first five are derived.
+    """The operands cut into chunks, and what does not depend on the state.
 
     q, k [P, N, C, K]; v [P, N, C, V]; beta, G, E [P, N, C, 1]; D, A's products, inverse, attention [P, N, C, C];
     kept [P, N, C, K] is k exp(G_last - G); left [P, N, 1, 1] is exp(G_last).
@@ -49,7 +49,6 @@ class Trace:
     chunks: Chunks
     before: list[torch.Tensor]
     projected: list[torch.Tensor]
-    x: list[torch.Tensor]
     new: list[torch.Tensor]
 
 
@@ -105,7 +104,7 @@ class Chunked(Memory):
     ) -> tuple[torch.Tensor, list[torch.Tensor], Trace]:
         """Return o [P, L, BV], the state after each chunk and the trace, from ``state`` [P, BK, BV]."""
         c = self.cut(x, grid)
-        trace = Trace(c, [], [], [], [])
+        trace = Trace(c, [], [], [])
         outputs, after = [], []
         for n in range(c.q.shape[1]):
             trace.before.append(state)
@@ -118,7 +117,6 @@ class Chunked(Memory):
             state = torch.where(grid.running(n), self.carried(advanced, dtype), state)
             after.append(state)
             trace.projected.append(projected)
-            trace.x.append(right)
             trace.new.append(new)
         return (torch.cat(outputs, 1) if outputs else torch.zeros_like(x.v)), after, trace
 
@@ -136,9 +134,10 @@ class Chunked(Memory):
             dstate = torch.where(running, before, dstate)
             found.insert(0, tuple(rows))
         if not found:
-            empty = (torch.zeros_like(y).flatten(1, 2) for y in (c.q, c.k, c.v, c.beta[..., 0], c.beta[..., 0]))
-            return Gradients(*empty, dstate)
-        return Gradients(*(torch.cat(rows, 1) for rows in zip(*found, strict=True)), dstate)
+            q, k, v, g = (torch.zeros_like(y).flatten(1, 2) for y in (c.q, c.k, c.v, c.beta[..., 0]))
+            return Gradients(q, k, v, g, g.clone(), dstate)
+        q, k, v, g, beta = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+        return Gradients(q, k, v, g, beta, dstate)
 
     def one_chunk_gradient(
         self, n: int, do: torch.Tensor, dstate: torch.Tensor, trace: Trace, grid: Grid
@@ -146,7 +145,7 @@ class Chunked(Memory):
         """Return the gradients of q, k, v, g, beta of one chunk and of the state before it."""
         c, S = trace.chunks, trace.before[n]
         q, k, v, beta, E, D = (y[:, n] for y in (c.q, c.k, c.v, c.beta, c.E, c.D))
-        x, new, projected = trace.x[n], trace.new[n], trace.projected[n]
+        new, projected = trace.new[n], trace.projected[n]
         dnew = self.dot(c.attention[:, n].mT, do) + self.dot(c.kept[:, n], dstate)
         dattention = self.dot(do, new.mT).tril()
         dx = self.dot(c.inverse[:, n].mT, dnew)

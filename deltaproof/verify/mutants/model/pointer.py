@@ -32,7 +32,7 @@ class Pointer:
         if self.memory.numel() == 0:
             found = self.memory.new_zeros(offsets.shape)
         else:
-            place = (offsets + self.base).clamp(0, self.memory.numel() - 1)
+            place = torch.clamp(offsets + self.base, 0, self.memory.numel() - 1)
             found = self.memory.index_select(0, place.reshape(-1)).view(place.shape)
         if found.is_floating_point():
             found = found.float()

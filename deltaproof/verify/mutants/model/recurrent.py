@@ -60,5 +60,7 @@ class Recurrent(Memory):
             found.insert(0, (dq, dk, beta * derror, dg, self.total(derror * rest, 1)))
             dstate = torch.where(grid.running(t), factor[:, t, None, None] * ddecayed, dstate)
         if not found:
-            return Gradients(*(torch.zeros_like(y) for y in (x.q, x.k, x.v, x.g, x.beta)), dstate)
-        return Gradients(*(torch.stack(rows, 1) for rows in zip(*found, strict=True)), dstate)
+            q, k, v, g, beta = (torch.zeros_like(y) for y in (x.q, x.k, x.v, x.g, x.beta))
+        else:
+            q, k, v, g, beta = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
+        return Gradients(q, k, v, g, beta, dstate)
