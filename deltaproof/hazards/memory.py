@@ -24,7 +24,7 @@ MEMORY_HAZARDS = (
             conditions with "and". Compare each load with its siblings: a new tensor gets the masks of the others.
         """,
         clauses=("M1", "S2", "S4"),
-        probes=("ragged", "redzones", "poison"),
+        probes=("ragged", "redzones", "poison", "varlen"),
         rows=38,
         stories=(
             Story.pull(
@@ -109,7 +109,7 @@ MEMORY_HAZARDS = (
             after each rewrite: a comment that claims the cast is not the cast.
         """,
         clauses=("P5", "M1"),
-        probes=("large_offsets",),
+        probes=("large_offsets", "slots"),
         rows=41,
         stories=(
             Story.pull(
@@ -211,7 +211,7 @@ MEMORY_HAZARDS = (
             its strides or refuse it.
         """,
         clauses=("M3", "P5"),
-        probes=("strides", "slots"),
+        probes=("strides", "slots", "layouts"),
         rows=11,
         stories=(
             Story.pull(

@@ -157,7 +157,7 @@ NUMERIC_HAZARDS = (
         """,
         avoid="Put the epsilon on the quantity that can be zero, inside the root, and test with zero rows.",
         clauses=("N1", "S0"),
-        probes=("extreme_gates",),
+        probes=("extreme_gates", "correlated_keys"),
         rows=4,
         stories=(
             Story.pull(
@@ -182,7 +182,7 @@ NUMERIC_HAZARDS = (
             anchor inside the block rather than split the exponent.
         """,
         clauses=("N1",),
-        probes=("extreme_gates",),
+        probes=("extreme_gates", "causality"),
         rows=6,
         stories=(
             Story.pull(

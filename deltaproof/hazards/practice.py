@@ -51,7 +51,7 @@ BUILD_HAZARDS = (
             owner may die. Test two configurations in one process, in both orders.
         """,
         clauses=("M3", "P5", "I1"),
-        probes=("strides", "values", "compile"),
+        probes=("strides", "values", "compile", "causality", "graph", "invariance", "repeatability"),
         rows=17,
         stories=(
             Story.pull(
@@ -124,7 +124,7 @@ BUILD_HAZARDS = (
             in the estimate of shared memory.
         """,
         clauses=("S2", "N2", "I2"),
-        probes=("values", "gradients"),
+        probes=("values", "gradients", "invariance"),
         rows=10,
         stories=(
             Story.pull(

@@ -68,7 +68,7 @@ CONTENT_HAZARDS = (
             value that every later step can take.
         """,
         clauses=("M1", "N1"),
-        probes=("poison", "extreme_gates", "ragged"),
+        probes=("poison", "extreme_gates", "ragged", "causality"),
         rows=8,
         stories=(
             Story.pull(

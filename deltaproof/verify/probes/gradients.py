@@ -41,7 +41,14 @@ class GradientsProbe(Probe):
     name = "gradients"
     clause = "G1"
     clauses = ("G1", "G2", "G3", "M2", "N2")
-    hazards = ("wrong-gradient", "gradient-arity")
+    hazards = (
+        "wrong-gradient",
+        "gradient-arity",
+        "low-precision-accumulate",
+        "missing-base-offset",
+        "resource-limit",
+        "unthreaded-option",
+    )
     forms = ("chunk", "recurrent")
 
     def cases(self, plan: Plan) -> Iterator[Case]:

@@ -39,7 +39,14 @@ class Values(Probe):
     name = "values"
     clause = "N2"
     clauses = ("N2", "S0", "S3")
-    hazards = ("low-precision-accumulate", "unthreaded-option", "incomplete-cache-key")
+    hazards = (
+        "low-precision-accumulate",
+        "unthreaded-option",
+        "incomplete-cache-key",
+        "ignored-tile-parameter",
+        "missing-base-offset",
+        "resource-limit",
+    )
 
     def cases(self, plan: Plan) -> Iterator[Case]:
         form = plan.form
