@@ -26,7 +26,7 @@ def check(
     the check itself could not run.
     """
     console = Console()
-    console.print("[bold]deltaproof check[/bold]: a real model, a backend held to the contract, a planted bug caught")
+    console.print("[bold]deltaproof check[/bold]: a real model, the contract, and a planted bug caught")
     try:
         from deltaproof.verify.runner import default_jobs
     except ImportError as error:
@@ -60,15 +60,8 @@ def _model(console: Console, seed: int) -> bool | None:
         return None
     rows = run_demo(seed)
     table = Table(box=None, pad_edge=False)
-    for name in (
-        "against transformers' own path",
-        "largest difference",
-        "allowed",
-        "same tokens",
-        "our calls",
-        "seconds",
-    ):
-        table.add_column(name, justify="left" if name.startswith("against") else "right")
+    for name in ("comparison", "difference", "allowed", "same tokens", "our calls", "seconds"):
+        table.add_column(name, justify="left" if name == "comparison" else "right")
     for row in rows:
         tokens = {None: "-", True: "yes", False: "NO"}[row.tokens_equal]
         verdict = "" if row.passed else "[bold red] differs[/bold red]"
@@ -81,7 +74,7 @@ def _model(console: Console, seed: int) -> bool | None:
             f"{row.seconds:.2f}",
         )
     console.print(table)
-    console.print("A difference is a share of the largest value of transformers' own result.")
+    console.print("Against transformers' own path; a difference is a share of the largest value of its result.")
     return all(row.passed for row in rows)
 
 
@@ -111,7 +104,7 @@ def _incident(console: Console, device: str, seed: int, jobs: int) -> bool | Non
     """Plant the fault behind a public accuracy drop: a padding index of -1 used as an address."""
     from deltaproof.reports.model import Status
 
-    console.print("\n[bold]3. The incident[/bold]: a padding index of -1 used as an address, planted in one backend")
+    console.print("\n[bold]3. The incident[/bold]: a padding index of -1 used as an address, planted")
     report = _run(PLANTED, device, seed, jobs, probes=("slots",), forms=(INCIDENT,))
     failed = list(report.of(Status.FAIL))
     caught = [item for item in failed if item.hazard == "padding-slot-address" and item.location is not None]
@@ -124,6 +117,8 @@ def _incident(console: Console, device: str, seed: int, jobs: int) -> bool | Non
     counts = report.counts()
     console.print(f"caught: {len(failed)} of {counts['pass'] + counts['fail']} slot checks fail; the first:")
     console.print(_finding(caught[0]))
+    console.print("repeat it alone:")
+    console.print(caught[0].repeat, soft_wrap=True, highlight=False, markup=False)
     return True
 
 
@@ -142,7 +137,6 @@ def _finding(item: Check) -> Table:
         "expected": item.expected,
         "value": item.value,
         "seen": item.message,
-        "repeat": item.repeat,
     }
     for name, value in rows.items():
         if value is not None:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from deltaproof.backends.protocol import Backend
-from deltaproof.ops.common.calls import SequenceCall
 from deltaproof.ops.registry import operator
 from deltaproof.verify.case import Case
 from deltaproof.verify.expected import Reference
@@ -37,14 +36,12 @@ def _holds(backend: Backend, case: Case, seed: int) -> bool:
     call: Any = build(case, seed)
     clean: Any = build(case, seed)
     oracle = Reference(operator(backend.operator)).oracle
-    if isinstance(call, SequenceCall):
-        for one in (call, clean):
-            one.initial_state.zero_()
+    for one in (call, clean):
+        (one.pool if case.is_pool else one.initial_state).zero_()
+    if not case.is_pool:
         o, final = getattr(backend, case.form)(call)
         want, last = oracle.sequence(clean)
         return _close(o, want) and _close(final, last)
-    for one in (call, clean):
-        one.pool.zero_()
     o = getattr(backend, case.form)(call)
     result = oracle.decode(clean) if case.form == "decode" else oracle.prefill(clean)
     return _close(o, result.o) and all(_close(call.pool[slot], state) for slot, state in result.writes.items())

@@ -25,14 +25,14 @@ class Pointer:
 
     def __init__(self, x: torch.Tensor) -> None:
         self.memory = x.detach().new_empty(0).set_(x.untyped_storage())
-        self.base = x.storage_offset()
+        self.base = int(x.storage_offset())
 
     def load(self, offsets: torch.Tensor, mask: torch.Tensor | None = None, other: float = 0.0) -> torch.Tensor:
         """Return what lies at ``offsets`` (int64, any shape), ``other`` where ``mask`` is False; floats in fp32."""
         if self.memory.numel() == 0:
             found = self.memory.new_zeros(offsets.shape)
         else:
-            place = torch.clamp(offsets + self.base, 0, self.memory.numel() - 1)
+            place = (offsets + self.base).clamp(0, self.memory.numel() - 1)
             found = self.memory.index_select(0, place.reshape(-1)).view(place.shape)
         if found.is_floating_point():
             found = found.float()
