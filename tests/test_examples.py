@@ -1,6 +1,7 @@
 """The examples run, and CONTRIBUTING shows the backend that is in the folder."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -26,3 +27,20 @@ def test_a_backend_in_a_file_outside_the_project_is_verified_by_path(tmp_path):
     ]
     assert status.count("pass") >= 4, status
     assert report["backend"]["name"] == "mine"
+
+
+def test_the_code_of_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        names: dict[str, object] = {}
+        exec(compile(block, "README.md", "exec"), names)
+        assert "o" in names
+
+
+def test_links_of_the_handwritten_pages_resolve():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -16,6 +16,10 @@ from deltaproof.contracts.errors import ContractError
 from deltaproof.reports.model import Check
 
 
+PIPE_WIDTH = 160
+"""Columns of a text result that no terminal shows: wide enough that no cell is cut."""
+
+
 class Device(str, Enum):
     """Where the backend runs."""
 
@@ -163,7 +167,8 @@ def _write(text: str, output: Path | None) -> None:
 
 def _write_text(render: Callable[[Console], None], output: Path | None) -> None:
     if output is None:
-        render(Console())
+        console = Console()
+        render(console if console.is_terminal else Console(width=PIPE_WIDTH))
     else:
         with output.open("w") as file:
-            render(Console(file=file, width=120))
+            render(Console(file=file, width=PIPE_WIDTH))

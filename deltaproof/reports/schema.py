@@ -5,20 +5,36 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic import BaseModel
+
 from deltaproof.reports.model import SCHEMA_VERSION, VerifyReport
+from deltaproof.reports.mutants import MUTANTS_SCHEMA_VERSION, MatrixReport
 
 
-def verify_schema() -> dict[str, Any]:
-    """Return the schema of a report as `deltaproof verify --format json` writes it."""
-    schema = VerifyReport.model_json_schema(mode="serialization")
-    schema["properties"]["schema_version"]["const"] = SCHEMA_VERSION
+def _schema(model: type[BaseModel], name: str, version: int) -> dict[str, Any]:
+    schema = model.model_json_schema(mode="serialization")
+    schema["properties"]["schema_version"]["const"] = version
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:deltaproof:schema:verify-{SCHEMA_VERSION}",
+        "$id": f"urn:deltaproof:schema:{name}-{version}",
         **schema,
     }
 
 
+def verify_schema() -> dict[str, Any]:
+    """Return the schema of a report as `deltaproof verify --format json` writes it."""
+    return _schema(VerifyReport, "verify", SCHEMA_VERSION)
+
+
+def mutants_schema() -> dict[str, Any]:
+    """Return the schema of a report as `deltaproof verify --mutants --format json` writes it."""
+    return _schema(MatrixReport, "mutants", MUTANTS_SCHEMA_VERSION)
+
+
 def schema_files() -> dict[str, str]:
     """Return the text of every schema file by its path inside the docs folder."""
-    return {f"schemas/verify-{SCHEMA_VERSION}.json": json.dumps(verify_schema(), indent=2) + "\n"}
+    schemas = {
+        f"schemas/verify-{SCHEMA_VERSION}.json": verify_schema(),
+        f"schemas/mutants-{MUTANTS_SCHEMA_VERSION}.json": mutants_schema(),
+    }
+    return {path: json.dumps(schema, indent=2) + "\n" for path, schema in schemas.items()}

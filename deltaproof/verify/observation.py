@@ -90,11 +90,13 @@ def compare(
     error = (got64 - want).norm(dim=-1)
     # an exact row must be exact; elsewhere the ratio says by how much the bound was met
     exact = torch.where(error == 0, 0.0, float("inf"))
-    ratio = torch.where(bound > 0, error / bound.clamp(min=1e-300), exact).nan_to_num(nan=float("inf"))
+    ratio = torch.where(bound > 0, error / bound.clamp(min=1e-300), exact)
+    ratio = torch.where(ratio.isnan(), float("inf"), ratio)
     flat = int(ratio.argmax())
     row = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), ratio.shape))
     worst = float(ratio[row])
-    line = (got64[row] - want[row]).abs().nan_to_num(nan=float("inf"))
+    line = (got64[row] - want[row]).abs()
+    line = torch.where(line.isnan(), float("inf"), line)
     element = (*row, int(line.argmax()))
     ok = worst <= 1.0
     text = f"{name}: error {float(error[row]):.3g} in a row, bound {float(bound[row]):.3g}" if not ok else ""
