@@ -47,10 +47,13 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the commit of the source tree this package runs from, with "+dirty", or None outside one."""
+    """Return the commit of the source tree this package runs from, with "+dirty", or None outside one.
+
+    A copy of the tree without its .git says it through the environment variable DELTAPROOF_COMMIT.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return None
+        return os.environ.get("DELTAPROOF_COMMIT")
     try:
         head = _git(root, "rev-parse", "HEAD")
         dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
