@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from deltaproof.contracts.errors import ContractError
 from deltaproof.reports.model import Check
 
-
 PIPE_WIDTH = 160
 """Columns of a text result that no terminal shows: wide enough that no cell is cut."""
 

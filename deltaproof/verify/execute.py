@@ -11,7 +11,7 @@ import torch
 from deltaproof.contracts.errors import ContractError
 from deltaproof.reports.model import Check, Status
 from deltaproof.verify.case import Case
-from deltaproof.verify.observation import HarnessError, Observation, Skipped, Unsupported
+from deltaproof.verify.observation import BackendFault, HarnessError, Observation, Skipped, Unsupported
 from deltaproof.verify.probe import Context, Probe
 
 
@@ -58,6 +58,8 @@ def execute(context: Context, probe: Probe, case: Case) -> Check:
         where = f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
         # what a mutant raises is a backend's fault, wherever its file lies
         own = "deltaproof/verify/" in last.filename and "deltaproof/verify/mutants/" not in last.filename
+        # a kernel's illegal access shows wherever the harness next waits for the GPU
+        own = own and not isinstance(error, BackendFault) and "CUDA error" not in str(error)
         status = Status.ERROR if own else Status.FAIL
         text = f"{type(error).__name__} at {where}: {error}"
         return done(status, message=text, hazard=hazard, repeat=repeat)

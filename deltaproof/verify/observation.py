@@ -14,6 +14,10 @@ class HarnessError(Exception):
     """The harness itself is broken or was tampered with: never the backend's pass, never its fail."""
 
 
+class BackendFault(Exception):
+    """The backend answered with something that is no answer."""
+
+
 class Unsupported(Exception):
     """The backend declares that it lacks what the case needs; the text is its reason."""
 

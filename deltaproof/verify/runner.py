@@ -209,7 +209,9 @@ class Runner:
             for connection in ready:
                 worker = busy[connection]  # type: ignore[index]
                 try:
-                    check = worker.connection.recv()  # type: ignore[union-attr]
+                    check, sound = worker.connection.recv()  # type: ignore[union-attr]
+                    if not sound:
+                        self._restart(worker)
                 except (EOFError, OSError):
                     check = self._lost(worker, f"the backend's process died: {worker.ending()}")
                     self._restart(worker)

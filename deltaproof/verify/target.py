@@ -15,7 +15,7 @@ from deltaproof.contracts.conventions import GateSpace, Padding
 from deltaproof.contracts.operator import Operator
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
 from deltaproof.ops.registry import operator as find_operator
-from deltaproof.verify.observation import Unsupported
+from deltaproof.verify.observation import BackendFault, Unsupported
 
 Call = SequenceCall | DecodeCall | PrefillCall
 
@@ -96,8 +96,8 @@ class Target:
         result = getattr(self.backend, form)(self._converted(call))
         if isinstance(call, SequenceCall):
             if not isinstance(result, tuple) or len(result) != 2:
-                raise TypeError(f"{form} returned {type(result).__name__}, expected (o, final_state)")
+                raise BackendFault(f"{form} returned {type(result).__name__}, expected (o, final_state)")
             return Outputs(*result)
         if not isinstance(result, torch.Tensor):
-            raise TypeError(f"{form} returned {type(result).__name__}, expected the tensor o")
+            raise BackendFault(f"{form} returned {type(result).__name__}, expected the tensor o")
         return Outputs(result)

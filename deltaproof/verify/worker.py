@@ -1,6 +1,7 @@
 """The process a backend runs in: it takes one task at a time and answers with a check.
 
-A backend that crashes or hangs takes this process with it; the runner sees that and starts another.
+A backend that crashes or hangs takes this process with it, and so does one that breaks the GPU's context; the runner
+sees that and starts another.
 """
 
 from __future__ import annotations
@@ -60,6 +61,15 @@ def describe(target: Target) -> BackendInfo:
     )
 
 
+def device_is_sound() -> bool:
+    """Return whether the GPU still answers this process: after an illegal access every later call fails too."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
 def serve(connection: Connection, setup: Setup) -> None:
     """Load the backend, say what it is, then answer tasks until the other end closes."""
     torch.set_num_threads(setup.threads)
@@ -75,4 +85,7 @@ def serve(connection: Connection, setup: Setup) -> None:
         except EOFError:
             return
         check: Check = execute(context, probes()[task.probe], task.case)
-        connection.send(check)
+        sound = setup.device != "cuda" or device_is_sound()
+        connection.send((check, sound))
+        if not sound:
+            return

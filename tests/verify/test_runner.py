@@ -187,3 +187,13 @@ def test_the_result_goes_to_a_file_when_asked(verify, tmp_path):
     assert code == 0
     assert report is None
     assert json.loads((tmp_path / "result.json").read_text())["schema_name"] == "deltaproof.verify"
+
+
+def test_a_wrong_kind_of_answer_is_the_backends_failure(verify, tmp_path):
+    source = (tmp_path / "backends.py").read_text()
+    more = "\nclass NoState(TorchBackend):\n    def chunk(self, call):\n        return super().chunk(call)[0]\n"
+    (tmp_path / "backends.py").write_text(source + more)
+    code, report, _ = verify("NoState")
+    assert code == 1
+    assert {check["status"] for check in ran(report)} == {"fail"}
+    assert all("returned Tensor, expected (o, final_state)" in check["message"] for check in ran(report))

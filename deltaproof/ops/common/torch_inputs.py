@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.ops.common.calls import DeltaRuleOptions
@@ -14,7 +15,17 @@ MIN_LOG_GATE = -64.0
 
 def normalize(x: torch.Tensor) -> torch.Tensor:
     """Divide the last dimension by sqrt(sum(x ** 2) + 1e-6); a zero row stays zero."""
-    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + NORM_EPS)
+    return x * torch.rsqrt(_sum(x * x) + NORM_EPS)
+
+
+def _sum(x: torch.Tensor) -> torch.Tensor:
+    """Sum the last dimension, kept, by halves: a library's reduction chooses its order by the whole tensor's shape."""
+    width = 1 << (x.shape[-1] - 1).bit_length()
+    x = F.pad(x, (0, width - x.shape[-1]))
+    while width > 1:
+        width //= 2
+        x = x[..., :width] + x[..., width:]
+    return x
 
 
 def sigmoid(x: torch.Tensor) -> torch.Tensor:

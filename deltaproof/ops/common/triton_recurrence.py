@@ -1,8 +1,9 @@
 """The delta rule token by token in Triton: over sequences, or against a pool of states.
 
 One program carries BV value columns of one head's state through the tokens of one row or sequence, in fp32 registers.
-A state's layout is two strides. Shape legend: N rows or sequences, T tokens, H query/key heads, HV value heads,
-K, V head sizes rounded up to BK, BV; S slots.
+A state's layout is two strides. Counts are not specialised: a count of 1 would be compiled in, and the code for it
+rounds otherwise (clause I3). Shape legend: N rows or sequences, T tokens, H query/key heads, HV value heads, K, V head
+sizes rounded up to BK, BV; S slots.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from deltaproof.ops.common.triton_language import normalized, softplus, stored
 MIN_LOG_GATE = tl.constexpr(-64.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "slots"])
 def recurrence_kernel(
     q,  # [B, T, H, K]
     k,  # [B, T, H, K]
@@ -141,7 +142,7 @@ def recurrence_kernel(
         tl.store(sink + at, stored(state, sink.dtype.element_ty), mask=inner & kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "T"])
 def zero_tail_kernel(o, cu_seqlens, N, T, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Zero the rows of o [T, WIDTH] that lie behind the last sequence; grid over blocks of rows."""
     end = tl.load(cu_seqlens + N).to(tl.int64)

@@ -16,7 +16,7 @@ from deltaproof.ops.common.triton_language import dot, softplus, stored
 MIN_LOG_GATE = tl.constexpr(-64.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def chunk_table_kernel(cu_seqlens, chunk_offsets, chunk_sequence, N, C: tl.constexpr, BLOCK: tl.constexpr):
     """Write chunk_offsets [N + 1] and the sequence of every chunk [bound]; one program, sequences in order."""
     total = tl.zeros([], tl.int32)
@@ -84,7 +84,7 @@ def _lower(k_i, k_j, G_i, G_j, b_i, SAME: tl.constexpr):
     return a * tl.exp(difference)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def normalize_kernel(x, y, rows, K: tl.constexpr, BK: tl.constexpr, BLOCK: tl.constexpr):
     """y = x / sqrt(sum(x ** 2) + 1e-6) over rows [rows, K]."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -95,7 +95,7 @@ def normalize_kernel(x, y, rows, K: tl.constexpr, BK: tl.constexpr, BLOCK: tl.co
     tl.store(y + row[:, None] * K + at[None, :], stored(b, y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "T"])
 def prepare_kernel(
     k,  # [B, T, H, K]
     g,  # [B, T, HV]
@@ -201,7 +201,7 @@ def prepare_kernel(
             tl.store(out + tile + 48 * C + 48, stored(i_33, inverse.dtype.element_ty))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "slots", "M"])
 def states_kernel(
     k,  # [B, T, H, K]
     v,  # [B, T, HV, V]
@@ -316,7 +316,7 @@ def states_kernel(
         tl.store(sink + at, stored(S, sink.dtype.element_ty), mask=inner & kept_slot)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "T", "slots"])
 def outputs_kernel(
     q,  # [B, T, H, K]
     k,  # [B, T, H, K]

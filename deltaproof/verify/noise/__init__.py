@@ -21,6 +21,8 @@ UNIT_ROUNDOFF = {
     torch.float16: 2.0**-11,
     torch.bfloat16: 2.0**-8,
 }
+HALF_SUBNORMAL = 2.0**-25
+"""Half of float16's smallest number; the other dtypes' are below every result."""
 
 
 class _Noise:
@@ -63,6 +65,18 @@ class _Round(torch.autograd.Function):
         return torch.addcmul(grad, grad, ctx.noise.like(grad), value=ctx.u), None, None
 
 
+class _Underflow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, floor: float, noise: _Noise) -> torch.Tensor:
+        ctx.floor, ctx.noise = floor, noise
+        return x + floor * noise.like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (grad,) = grads
+        return grad + ctx.floor * ctx.noise.like(grad), None, None
+
+
 class _RoundBack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, u: float, noise: _Noise) -> torch.Tensor:
@@ -93,8 +107,12 @@ class Rounding:
         return rounded
 
     def op(self, x: torch.Tensor) -> torch.Tensor:
-        """Round a matmul operand."""
-        return self.at(x, self.operand)
+        """Round a matmul operand; a float16 one is off by half its smallest subnormal too."""
+        rounded = self.at(x, self.operand)
+        if self.operand != UNIT_ROUNDOFF[torch.float16]:
+            return rounded
+        floor: torch.Tensor = _Underflow.apply(rounded, HALF_SUBNORMAL, self.noise)
+        return floor
 
     def fp32(self, x: torch.Tensor) -> torch.Tensor:
         """Round at fp32."""

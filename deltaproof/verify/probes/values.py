@@ -66,7 +66,7 @@ class Values(Probe):
             for dtype in ("float32", "bfloat16", "float16"):
                 for K, V in ((128, 128), (64, 128), (256, 64), (96, 160), (256, 256), (16, 16)):
                     for layout in ("k_first", "v_first"):
-                        T = base.T if form == "decode" else 150
+                        T = base.T if form in ("decode", "recurrent") else 150
                         yield base.but(label="sizes", dtype=dtype, K=K, V=V, layout=layout, T=T, H=1, HV=2)
             for options in ({"gate_in_kernel": True}, {"beta_sigmoid": True}, {"normalize": False}, {"scale": 2.0}):
                 yield base.but(label="option", **options)
