@@ -27,7 +27,9 @@ from deltaproof.ops.gated_delta_rule.triton_recurrent import state_strides, zero
 class ChunkConfig:
     """Launch configuration, a function of head sizes, head count and dtype, never of T or N (clause I2).
 
-    Loops keep two stages at least: with one, Triton 3.6.0's states kernel ended in an illegal memory access on an H200.
+    Triton 3.6.0 compiles a warpgroup matmul of the states kernel wrongly where a load in its loop is not pipelined (one
+    stage, or rows whose size is no multiple of 16 bytes): it reads shared memory out of bounds on an H200. Such rows
+    take two warps, for which it uses the older instruction; loops keep two stages at least.
     """
 
     prepare_warps: int
@@ -43,7 +45,9 @@ class ChunkConfig:
         wide = K > 128 or dtype == torch.float32
         BV = max(16, triton.next_power_of_2(V))
         states_block = min(BV, 16 if wide or HV <= 16 else 32)
-        return cls(1, states_block, 4, 2 if wide else 3, min(BV, 32 if wide else 64), 4)
+        aligned = K * dtype.itemsize % 16 == 0 and V * dtype.itemsize % 16 == 0
+        warps = 4 if aligned else 2
+        return cls(1, states_block, warps, 2 if wide else 3, min(BV, 32 if wide or not aligned else 64), warps)
 
 
 @dataclass(frozen=True)
