@@ -58,7 +58,7 @@ def commit() -> str | None:
         head = _git(root, "rev-parse", "HEAD")
         dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("DELTAPROOF_COMMIT")
     return head + ("+dirty" if dirty else "")
 
 
