@@ -45,11 +45,10 @@ class ChunkConfig:
         wide = K > 128 or dtype == torch.float32
         BV = max(16, triton.next_power_of_2(V))
         states_block = min(BV, 16 if wide or HV <= 16 else 32)
-        single = dtype == torch.float32
-        ragged = not single and (K * dtype.itemsize % 16 or V * dtype.itemsize % 16)
+        ragged = K * dtype.itemsize % 16 or V * dtype.itemsize % 16
         warps = 2 if ragged else 4
         outputs_block = min(BV, 32 if wide or ragged else 64)
-        return cls(4 if single else 1, states_block, warps, 2 if wide else 3, outputs_block, warps)
+        return cls(1, states_block, warps, 2 if wide else 3, outputs_block, warps)
 
 
 @dataclass(frozen=True)
