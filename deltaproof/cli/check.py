@@ -94,6 +94,7 @@ def _smoke(console: Console, device: str, seed: int, jobs: int) -> bool | None:
     from deltaproof.verify.runner import exit_code
 
     name = preferred(OPERATOR, device)
+    assert name is not None, "the torch backend runs on every device"
     console.print(f"\n[bold]2. The contract[/bold]: backend {name} on {device}, smoke tier")
     report = _run(name, device, seed, jobs)
     print_report(report, console)

@@ -224,7 +224,7 @@ def test_without_a_wish_the_first_own_backend_that_can_make_the_call_is_chosen(p
     known = operators.operators()
     backends = {"mine": f"{path}:Mine", "torch": known[OPERATOR].backends["torch"]}
     monkeypatch.setattr(operators, "operators", lambda: {OPERATOR: replace(known[OPERATOR], backends=backends)})
-    registry.builtin.cache_clear()
+    monkeypatch.setattr(registry, "_loaded", {})
     assert registry.select(OPERATOR, "recurrent", call(), None).name == "mine"
     assert registry.select(OPERATOR, "recurrent", call(HV=4), None).name == "torch", "mine lacks gva"
     assert registry.select(OPERATOR, "chunk", call(), None).name == "torch", "mine has no form chunk"

@@ -12,8 +12,6 @@ import torch
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
 
 CAPABILITIES: dict[str, str] = {
-    "device:cpu": "tensors on the CPU",
-    "device:cuda": "tensors on a GPU",
     "backward": "gradients of every differentiable input",
     "varlen": "packed sequences by cu_seqlens",
     "gva": "more value heads than query/key heads",
@@ -45,6 +43,8 @@ CAPABILITIES: dict[str, str] = {
     "allocation_free": "decode with out= given takes no memory once it is warm",
     "compile": "torch.compile",
     "empty": "T = 0, B = 0",
+    "device:cpu": "tensors on the CPU",
+    "device:cuda": "tensors on a GPU",
 }
 """Every capability a backend may declare unsupported, and what it means."""
 
