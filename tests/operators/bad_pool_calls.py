@@ -151,6 +151,7 @@ INDICES = [
         (DECODE,), "out", "a contiguous tensor", f"strides {(V, B * V, B * T * V, 1)}",
         lambda c: {"out": torch.zeros(HV, T, B, V).transpose(0, 2)}, out,
     ),
+    Row((DECODE,), "out", "memory of its own", "memory of v", lambda c: {"out": c["v"]}, out),
 ]  # fmt: skip
 
 ONCE = "each slot written by one row at most"

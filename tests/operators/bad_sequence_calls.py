@@ -134,6 +134,15 @@ OPTIONS = [
     *a_tensor(ALL, "A_log", f"[{HV}]", FLOATS, gated),
     *a_tensor(ALL, "dt_bias", f"[{HV}]", FLOATS, gated),
     *[Row(ALL, "scale", "a finite number or None", str(x), to(scale=x)) for x in (float("nan"), float("inf"), "big")],
+    Row(ALL, "scale", "a finite number or None", "1000", to(scale=10**400)),
+    *[
+        Row(ALL, name, "True or False", "1", to(**{name: 1}))
+        for name in (
+            "use_qk_l2norm_in_kernel", "use_gate_in_kernel", "use_beta_sigmoid_in_kernel", "allow_neg_eigval",
+            "batch_invariant",
+        )
+    ],
+    Row(SEQUENCE, "output_final_state", "True or False", "None", to(output_final_state=None)),
     Row(
         ALL, "allow_neg_eigval", "use_beta_sigmoid_in_kernel=True beside it", "use_beta_sigmoid_in_kernel=False",
         to(use_beta_sigmoid_in_kernel=False), to(allow_neg_eigval=True, use_beta_sigmoid_in_kernel=True),

@@ -5,7 +5,8 @@ Shape legend: B batch, T tokens, H query/key heads, HV value heads, K, V head si
 
 from __future__ import annotations
 
-import math
+import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -85,9 +86,24 @@ def _check_gate(call: Call, HV: int, K: int, gate_per_channel: bool) -> None:
         check_tensor("dt_bias", call.dt_bias, shape, FLOATS, call.q.device)
 
 
+def _flags(call: Call) -> Iterator[tuple[str, object]]:
+    """Yield the yes-or-no options of a call by the names of the public functions."""
+    options = call.options
+    yield "use_qk_l2norm_in_kernel", options.normalize_qk
+    yield "use_gate_in_kernel", options.gate_in_kernel
+    yield "use_beta_sigmoid_in_kernel", options.beta_sigmoid
+    yield "allow_neg_eigval", options.neg_eigval
+    yield "batch_invariant", options.batch_invariant
+    if isinstance(call, SequenceCall):
+        yield "output_final_state", call.output_final_state
+
+
 def _check_options(call: Call) -> None:
     options = call.options
-    if not isinstance(options.scale, (int, float)) or not math.isfinite(options.scale):
+    for name, value in _flags(call):
+        if not isinstance(value, bool):
+            raise ContractError(name, "True or False", repr(value))
+    if not isinstance(options.scale, (int, float)) or not abs(options.scale) <= sys.float_info.max:
         raise ContractError("scale", "a finite number or None", options.scale)
     if options.neg_eigval and not options.beta_sigmoid:
         raise ContractError(
@@ -126,8 +142,8 @@ def _check_state(call: SequenceCall) -> None:
 
 def check_sequence(call: SequenceCall, *, gate_per_channel: bool, values: bool) -> None:
     """Check a call of chunk or recurrent; with ``values`` also what the tensors hold (syncs on a GPU)."""
-    _check_tokens(call, gate_per_channel)
     _check_options(call)
+    _check_tokens(call, gate_per_channel)
     _check_cu_seqlens(call)
     _check_state(call)
     if values:

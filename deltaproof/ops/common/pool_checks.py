@@ -93,8 +93,8 @@ def _check_indices(call: DecodeCall | PrefillCall, N: int) -> None:
 
 def check_decode(call: DecodeCall, *, gate_per_channel: bool, values: bool) -> None:
     """Check a call of decode; with ``values`` also what the tensors hold (syncs on a GPU)."""
-    _check_tokens(call, gate_per_channel)
     _check_options(call)
+    _check_tokens(call, gate_per_channel)
     N, T, _, HV, _, V = call.dims
     if not 1 <= T <= MAX_DECODE_TOKENS:
         raise ContractError("q", f"T from 1 to {MAX_DECODE_TOKENS} tokens a row", f"T = {T}")
@@ -111,8 +111,25 @@ def check_decode(call: DecodeCall, *, gate_per_channel: bool, values: bool) -> N
         check_tensor("out", call.out, (N, T, HV, V), (call.v.dtype,), device)
         if not call.out.is_contiguous():
             raise ContractError("out", "a contiguous tensor", f"strides {call.out.stride()}")
+        shared = [name for name in ("q", "k", "v", "g", "beta", "pool") if _share(call.out, getattr(call, name))]
+        if shared:
+            raise ContractError("out", "memory of its own", f"memory of {shared[0]}")
     if values:
         _check_decode_values(call)
+
+
+def _extent(x: torch.Tensor) -> tuple[int, int]:
+    """Return the first and the last address of a tensor's elements, the last excluded."""
+    elements = 1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr(), x.data_ptr() + elements * x.element_size()
+
+
+def _share(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Return whether the extents of two tensors overlap."""
+    if x.numel() == 0 or y.numel() == 0 or torch.compiler.is_dynamo_compiling():
+        return False
+    (first, end), (other_first, other_end) = _extent(x), _extent(y)
+    return x.device == y.device and first < other_end and other_first < end
 
 
 def _check_decode_values(call: DecodeCall) -> None:
@@ -135,8 +152,8 @@ def _check_decode_values(call: DecodeCall) -> None:
 
 def check_prefill(call: PrefillCall, *, gate_per_channel: bool, values: bool) -> None:
     """Check a call of prefill; with ``values`` also what the tensors hold (syncs on a GPU)."""
-    _check_tokens(call, gate_per_channel)
     _check_options(call)
+    _check_tokens(call, gate_per_channel)
     _check_cu_seqlens(call)
     _check_pool(call)
     _check_no_grad(call)
