@@ -118,9 +118,18 @@ class Rounding:
         """Round at fp32."""
         return self.at(x, self.single)
 
-    def total(self, x: torch.Tensor, length: int) -> torch.Tensor:
-        """Round sums of ``length`` fp32 products: partial sums round too, and their errors add up like a walk."""
-        return self.at(x, self.single * max(1.0, length**0.5 / 4))
+    def product(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Return a @ b, summed in fp32: partial sums round too, and their errors add up like a walk.
+
+        Their size is that of the terms, also where the sum itself cancels.
+        """
+        exact = a @ b
+        if not self.single:
+            return exact
+        with torch.no_grad():
+            terms = ((a * a) @ (b * b)).sqrt()
+            error = self.single * max(1.0, a.shape[-1] ** 0.5 / 4) * terms * self.noise.like(terms)
+        return self.fp32(exact) + error
 
     def back(self, x: torch.Tensor) -> torch.Tensor:
         """Leave x as it is and round its gradient at fp32.

@@ -44,8 +44,7 @@ def run(
 
     Returns o [N, T, HV, V] and the states before the first chunk and after each.
     """
-    op, fp32, back, total = rounding.op, rounding.fp32, rounding.back, rounding.total
-    K = q.shape[-1]
+    op, fp32, back, product = rounding.op, rounding.fp32, rounding.back, rounding.product
     states, outputs = [state], []
     for start in range(0, q.shape[1], chunk):
         qc, kc, vc, gc, bc = (x[:, start : start + chunk].transpose(1, 2) for x in (q, k, v, g, beta))
@@ -56,22 +55,24 @@ def run(
         # in the recurrence, chunks of one token, no kernel computes decays between tokens
         rows, columns = (back(G), back(G)) if C > 1 else (G, G)
         D = (rows[..., :, None] - columns[..., None, :]).masked_fill(~lower, float("-inf")).exp()
+        # a gate's gradient is a sum over these, each rounded, as its partial sums are
+        D = rounding.at(D, rounding.single * max(1.0, C**0.5 / 4)) if C > 1 else D
         b, end = bc[..., None], G[..., -1:]
         read = op(S)
-        x = b * (vc - fp32(G.exp()[..., None]) * total(op(kc) @ read, K))
+        x = b * (vc - fp32(G.exp()[..., None]) * product(op(kc), read))
         if C > 1:
-            system = fp32(total(op(kc) @ op(kc).mT, K) * D * b).tril(-1) + torch.eye(C, dtype=q.dtype)
+            system = fp32(product(op(kc), op(kc).mT) * D * b).tril(-1) + torch.eye(C, dtype=q.dtype)
             inverse = torch.linalg.solve_triangular(
                 system, torch.eye(C, dtype=q.dtype), upper=False, unitriangular=True
             )
-            x = total(op(inverse) @ op(x), C)
+            x = product(op(inverse), op(x))
         new = op(fp32(x))  # [N, HV, C, V]
-        attention = op(fp32(total(op(qc) @ op(kc).mT, K) * D))
-        o = fp32(G.exp()[..., None]) * total(op(qc) @ read, K) + total(attention @ new, C)
+        attention = op(fp32(product(op(qc), op(kc).mT) * D))
+        o = fp32(G.exp()[..., None]) * product(op(qc), read) + product(attention, new)
         outputs.append(scale * o.transpose(1, 2))
         later, earlier = (back(end), back(G)) if C > 1 else (end, G)
         kept = op(kc * fp32((later - earlier).exp())[..., None])
-        states.append(fp32(fp32(end.exp()[..., None]) * S) + total(kept.mT @ new, C))
+        states.append(fp32(fp32(end.exp()[..., None]) * S) + product(kept.mT, new))
     return (torch.cat(outputs, 1) if outputs else torch.zeros_like(v)), states
 
 

@@ -63,7 +63,8 @@ class CorrelatedKeys(Probe):
         seen = list(context.judge(case, outputs, call, hazard=self.hazards[0]))
         yield from seen
         if isinstance(call, SequenceCall) and all(item.ok for item in seen):
-            if case.dtype != "float32":
+            # with identical keys the inverse is exact in every dtype, and a reference's error says little of rounding
+            if case.dtype != "float32" and case.keys == "correlated":
                 yield from gauge(case, context)
             yield from _vjp.finite_gradients(case, context, self.hazards[1])
 
