@@ -35,6 +35,11 @@ def forced_init(init: Init | Filler | None) -> Iterator[None]:
         _forced.reset(token)
 
 
+def current_forced() -> Init | Filler | None:
+    """Return what is forced on new buffers here, for a thread that does not inherit the context."""
+    return _forced.get()
+
+
 def poison_(tensor: torch.Tensor) -> torch.Tensor:
     """Fill with NaN, or for integers with the largest value, and return the tensor."""
     import torch

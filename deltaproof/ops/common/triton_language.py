@@ -20,9 +20,33 @@ def dot(a, b):
     The interpreter multiplies the raw bits of bf16 operands, so there they are widened first.
     """
     if _WIDEN:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, input_precision="ieee")
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
+    if a.dtype == tl.float32:
+        return _dot_fp32(a, b)
+    return tl.dot(a, b)
+
+
+@triton.jit
+def _dot_fp32(a, b):
+    """Return ``a @ b`` of fp32 operands on the tensor cores, as exact as fp32 products.
+
+    Three bf16 pieces hold all 24 bits of an fp32 number; of the nine products of pieces those above 2 ** -24 are taken,
+    the small ones first. Plain fp32 products instead keep whole rows in registers: they spill, and compile for minutes.
+    """
+    a_1 = a.to(tl.bfloat16)
+    b_1 = b.to(tl.bfloat16)
+    a_rest = a - a_1.to(tl.float32)
+    b_rest = b - b_1.to(tl.float32)
+    a_2 = a_rest.to(tl.bfloat16)
+    b_2 = b_rest.to(tl.bfloat16)
+    a_3 = (a_rest - a_2.to(tl.float32)).to(tl.bfloat16)
+    b_3 = (b_rest - b_2.to(tl.float32)).to(tl.bfloat16)
+    c = tl.dot(a_3, b_1)
+    c = tl.dot(a_1, b_3, c)
+    c = tl.dot(a_2, b_2, c)
+    c = tl.dot(a_2, b_1, c)
+    c = tl.dot(a_1, b_2, c)
+    return tl.dot(a_1, b_1, c)
 
 
 @triton.jit
@@ -43,6 +67,12 @@ def stored(x, DTYPE: tl.constexpr):
 def softplus(x):
     """Return log(1 + exp(x)) without overflow."""
     return tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def sigmoid(x):
+    """Return 1 / (1 + exp(-x)); exp may overflow to infinity, and the quotient is then 0."""
+    return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit

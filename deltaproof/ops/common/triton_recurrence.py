@@ -11,9 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from deltaproof.ops.common.triton_language import normalized, softplus, stored
-
-MIN_LOG_GATE = tl.constexpr(-64.0)
+from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
+from deltaproof.ops.common.triton_language import normalized, sigmoid, softplus, stored
 
 
 @triton.jit(do_not_specialize=["T", "slots"])
@@ -119,7 +118,7 @@ def recurrence_kernel(
                 b_g += tl.load(dt_bias + head).to(tl.float32)
             b_g = rate * softplus(b_g)
         if BETA_SIGMOID:
-            b_beta = 1.0 / (1.0 + tl.exp(-b_beta))
+            b_beta = sigmoid(b_beta)
             if NEG_EIGVAL:
                 b_beta = 2.0 * b_beta
         state = state * tl.exp(tl.maximum(b_g, MIN_LOG_GATE))
@@ -140,15 +139,3 @@ def recurrence_kernel(
             kept = kept & (write_slot >= 0) & (write_slot < slots)
         at = write_slot * sink_slot + head * sink_head + v_at[:, None] * sink_v + k_at[None, :] * sink_k
         tl.store(sink + at, stored(state, sink.dtype.element_ty), mask=inner & kept)
-
-
-@triton.jit(do_not_specialize=["N", "T"])
-def zero_tail_kernel(o, cu_seqlens, N, T, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Zero the rows of o [T, WIDTH] that lie behind the last sequence; grid over blocks of rows."""
-    end = tl.load(cu_seqlens + N).to(tl.int64)
-    rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
-    for start in range(0, WIDTH, 128):
-        at = start + tl.arange(0, 128)
-        inside = ((rows >= end) & (rows < T))[:, None] & (at < WIDTH)[None, :]
-        zeros = tl.zeros([BLOCK, 128], tl.float32).to(o.dtype.element_ty)
-        tl.store(o + rows[:, None] * WIDTH + at[None, :], zeros, mask=inside)

@@ -1,4 +1,4 @@
-"""The ``triton`` backend of the gated delta rule: forward kernels for GPUs."""
+"""The ``triton`` backend of the gated delta rule: kernels for GPUs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import triton
 from deltaproof.contracts.conventions import Conventions
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
 from deltaproof.ops.common.triton_language import INTERPRETED
-from deltaproof.ops.gated_delta_rule import triton_chunk, triton_recurrent
+from deltaproof.ops.gated_delta_rule import triton_ops
 
 
 class TritonBackend:
@@ -21,23 +21,21 @@ class TritonBackend:
     operator = "gated_delta_rule"
     conventions = Conventions()
     unsupported: Mapping[str, str] = {
-        "backward": "the kernels compute outputs and states only",
-        "compile": "the kernels are not registered as custom operators",
         **({} if INTERPRETED else {"device:cpu": "the kernels need a GPU"}),
     }
 
     def chunk(self, call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the chunked form."""
-        return triton_chunk.chunk_forward(call)
+        return triton_ops.chunk(call)
 
     def recurrent(self, call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the token-by-token form."""
-        return triton_recurrent.recurrent_forward(call)
+        return triton_ops.recurrent(call)
 
     def decode(self, call: DecodeCall) -> torch.Tensor:
         """Run up to 16 tokens a row against a pool."""
-        return triton_recurrent.decode(call)
+        return triton_ops.decode(call)
 
     def prefill(self, call: PrefillCall) -> torch.Tensor:
         """Run whole sequences against a pool."""
-        return triton_chunk.prefill(call)
+        return triton_ops.prefill(call)

@@ -13,68 +13,71 @@ import torch
 import triton
 
 from deltaproof.ops.common.calls import PrefillCall, SequenceCall
-from deltaproof.ops.gated_delta_rule.triton_chunk_kernels import (
-    chunk_table_kernel,
-    normalize_kernel,
-    outputs_kernel,
-    prepare_kernel,
-    states_kernel,
-)
-from deltaproof.ops.gated_delta_rule.triton_recurrent import state_strides, zero_tail
+from deltaproof.ops.common.triton_host import given, state_strides, zero_tail
+from deltaproof.ops.common.triton_inputs import normalize_kernel
+from deltaproof.ops.common.triton_places import chunk_table_kernel
+from deltaproof.ops.gated_delta_rule.triton_outputs import outputs_kernel
+from deltaproof.ops.gated_delta_rule.triton_prepare import prepare_kernel, transform_kernel
+from deltaproof.ops.gated_delta_rule.triton_states import states_kernel
+from deltaproof.ops.gated_delta_rule.triton_tables import ChunkTable
+
+Call = SequenceCall | PrefillCall
 
 
 @dataclass(frozen=True)
-class ChunkConfig:
-    """Launch configuration, a function of head sizes, head count and dtype, never of T or N (clause I2).
+class Chunks:
+    """A call cut into chunks: operands in one dtype and, for a pack, the device's own index of chunks."""
 
-    Triton 3.6.0 compiles a warpgroup matmul of the states kernel wrongly where a load in its loop is not pipelined (one
-    stage, or rows whose size is no multiple of 16 bytes): it reads shared memory out of bounds on an H200. Such rows
-    take two warps, for which it uses the older instruction; loops keep two stages at least.
-    """
-
-    prepare_warps: int
-    states_block: int
-    states_warps: int
-    states_stages: int
-    outputs_block: int
-    outputs_warps: int
+    call: Call
+    q: torch.Tensor  # [B, T, H, K] normalised if asked
+    k: torch.Tensor  # [B, T, H, K]
+    v: torch.Tensor  # [B, T, HV, V]
+    count: int  # bound of the number of chunks
+    pack: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # cu_seqlens, chunk_offsets, chunk_sequence
+    table: ChunkTable
 
     @classmethod
-    def of(cls, K: int, V: int, HV: int, dtype: torch.dtype) -> ChunkConfig:
-        """Return the configuration from the table."""
-        wide = K > 128 or dtype == torch.float32
-        BV = max(16, triton.next_power_of_2(V))
-        states_block = min(BV, 16 if wide or HV <= 16 else 32)
-        ragged = K * dtype.itemsize % 16 or V * dtype.itemsize % 16
-        warps = 2 if ragged else 4
-        outputs_block = min(BV, 32 if wide or ragged else 64)
-        return cls(1, states_block, warps, 2 if wide else 3, outputs_block, warps)
+    def of(cls, call: Call) -> Chunks:
+        """Cast and normalise the operands and index the chunks."""
+        B, T, H, HV, K, V = call.dims
+        low = torch.promote_types(torch.promote_types(call.q.dtype, call.k.dtype), call.v.dtype)
+        q, k, v = (x.contiguous() for x in (call.q, call.k, call.v))
+        if call.options.normalize_qk:
+            q, k = (_normalized(call, x, low) for x in (q, k))
+        q, k, v = (x.to(low) for x in (q, k, v))
+        C, N, cu_seqlens = call.options.chunk_size, call.sequences, call.cu_seqlens
+        table = ChunkTable.of(K, V, HV, low)
+        if cu_seqlens is None:
+            return cls(call, q, k, v, B * triton.cdiv(T, C), (q, q, q), table)
+        bound = triton.cdiv(T, C) + N - 1 if N and T else 0
+        cu_seqlens = cu_seqlens.contiguous()
+        offsets = call.allocate((N + 1,), dtype=torch.int32, device=q.device)
+        sequence = call.allocate((bound,), dtype=torch.int32, device=q.device)
+        chunk_table_kernel[(1,)](cu_seqlens, offsets, sequence, N, C=C, BLOCK=128, num_warps=4)
+        return cls(call, q, k, v, bound, (cu_seqlens, offsets, sequence), table)
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """Return the constants that every chunk kernel takes."""
+        _, _, H, HV, K, _ = self.call.dims
+        varlen = self.call.cu_seqlens is not None
+        return {"H": H, "HV": HV, "K": K, "C": self.call.options.chunk_size, "VARLEN": varlen}
+
+    def new(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Allocate a workspace, in the operands' dtype if none is given."""
+        return self.call.allocate(shape, dtype=self.q.dtype if dtype is None else dtype, device=self.q.device)
 
 
 @dataclass(frozen=True)
-class _Table:
-    """Which chunks there are: their bound, and for a pack the device's own index."""
+class Prepared:
+    """What a chunk needs that does not depend on the state; a backward pass starts from it."""
 
-    chunks: int
-    offsets: torch.Tensor | None
-    sequence: torch.Tensor | None
-
-
-def _table(call: SequenceCall | PrefillCall) -> _Table:
-    B, T, *_ = call.dims
-    C = call.options.chunk_size
-    if call.cu_seqlens is None:
-        return _Table(B * triton.cdiv(T, C), None, None)
-    N = call.sequences
-    bound = triton.cdiv(T, C) + N - 1 if N and T else 0
-    device = call.q.device
-    offsets = call.allocate((N + 1,), dtype=torch.int32, device=device)
-    sequence = call.allocate((bound,), dtype=torch.int32, device=device)
-    chunk_table_kernel[(1,)](call.cu_seqlens.contiguous(), offsets, sequence, N, C=C, BLOCK=128, num_warps=4)
-    return _Table(bound, offsets, sequence)
+    G: torch.Tensor  # [B, T, HV] fp32, cumulative log gate inside a chunk
+    strength: torch.Tensor  # [B, T, HV] fp32
+    inverse: torch.Tensor  # [chunks, HV, C, C]
 
 
-def _normalized(call: SequenceCall | PrefillCall, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _normalized(call: Call, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     y = call.allocate(x.shape, dtype=dtype, device=x.device)
     K = x.shape[-1]
     rows = x.numel() // K
@@ -85,77 +88,93 @@ def _normalized(call: SequenceCall | PrefillCall, x: torch.Tensor, dtype: torch.
     return y
 
 
-def _run(
-    call: SequenceCall | PrefillCall,
-    o: torch.Tensor,
+def prepare(chunks: Chunks) -> Prepared:
+    """Compute the gates, write strengths and inverses of all chunks."""
+    call, options = chunks.call, chunks.call.options
+    B, T, _, HV, _, _ = call.dims
+    C = options.chunk_size
+    prepared = Prepared(
+        chunks.new(B, T, HV, dtype=torch.float32),
+        chunks.new(B, T, HV, dtype=torch.float32),
+        chunks.new(chunks.count, HV, C, C),
+    )
+    g, beta = call.g.contiguous(), call.beta.contiguous()
+    if chunks.count:
+        prepare_kernel[(chunks.count * HV,)](
+            chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g),
+            prepared.G, prepared.strength, prepared.inverse, *chunks.pack, T, call.sequences, **chunks.flags,
+            BK=chunks.table.prepare.BK, GATE=options.gate_in_kernel, DT_BIAS=call.dt_bias is not None,
+            BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval, **chunks.table.prepare.options,
+        )  # fmt: skip
+    return prepared
+
+
+def transform(chunks: Chunks, prepared: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return w [B, T, HV, K] and u [B, T, HV, V]: a chunk's errors are u - w S."""
+    B, T, _, HV, K, V = chunks.call.dims
+    w, u = chunks.new(B, T, HV, K), chunks.new(B, T, HV, V)
+    launch = chunks.table.transform
+    if chunks.count:
+        transform_kernel[(chunks.count * HV,)](
+            chunks.k, chunks.v, prepared.G, prepared.inverse, w, u, *chunks.pack, T, chunks.call.sequences,
+            **chunks.flags, V=V, BK=launch.BK, BV=launch.BV, **launch.options,
+        )  # fmt: skip
+    return w, u
+
+
+def states(
+    chunks: Chunks,
+    prepared: Prepared,
+    w: torch.Tensor,
+    u: torch.Tensor,
     source: torch.Tensor | None,
     sink: torch.Tensor | None,
-) -> None:
-    B, T, H, HV, K, V = call.dims
-    options = call.options
-    C, N = options.chunk_size, call.sequences
-    device = o.device
-    low = torch.promote_types(torch.promote_types(call.q.dtype, call.k.dtype), call.v.dtype)
-    q, k, v = (x.contiguous().to(low) for x in (call.q, call.k, call.v))
-    if options.normalize_qk:
-        q, k = (_normalized(call, x.contiguous(), low) for x in (call.q, call.k))
-    g, beta = call.g.contiguous(), call.beta.contiguous()
-    config = ChunkConfig.of(K, V, HV, low)
-    table = _table(call)
-    BK = max(16, triton.next_power_of_2(K))
-    G = call.allocate((B, T, HV), dtype=torch.float32, device=device)
-    strength = call.allocate((B, T, HV), dtype=torch.float32, device=device)
-    inverse = call.allocate((table.chunks, HV, C, C), dtype=low, device=device)
-    new = call.allocate((B, T, HV, V), dtype=low, device=device)
-    states = call.allocate((table.chunks, HV, K, V), dtype=low, device=device)
-    none = o  # stands for an argument that the flags leave out
-
-    def given(x: torch.Tensor | None) -> torch.Tensor:
-        return none if x is None else x.contiguous()
-
-    varlen = call.cu_seqlens is not None
-    pack = (given(call.cu_seqlens), given(table.offsets), given(table.sequence))
-    flags: dict[str, Any] = {"H": H, "HV": HV, "K": K, "BK": BK, "C": C, "VARLEN": varlen}
-    if table.chunks:
-        prepare_kernel[(table.chunks * HV,)](
-            k, g, beta, given(call.A_log), given(call.dt_bias), G, strength, inverse, *pack, T, N, **flags,
-            GATE=options.gate_in_kernel, DT_BIAS=call.dt_bias is not None, BETA_SIGMOID=options.beta_sigmoid,
-            NEG_EIGVAL=options.neg_eigval, num_warps=config.prepare_warps,
+) -> torch.Tensor:
+    """Return the states before each chunk [chunks, HV, K, V], and put the errors in the place of u."""
+    call, layout = chunks.call, chunks.call.options.layout
+    _, T, _, HV, K, V = call.dims
+    found = chunks.new(chunks.count, HV, K, V)
+    launch = chunks.table.states
+    pool = call if isinstance(call, PrefillCall) else None
+    read = write = checkpoints = fresh = None
+    if pool is not None:
+        read = pool.read_index
+        write = pool.read_index if pool.write_index is None else pool.write_index
+        checkpoints, fresh = pool.checkpoint_index, pool.has_initial_state
+    if call.sequences:
+        states_kernel[(call.sequences * HV * triton.cdiv(V, launch.BV),)](
+            chunks.k, w, u, prepared.G, prepared.strength, u, found, u if source is None else source,
+            u if sink is None else sink,
+            *(given(x, u) for x in (checkpoints, read, write, fresh)), chunks.pack[0], chunks.pack[1], T,
+            0 if pool is None else pool.pool.shape[0], 0 if checkpoints is None else checkpoints.shape[1],
+            *state_strides(source, layout), *state_strides(sink, layout), **chunks.flags, V=V, BK=launch.BK,
+            BV=launch.BV, POOL=pool is not None, FRESH=fresh is not None, READ=source is not None,
+            WRITE=sink is not None, EVERY=(pool.checkpoint_every or 0) if pool is not None else 0, **launch.options,
         )  # fmt: skip
-    pool = isinstance(call, PrefillCall)
-    read = call.read_index if isinstance(call, PrefillCall) else None
-    write = None
-    checkpoints, fresh = None, None
-    if isinstance(call, PrefillCall):
-        write = call.read_index if call.write_index is None else call.write_index
-        checkpoints, fresh = call.checkpoint_index, call.has_initial_state
-    if N:
-        blocks = triton.cdiv(V, config.states_block)
-        states_kernel[(N * HV * blocks,)](
-            k, v, G, strength, inverse, new, states, none if source is None else source,
-            none if sink is None else sink,
-            given(checkpoints), given(read), given(write), given(fresh), pack[0], pack[1], T,
-            source.shape[0] if pool and source is not None else 0,
-            0 if checkpoints is None else checkpoints.shape[1],
-            *(state_strides(source, options.layout) if source is not None else (0, 0, 0, 0)),
-            *(state_strides(sink, options.layout) if sink is not None else (0, 0, 0, 0)),
-            **flags, V=V, BV=config.states_block, POOL=pool, FRESH=fresh is not None, READ=source is not None,
-            WRITE=sink is not None, EVERY=(call.checkpoint_every or 0) if isinstance(call, PrefillCall) else 0,
-            num_warps=config.states_warps, num_stages=config.states_stages,
-        )  # fmt: skip
-    if table.chunks:
-        blocks = triton.cdiv(V, config.outputs_block)
-        outputs_kernel[(table.chunks * HV * blocks,)](
-            q, k, new, G, states, o, given(read), *pack, options.scale, T, N,
-            source.shape[0] if pool and source is not None else 0,
-            **flags, V=V, BV=config.outputs_block, POOL=pool, num_warps=config.outputs_warps, num_stages=2,
-        )  # fmt: skip
-    if call.cu_seqlens is not None:
-        zero_tail(o, call.cu_seqlens)
+    return found
 
 
-def chunk_forward(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Run the form ``chunk`` without gradients."""
+def _forward(chunks: Chunks, o: torch.Tensor, source: torch.Tensor | None, sink: torch.Tensor | None) -> Prepared:
+    call = chunks.call
+    _, T, _, HV, _, V = call.dims
+    prepared = prepare(chunks)
+    w, u = transform(chunks, prepared)
+    before = states(chunks, prepared, w, u, source, sink)
+    launch = chunks.table.outputs
+    pool = call if isinstance(call, PrefillCall) else None
+    if chunks.count:
+        outputs_kernel[(chunks.count * HV * triton.cdiv(V, launch.BV),)](
+            chunks.q, chunks.k, u, prepared.G, prepared.strength, before, o,
+            u if pool is None else pool.read_index.contiguous(), *chunks.pack, call.options.scale, T, call.sequences,
+            0 if pool is None else pool.pool.shape[0], **chunks.flags, V=V, BK=launch.BK, BV=launch.BV,
+            POOL=pool is not None, **launch.options,
+        )  # fmt: skip
+    zero_tail(o, call.cu_seqlens)
+    return prepared
+
+
+def chunk_forward(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None, Prepared]:
+    """Run the form ``chunk``; return o, the final state and what a backward pass needs."""
     B, T, _, HV, K, V = call.dims
     device = call.q.device
     o = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=device)
@@ -165,13 +184,9 @@ def chunk_forward(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None
         shape = (call.sequences, HV, *call.options.layout.inner_shape(K, V))
         dtype = torch.float32 if state is None else state.dtype
         final = call.allocate(shape, dtype=dtype, device=device)
-    _run(call, o, state, final)
-    return o, final
+    return o, final, _forward(Chunks.of(call), o, state, final)
 
 
-def prefill(call: PrefillCall) -> torch.Tensor:
-    """Run the form ``prefill``."""
-    B, T, _, HV, _, V = call.dims
-    o = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=call.q.device)
-    _run(call, o, call.pool, call.pool)
-    return o
+def prefill(call: PrefillCall, out: torch.Tensor) -> None:
+    """Run the form ``prefill`` into ``out`` [B, T, HV, V]."""
+    _forward(Chunks.of(call), out, call.pool, call.pool)

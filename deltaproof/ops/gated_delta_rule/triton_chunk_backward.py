@@ -1,0 +1,102 @@
+"""Launching the backward kernels of the form ``chunk``; the derivation stands in this folder's README."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from deltaproof.ops.common.calls import SequenceCall
+from deltaproof.ops.common.triton_host import state_strides, zero_tail
+from deltaproof.ops.common.triton_input_gradients import gate_gradients, head_gradients
+from deltaproof.ops.gated_delta_rule.triton_chunk import Chunks, Prepared, states, transform
+from deltaproof.ops.gated_delta_rule.triton_outputs import gradients_kernel, local_gradients_kernel
+from deltaproof.ops.gated_delta_rule.triton_states import reverse_states_kernel
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of a call's inputs; None for inputs that were not given."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    g: torch.Tensor
+    beta: torch.Tensor
+    A_log: torch.Tensor | None
+    dt_bias: torch.Tensor | None
+    initial_state: torch.Tensor | None
+
+
+def chunk_backward(
+    call: SequenceCall, prepared: Prepared, do: torch.Tensor, d_final: torch.Tensor | None
+) -> Gradients:
+    """Return the gradients of ``chunk_forward`` from those of o [B, T, HV, V] and of the final state."""
+    B, T, _, HV, K, V = call.dims
+    chunks = Chunks.of(call)
+    do = do.contiguous()
+    state = None if call.initial_state is None else call.initial_state.contiguous()
+    w, errors = transform(chunks, prepared)
+    before = states(chunks, prepared, w, errors, state, None)
+    d_errors = _local(chunks, prepared, do)
+    after, d_initial = _reverse(chunks, prepared, w, do, d_errors, d_final)
+    del w
+    dq, dk = (chunks.new(1, B, T, HV, K) for _ in range(2))
+    dv = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=do.device)
+    d_gate, d_strength = (chunks.new(1, B, T, HV, dtype=torch.float32) for _ in range(2))
+    launch = chunks.table.gradients
+    if chunks.count:
+        gradients_kernel[(chunks.count * HV,)](
+            chunks.q, chunks.k, do, prepared.G, prepared.strength, prepared.inverse, before, after, errors, d_errors,
+            dq, dk, dv, d_gate, d_strength, *chunks.pack, call.options.scale, T, call.sequences, **chunks.flags, V=V,
+            BK=launch.BK, BV=launch.BV, **launch.options,
+        )  # fmt: skip
+    zero_tail(dv, call.cu_seqlens)
+    dg, dbeta, dA_log, ddt_bias = gate_gradients(call, d_gate, d_strength)
+    return Gradients(
+        head_gradients(call, "q", dq), head_gradients(call, "k", dk), dv, dg, dbeta, dA_log, ddt_bias, d_initial
+    )
+
+
+def _local(chunks: Chunks, prepared: Prepared, do: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of the errors by the outputs of their own chunk."""
+    call = chunks.call
+    B, T, _, HV, _, V = call.dims
+    found = chunks.new(B, T, HV, V)
+    launch = chunks.table.local
+    if chunks.count:
+        local_gradients_kernel[(chunks.count * HV,)](
+            chunks.q, chunks.k, do, prepared.G, prepared.strength, found, *chunks.pack, call.options.scale, T,
+            call.sequences, **chunks.flags, V=V, BK=launch.BK, BV=launch.BV, **launch.options,
+        )  # fmt: skip
+    return found
+
+
+def _reverse(
+    chunks: Chunks,
+    prepared: Prepared,
+    w: torch.Tensor,
+    do: torch.Tensor,
+    d_errors: torch.Tensor,
+    d_final: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Complete ``d_errors``; return the gradients of the states after each chunk and of the initial state."""
+    call = chunks.call
+    assert isinstance(call, SequenceCall)
+    layout = call.options.layout
+    _, T, _, HV, K, V = call.dims
+    after = chunks.new(chunks.count, HV, K, V)
+    state = call.initial_state
+    d_initial = None
+    if state is not None:
+        d_initial = call.allocate(state.shape, dtype=state.dtype, device=state.device)
+    launch = chunks.table.reverse
+    if call.sequences:
+        reverse_states_kernel[(call.sequences * HV * triton.cdiv(V, launch.BV),)](
+            chunks.q, chunks.k, w, prepared.G, prepared.strength, do, d_errors, after,
+            do if d_final is None else d_final, do if d_initial is None else d_initial, *chunks.pack[:2],
+            call.options.scale, T, *state_strides(d_final, layout), *state_strides(d_initial, layout), **chunks.flags,
+            V=V, BK=launch.BK, BV=launch.BV, READ=d_final is not None, WRITE=d_initial is not None, **launch.options,
+        )  # fmt: skip
+    return after, d_initial
