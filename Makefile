@@ -5,6 +5,9 @@ BARE := .venv-bare
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BARE_READY := $(BARE)/.ready
+# Every kernel has to compile with each of these; they lie beside the environment and are put before its own.
+TRITONS := 3.6.0 3.5.1
+TRITON := .venv-triton-
 # Without a GPU the small set of packages is enough.
 CONSTRAINT ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constraints/cpu.txt")
 PIP := -m pip install --quiet --disable-pip-version-check
@@ -14,7 +17,7 @@ CHECK_PYTHON := $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) an
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo hello install test lint docs docs-check bare clean
+.PHONY: help demo hello install test lint docs docs-check bare kernels clean
 
 help:
 	@echo "make demo   set up, then run a real model, the smoke checks and one planted fault"
@@ -22,7 +25,8 @@ help:
 	@echo "make lint   format check, ruff and mypy"
 	@echo "make docs   write the generated docs again"
 	@echo "make bare   check what has to work without torch"
-	@echo "make clean  remove both virtual environments"
+	@echo "make kernels  compile every Triton kernel for cuda:90, without a GPU, with triton $(TRITONS)"
+	@echo "make clean  remove the virtual environments"
 	@echo "PYTHON=...  the Python to set up with (now: $(PYTHON))"
 
 demo: hello $(READY)
@@ -40,7 +44,7 @@ $(READY): pyproject.toml constraints/cpu.txt
 	$(BIN)/python $(PIP) $(CONSTRAINT) -e '.[torch,transformers,dev]'
 	@touch $@
 
-test: lint docs-check bare
+test: lint docs-check bare kernels
 	$(PYTEST)
 
 lint: $(READY)
@@ -69,5 +73,16 @@ bare: $(BARE_READY)
 	$(BARE)/bin/python -c "import deltaproof.hazards, deltaproof.reports.text, sys; \
 	  assert not {'torch', 'triton'} & set(sys.modules), 'hazards or reports import torch or triton'"
 
+$(TRITON)%/.ready: | $(READY)
+	$(BIN)/python $(PIP) --no-deps --upgrade --target $(@D) triton==$*
+	@touch $@
+
+kernels: $(READY) $(TRITONS:%=$(TRITON)%/.ready)
+	@set -e; for version in $(TRITONS); do \
+	  export PYTHONPATH="$(CURDIR)/$(TRITON)$$version" OMP_NUM_THREADS=1; \
+	  $(BIN)/pytest -q tests/tools; \
+	  $(BIN)/python tools/compile_kernels.py --expect-triton $$version; \
+	done
+
 clean:
-	rm -rf $(VENV) $(BARE)
+	rm -rf $(VENV) $(BARE) $(TRITON)*

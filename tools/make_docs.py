@@ -10,11 +10,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from deltaproof.bench.schema import bench_schema_files  # noqa: E402
 from deltaproof.reports.backends_page import render_backends  # noqa: E402
 from deltaproof.reports.pages import render_pages  # noqa: E402
 from deltaproof.reports.schema import schema_files  # noqa: E402
 
-SOURCES: tuple[Callable[[], Mapping[str, str]], ...] = (render_pages, schema_files, render_backends)
+SOURCES: tuple[Callable[[], Mapping[str, str]], ...] = (
+    render_pages,
+    schema_files,
+    bench_schema_files,
+    render_backends,
+)
 """Each returns pages by their path inside the docs folder."""
 
 OWNED_FOLDERS = ("probes",)

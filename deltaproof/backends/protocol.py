@@ -20,4 +20,4 @@ class Backend(Protocol):
     version: str
     operator: str
     conventions: Conventions
-    unsupported: Mapping[str, str]  # capability or clause -> the reason
+    unsupported: Mapping[str, str]  # capability or clause, or FORM/ and one -> the reason

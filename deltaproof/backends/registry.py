@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from deltaproof.backends.adapters import ADAPTERS
 from deltaproof.backends.protocol import Backend
 from deltaproof.contracts.conventions import Conventions, GateSpace
 from deltaproof.contracts.errors import ContractError
@@ -34,12 +35,14 @@ def _checked(found: Any, source: str) -> Backend:
         raise ContractError("backend.unsupported", "a mapping of capability or clause to a reason", found.unsupported)
     from deltaproof.contracts.clauses import CLAUSES
 
+    known_forms = find_operator(found.operator).forms
     for name in found.unsupported:
-        if name not in CAPABILITIES and name not in CLAUSES:
+        form, _, scoped = name.rpartition("/")
+        if (form and form not in known_forms) or (scoped not in CAPABILITIES and scoped not in CLAUSES):
             known = ", ".join(CAPABILITIES)
-            raise ContractError("backend.unsupported", f"a clause or one of {known}", repr(name))
-    if not any(callable(getattr(found, form, None)) for form in find_operator(found.operator).forms):
-        forms = ", ".join(find_operator(found.operator).forms)
+            raise ContractError("backend.unsupported", f"a clause or one of {known}, or FORM/ and one", repr(name))
+    if not any(callable(getattr(found, form, None)) for form in known_forms):
+        forms = ", ".join(known_forms)
         raise ContractError("backend", f"at least one method of {forms}", source)
     backend: Backend = found
     return backend
@@ -76,11 +79,16 @@ def _attribute(spec: str) -> Any:
 _loaded: dict[tuple[str, str], Backend] = {}
 
 
+def _named(operator: str) -> Mapping[str, str]:
+    """Return where the operator's own backends and the adapters to peers are, by name."""
+    return {**ADAPTERS.get(operator, {}), **find_operator(operator).backends}
+
+
 def builtin(operator: str, name: str) -> Backend:
-    """Return one of the operator's own backends."""
+    """Return one of the operator's own backends or an adapter."""
     # a plain dict: torch.compile looks through functools.cache and would trace the import
     if (operator, name) not in _loaded:
-        _loaded[operator, name] = _checked(_attribute(find_operator(operator).backends[name]), name)
+        _loaded[operator, name] = _checked(_attribute(_named(operator)[name]), name)
     return _loaded[operator, name]
 
 
@@ -102,9 +110,11 @@ def preferred(operator: str, device: str) -> str | None:
 
 
 def names(operator: str) -> list[str]:
-    """Return the names ``load`` knows for an operator: its own, then installed entry points."""
+    """Return the names ``load`` knows for an operator: its own, adapters to peers, then installed entry points."""
     own = list(find_operator(operator).backends)
-    return own + sorted(point.name for point in entry_points(group=ENTRY_POINTS) if point.name not in own)
+    adapters = [name for name in ADAPTERS.get(operator, {}) if name not in own]
+    taken = {*own, *adapters}
+    return own + adapters + sorted(point.name for point in entry_points(group=ENTRY_POINTS) if point.name not in taken)
 
 
 def load(spec: str, operator: str) -> Backend:
@@ -115,9 +125,10 @@ def load(spec: str, operator: str) -> Backend:
         operator: the operator it must implement.
 
     Raises:
-        ContractError: nothing is found there, or what is found is no backend of that operator.
+        ContractError: nothing is found there, what is found is no backend of that operator, or an adapter's package
+            is not installed.
     """
-    if spec in find_operator(operator).backends:
+    if spec in _named(operator):
         return builtin(operator, spec)
     if ":" in spec:
         backend = _checked(_attribute(spec), spec)
@@ -132,13 +143,20 @@ def load(spec: str, operator: str) -> Backend:
     return backend
 
 
+def declared(backend: Backend, form: str) -> dict[str, str]:
+    """Return what a backend declares unsupported in one form: what it names for all, and as ``form/name``."""
+    own = {name.removeprefix(f"{form}/"): reason for name, reason in backend.unsupported.items()}
+    return {name: reason for name, reason in own.items() if "/" not in name}
+
+
 def missing(backend: Backend, form: str, call: SequenceCall | DecodeCall | PrefillCall) -> dict[str, str]:
     """Return what the call needs and the backend declares it lacks, with the reasons; empty if it can be made."""
     if not callable(getattr(backend, form, None)):
         return {form: f"{backend.name} has no form {form!r}"}
-    lacks = {name: backend.unsupported[name] for name in sorted(required(call)) if name in backend.unsupported}
-    if call.options.batch_invariant and "I2" in backend.unsupported:
-        lacks["batch_invariant"] = backend.unsupported["I2"]
+    unsupported = declared(backend, form)
+    lacks = {name: unsupported[name] for name in sorted(required(call)) if name in unsupported}
+    if call.options.batch_invariant and "I2" in unsupported:
+        lacks["batch_invariant"] = unsupported["I2"]
     if call.options.layout not in backend.conventions.layouts:
         lacks[f"layout:{call.options.layout.value}"] = "not among its declared layouts"
     return lacks

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 COMMANDS = {
     "check": "deltaproof.cli.check:check",
     "verify": "deltaproof.cli.verify:verify",
+    "bench": "deltaproof.cli.bench:bench",
     "explain": "deltaproof.cli.explain:explain",
 }
 """Subcommand -> ``module:function``, in the order of ``--help``.

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deltaproof.contracts.errors import ContractError
-from deltaproof.reports.model import Check
 
 PIPE_WIDTH = 160
 """Columns of a text result that no terminal shows: wide enough that no cell is cut."""
@@ -45,8 +44,12 @@ def verify(
     operator: Annotated[str, typer.Option(help="Operator to verify.")] = "gated_delta_rule",
     form: Annotated[list[str] | None, typer.Option(help="Form to cover; may be repeated. All by default.")] = None,
     backend: Annotated[
-        str, typer.Option(help="A backend's NAME, path/to/file.py:ATTR or package.module:ATTR.")
-    ] = "torch",
+        str | None,
+        typer.Option(
+            help="A backend's NAME, path/to/file.py:ATTR or package.module:ATTR.",
+            show_default="torch; triton with --source-mutants",
+        ),
+    ] = None,
     device: Annotated[Device, typer.Option(help="Device to run on.")] = Device.CPU,
     tier: Annotated[Tier, typer.Option(help="Smoke or full tier.")] = Tier.SMOKE,
     probe: Annotated[list[str] | None, typer.Option(help="Probe to run; may be repeated. All by default.")] = None,
@@ -60,10 +63,29 @@ def verify(
     mutants: Annotated[
         bool, typer.Option("--mutants", help="Verify verify itself: run it on backends broken on purpose.")
     ] = False,
+    source_mutants: Annotated[
+        bool,
+        typer.Option(
+            "--source-mutants",
+            help="Verify verify itself: run it on slips in the source of the Triton kernels, one at a time. With "
+            "--device cpu they run in Triton's interpreter (TRITON_INTERPRET=1 is set). --tier full also makes the "
+            "checks of the full tier on what the smoke tier lets live.",
+        ),
+    ] = False,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Source mutants to draw, by --seed. All by default.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Minutes after which no further source mutant is begun.")
+    ] = None,
+    mutant: Annotated[
+        list[str] | None, typer.Option(help="Source mutant to try: its id or a pattern with *; may be repeated.")
+    ] = None,
 ) -> None:
     """Hold a backend to the written contract, with faults injected.
 
     Exits 0 if all that ran passed, 1 on a failure, 2 on a usage or harness error or where no values check ran.
+    With --source-mutants: 0 if the unchanged kernels pass and 85 % of the mutants are killed, else 1.
     """
     if output is not None and not output.resolve().parent.is_dir():
         _usage(f"--output: expected a file in a folder that exists, got {output}")
@@ -75,8 +97,15 @@ def verify(
     if mutants:
         _mutants(operator, workers, seed, format, output)
         return
-    _verify(operator, tuple(form or ()), backend, device.value, tier.value, tuple(probe or ()), tuple(case or ()), seed,
-            workers, format, output)  # fmt: skip
+    chosen = (tuple(form or ()), tuple(probe or ()), tuple(case or ()))
+    if source_mutants:
+        _source_mutants(operator, *chosen, backend or "triton", device.value, tier.value, seed, jobs, sample,
+                        minutes, tuple(mutant or ()), format, output)  # fmt: skip
+        return
+    if sample is not None or minutes is not None or mutant:
+        _usage("--sample, --minutes and --mutant: expected together with --source-mutants, got one without it")
+    _verify(operator, chosen[0], backend or "torch", device.value, tier.value, *chosen[1:], seed, workers, format,
+            output)  # fmt: skip
 
 
 def _verify(
@@ -96,7 +125,9 @@ def _verify(
         total = len(selection.tasks()[0])
         setup = Setup(backend, operator, device, seed, threads=1)
         with _progress(total) as advance:
-            report = Runner(setup, selection, jobs, advance).run(["deltaproof", *sys.argv[1:]])
+            report = Runner(setup, selection, jobs, lambda check: advance(check.probe)).run(
+                ["deltaproof", *sys.argv[1:]]
+            )
     except (ContractError, StartError) as error:
         _usage(str(error))
     if format is Format.TEXT:
@@ -128,6 +159,38 @@ def _mutants(operator: str, jobs: int, seed: int, format: Format, output: Path |
     raise typer.Exit(0 if held else 1)
 
 
+def _source_mutants(
+    operator: str, forms: tuple[str, ...], probes: tuple[str, ...], cases: tuple[str, ...], backend: str, device: str,
+    tier: str, seed: int, jobs: int | None, sample: int | None, minutes: float | None, mutants: tuple[str, ...],
+    format: Format, output: Path | None,
+) -> None:  # fmt: skip
+    import torch
+
+    from deltaproof.verify.source_mutants.campaign import campaign_for, default_jobs, run
+
+    if format is Format.MARKDOWN:
+        _usage("--format: expected text or json with --source-mutants, got markdown")
+    if device == "cuda" and not torch.cuda.is_available():
+        _usage("--device: expected a device this machine has, got cuda (no GPU is visible)")
+    try:
+        campaign = campaign_for(
+            operator, device, tier, forms, probes, cases,
+            backend=backend, seed=seed, jobs=jobs or default_jobs(), sample=sample, minutes=minutes,
+            mutants=mutants,
+        )  # fmt: skip
+        with _Bar(campaign.size()) as bar:
+            report = run(campaign, ["deltaproof", *sys.argv[1:]], bar)
+    except ContractError as error:
+        _usage(str(error))
+    if format is Format.JSON:
+        _write(report.model_dump_json(indent=2) + "\n", output)
+    else:
+        from deltaproof.reports.source_mutants_text import print_source_mutants
+
+        _write_text(lambda console: print_source_mutants(report, console), output)
+    raise typer.Exit(0 if report.held else 1)
+
+
 class _Bar:
     """A progress bar on standard error; nothing where that is no terminal."""
 
@@ -137,12 +200,12 @@ class _Bar:
         self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.task = self.progress.add_task("starting", total=total)
 
-    def __enter__(self) -> Callable[[Check], None]:
+    def __enter__(self) -> Callable[[str], None]:
         self.progress.start()
         return self.advance
 
-    def advance(self, check: Check) -> None:
-        self.progress.update(self.task, advance=1, description=check.probe)
+    def advance(self, name: str) -> None:
+        self.progress.update(self.task, advance=1, description=name)
 
     def __exit__(self, *error: object) -> None:
         self.progress.stop()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from deltaproof.reports.markdown import render
 from deltaproof.reports.model import VerifyReport
+from deltaproof.reports.summary import Cell
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
@@ -16,15 +18,37 @@ HEAD = """\
 # Backends
 
 Kept results of `deltaproof verify`, one section a file of `benchmarks/results/`. Each names its machine, versions,
-commit and command. What fails stands here as it failed.
+commit and command. What fails stands here as it failed: of the failures of one probe, form, clause and hazard the
+first, and how many more there are.
 """
+
+
+SIDE_BY_SIDE = """\
+## Side by side
+
+Checks by probe and result, all forms together; +n: without a verdict, for the most part forms and options that a
+backend declares it does not have. What a failure means stands in the section of its result.
+"""
+
+
+def _side_by_side(reports: Mapping[str, VerifyReport]) -> str:
+    """Return a table of probes by results, in the order in which they come."""
+    probes = dict.fromkeys(check.probe for report in reports.values() for check in report.checks)
+    lines = [["probe", *reports], ["---"] * (len(reports) + 1)]
+    for probe in probes:
+        cells = [Cell(tuple(x for x in report.checks if x.probe == probe)) for report in reports.values()]
+        lines.append([probe, *(f"**{cell}**" if cell.failed else str(cell) for cell in cells)])
+    return "\n".join([SIDE_BY_SIDE, *("| " + " | ".join(cells) + " |" for cells in lines)]) + "\n"
 
 
 def render_backends(results: Path = RESULTS) -> dict[str, str]:
     """Return docs/backends.md by its path inside the docs folder."""
-    sections = [HEAD]
-    for path in sorted(results.glob("verify-*.json")):
-        report = VerifyReport.model_validate_json(path.read_text(encoding="utf-8"))
-        text = re.sub(r"^#", "##", render(report), flags=re.M)
-        sections.append(f"{text.rstrip()}\n\nKept in `benchmarks/results/{path.name}`.\n")
+    reports = {
+        path.stem.removeprefix("verify-"): VerifyReport.model_validate_json(path.read_text(encoding="utf-8"))
+        for path in sorted(results.glob("verify-*.json"))
+    }
+    sections = [HEAD, *([_side_by_side(reports)] if len(reports) > 1 else [])]
+    for name, report in reports.items():
+        text = re.sub(r"^#", "##", render(report, alike=1), flags=re.M)
+        sections.append(f"{text.rstrip()}\n\nKept in `benchmarks/results/verify-{name}.json`.\n")
     return {"backends.md": "\n".join(sections)}

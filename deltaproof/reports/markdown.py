@@ -61,19 +61,40 @@ def _without_verdict(report: VerifyReport) -> list[str]:
     return ["## Not analysed", "", *groups, *declared, ""] if groups or declared else []
 
 
-def render(report: VerifyReport) -> str:
-    """Return the heading, the matrix, every failure and error, the counts and the reasons of what was not analysed."""
+def _ran(report: VerifyReport) -> list[str]:
+    lines = [f"- {form}: {', '.join(map(_code, names))}" for form, names in report.backend.ran.items()]
+    return ["## Kernels seen", "", *lines, ""] if lines else []
+
+
+def _broken(report: VerifyReport, alike: int | None) -> list[str]:
+    """Return failures and errors; of those of one probe, form, clause and hazard the first ``alike``."""
+    lines: list[str] = []
+    kinds: dict[tuple[str | None, ...], list[Check]] = {}
+    for check in broken(report):
+        kinds.setdefault((check.status.value, check.probe, check.form, check.clause, check.hazard), []).append(check)
+    for checks in kinds.values():
+        for check in checks[:alike]:
+            lines += _failure(check)
+        if more := checks[len(checks) if alike is None else alike :]:
+            lines += [f"And {len(more)} more of the same probe, form, clause and hazard, in the JSON result.", ""]
+    return lines
+
+
+def render(report: VerifyReport, *, alike: int | None = None) -> str:
+    """Return the heading, the matrix, failures and errors, the counts and the reasons of what was not analysed.
+
+    Every failure is shown, or with ``alike`` that many of those of one probe, form, clause and hazard.
+    """
     counts = report.counts()
     lines = [f"# deltaproof verify: {_prose(report.backend.name)}", "", f"**{verdict(report)}**", ""]
     lines += [f"- {label}: {_code(text) if label == 'command' else _prose(text)}" for label, text in heading(report)]
     lines.append("")
     if report.checks:
         lines += ["## Probes and forms", "", *_matrix(report)]
-    if found := broken(report):
-        lines += ["## Failures and errors", ""]
-        for check in found:
-            lines += _failure(check)
+    if broken(report):
+        lines += ["## Failures and errors", "", *_broken(report, alike)]
     lines += ["## Counts", ""]
     lines += _table(["status", "checks", "meaning"], [[s.value, str(counts[s.value]), MEANING[s]] for s in Status])
     lines += _without_verdict(report)
+    lines += _ran(report)
     return "\n".join(lines).rstrip() + "\n"

@@ -76,6 +76,9 @@ class BackendInfo(_Model):
     source: str
     conventions: dict[str, str | list[str]]
     unsupported: dict[str, str] = Field(default_factory=dict)
+    ran: dict[str, list[str]] = Field(
+        default_factory=dict, description="form, or form and ' backward' -> kernels that an adapter saw run"
+    )
 
 
 class VerifyReport(_Model):

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from deltaproof.reports.model import SCHEMA_VERSION, VerifyReport
 from deltaproof.reports.mutants import MUTANTS_SCHEMA_VERSION, MatrixReport
+from deltaproof.reports.source_mutants import SOURCE_MUTANTS_SCHEMA_VERSION, SourceMutantsReport
 
 
 def _schema(model: type[BaseModel], name: str, version: int) -> dict[str, Any]:
@@ -31,10 +32,16 @@ def mutants_schema() -> dict[str, Any]:
     return _schema(MatrixReport, "mutants", MUTANTS_SCHEMA_VERSION)
 
 
+def source_mutants_schema() -> dict[str, Any]:
+    """Return the schema of a report as `deltaproof verify --source-mutants --format json` writes it."""
+    return _schema(SourceMutantsReport, "source-mutants", SOURCE_MUTANTS_SCHEMA_VERSION)
+
+
 def schema_files() -> dict[str, str]:
     """Return the text of every schema file by its path inside the docs folder."""
     schemas = {
         f"schemas/verify-{SCHEMA_VERSION}.json": verify_schema(),
         f"schemas/mutants-{MUTANTS_SCHEMA_VERSION}.json": mutants_schema(),
+        f"schemas/source-mutants-{SOURCE_MUTANTS_SCHEMA_VERSION}.json": source_mutants_schema(),
     }
     return {path: json.dumps(schema, indent=2) + "\n" for path, schema in schemas.items()}

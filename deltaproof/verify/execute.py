@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 import time
 import traceback
@@ -24,6 +25,9 @@ def repeat_command_for(operator: str, backend: str, device: str, probe: str, cas
 def execute(context: Context, probe: Probe, case: Case) -> Check:
     """Run one case; whatever the backend raises is a failed check, never the end of the run."""
     started = time.perf_counter()
+    # the same reference: what it has computed for a case is kept
+    context = copy.copy(context)
+    context.target = context.target.in_form(case.form)
     base = {"probe": probe.name, "case": case.id, "form": case.form, "clause": probe.clause}
     hazard = probe.hazards[0] if probe.hazards else None
 

@@ -8,7 +8,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("deltaproof", "torch", "triton", "numpy", "transformers")
+PACKAGES = ("deltaproof", "torch", "triton", "numpy", "transformers", "fla-core", "flash-qla", "tilelang")
 
 
 def machine(device: str) -> dict[str, str]:

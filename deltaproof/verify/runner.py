@@ -160,6 +160,7 @@ class Runner:
     selection: Selection
     jobs: int = 1
     progress: Callable[[Check], None] = field(default=lambda check: None)
+    ran: dict[str, set[str]] = field(default_factory=dict, init=False)
 
     def run(self, command: Sequence[str]) -> VerifyReport:
         """Run everything and return the report.
@@ -185,7 +186,7 @@ class Runner:
         return VerifyReport(
             operator=self.selection.operator.name,
             contract_version=self.selection.operator.contract_version,
-            backend=info,
+            backend=info.model_copy(update={"ran": {form: sorted(names) for form, names in sorted(self.ran.items())}}),
             device=self.setup.device,
             tier=self.selection.tier,
             seed=self.setup.seed,
@@ -209,7 +210,9 @@ class Runner:
             for connection in ready:
                 worker = busy[connection]  # type: ignore[index]
                 try:
-                    check, sound = worker.connection.recv()  # type: ignore[union-attr]
+                    check, sound, ran = worker.connection.recv()  # type: ignore[union-attr]
+                    for form, names in ran.items():
+                        self.ran.setdefault(form, set()).update(names)
                     if not sound:
                         self._restart(worker)
                 except (EOFError, OSError):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from deltaproof.backends.protocol import Backend
-from deltaproof.backends.registry import load, missing
+from deltaproof.backends.registry import declared, load, missing
 from deltaproof.contracts.conventions import GateSpace, Padding
 from deltaproof.contracts.operator import Operator
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
@@ -26,6 +26,17 @@ class Outputs:
 
     o: torch.Tensor
     final_state: torch.Tensor | None = None
+
+
+class _InOneForm:
+    """A backend as one of its forms sees it: what it lacks in that form alone is among what it lacks."""
+
+    def __init__(self, backend: Backend, form: str) -> None:
+        self._backend = backend
+        self.unsupported = declared(backend, form)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
 
 
 @dataclass
@@ -50,6 +61,13 @@ class Target:
         """Return the target a user names: a backend's name, FILE.py:ATTR or MODULE:ATTR."""
         found = find_operator(operator)
         return cls(load(spec, operator), found, spec, spec in found.backends)
+
+    def in_form(self, form: str) -> Target:
+        """Return the target as a probe of one form sees it."""
+        if not any("/" in name for name in self.backend.unsupported):
+            return self
+        backend: Any = _InOneForm(self.backend, form)
+        return replace(self, backend=backend)
 
     def require(self, form: str, call: Call) -> None:
         """Raise Unsupported where the backend declares that it lacks something this call needs."""

@@ -61,6 +61,11 @@ def describe(target: Target) -> BackendInfo:
     )
 
 
+def ran(target: Target) -> dict[str, list[str]]:
+    """Return the kernels that a backend saw run so far, by form; empty where it does not look."""
+    return {form: list(names) for form, names in getattr(target.backend, "ran", {}).items()}
+
+
 def device_is_sound() -> bool:
     """Return whether the GPU still answers this process: after an illegal access every later call fails too."""
     try:
@@ -86,6 +91,6 @@ def serve(connection: Connection, setup: Setup) -> None:
             return
         check: Check = execute(context, probes()[task.probe], task.case)
         sound = setup.device != "cuda" or device_is_sound()
-        connection.send((check, sound))
+        connection.send((check, sound, ran(context.target)))
         if not sound:
             return

@@ -11,6 +11,7 @@ import torch
 import deltaproof
 from deltaproof import ContractError, StateLayout
 from deltaproof.backends import registry
+from deltaproof.backends.adapters import ADAPTERS
 from deltaproof.backends.protocol import Backend
 from deltaproof.contracts.conventions import Conventions
 from deltaproof.ops import registry as operators
@@ -19,6 +20,7 @@ from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
 
 OPERATOR = "gated_delta_rule"
 OWN = list(operators.operator(OPERATOR).backends)
+NAMED = [*OWN, *ADAPTERS[OPERATOR]]
 SOURCE = """
 from dataclasses import dataclass
 from deltaproof.backends import Conventions
@@ -121,19 +123,19 @@ def test_a_backend_is_loaded_from_a_module(path, monkeypatch):
 def test_a_backend_is_loaded_by_the_name_of_an_entry_point(install):
     install(Point("fast", changed(name="fast")), Point("idle", 3))
     assert registry.load("fast", OPERATOR).name == "fast"
-    assert registry.names(OPERATOR) == [*OWN, "fast", "idle"]
-    assert f"one of {', '.join(OWN)}, fast, idle, FILE.py:ATTR" in refused("slow")
+    assert registry.names(OPERATOR) == [*NAMED, "fast", "idle"]
+    assert f"one of {', '.join(NAMED)}, fast, idle, FILE.py:ATTR" in refused("slow")
     assert refused("idle") == "backend: expected a class with attribute 'name' (see docs/interfaces.md), got idle"
 
 
 def test_an_entry_point_does_not_replace_an_own_backend(install):
-    install(Point("torch", changed(name="impostor")))
+    install(Point("torch", changed(name="impostor")), Point("fla", changed(name="impostor")))
     assert registry.load("torch", OPERATOR).name == "torch"
-    assert registry.names(OPERATOR) == OWN
+    assert registry.names(OPERATOR) == NAMED
 
 
 def test_what_is_not_there_is_refused_by_what_was_asked_for(path):
-    assert refused("slow") == f"backend: expected one of {', '.join(OWN)}, FILE.py:ATTR or MODULE:ATTR, got 'slow'"
+    assert refused("slow") == f"backend: expected one of {', '.join(NAMED)}, FILE.py:ATTR or MODULE:ATTR, got 'slow'"
     assert refused(f"{path.parent}/none.py:Mine") == f"backend: expected a file that exists, got {path.parent}/none.py"
     assert refused("no.such.module:Mine").startswith(
         "backend: expected a module that can be imported, got no.such.module ("
@@ -165,6 +167,11 @@ def test_what_is_no_backend_is_refused_by_what_it_lacks(path):
             "backend.unsupported: expected a mapping of capability or clause to a reason, got {",
         ),
         ({"unsupported": {"gav": "typo"}}, "backend.unsupported: expected a clause or one of backward, varlen,"),
+        (
+            {"unsupported": {"decoding/gva": "typo"}},
+            "backend.unsupported: expected a clause or one of backward, varlen,",
+        ),
+        ({"unsupported": {"chunk/gav": "typo"}}, "backend.unsupported: expected a clause or one of backward, varlen,"),
         ({"operator": "kda2"}, "operator: expected one of gated_delta_rule, got 'kda2'"),
         (
             dict.fromkeys(("chunk", "recurrent", "decode", "prefill")),
@@ -218,6 +225,17 @@ def test_missing_names_what_a_call_needs_and_a_backend_lacks():
     only = changed(unsupported={}, conventions=Conventions(layouts=(StateLayout.V_FIRST,)))()
     assert registry.missing(only, "chunk", call()) == {"layout:k_first": "not among its declared layouts"}
     assert registry.missing(only, "chunk", call(layout=StateLayout.V_FIRST)) == {}
+
+
+def test_a_capability_or_a_clause_may_be_missing_in_one_form_alone(install):
+    install(Point("mine", changed(unsupported={"recurrent/gva": "one head", "chunk/I2": "matmuls", "varlen": "dense"})))
+    backend = registry.load("mine", OPERATOR)
+    assert registry.declared(backend, "recurrent") == {"gva": "one head", "varlen": "dense"}
+    assert registry.declared(backend, "chunk") == {"I2": "matmuls", "varlen": "dense"}
+    assert registry.missing(backend, "recurrent", call(HV=4)) == {"gva": "one head"}
+    assert registry.missing(backend, "chunk", call(HV=4)) == {}
+    assert registry.missing(backend, "chunk", call(batch_invariant=True)) == {"batch_invariant": "matmuls"}
+    assert registry.missing(backend, "recurrent", call(batch_invariant=True)) == {}
 
 
 def test_without_a_wish_the_first_own_backend_that_can_make_the_call_is_chosen(path, monkeypatch):

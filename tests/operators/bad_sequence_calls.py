@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from deltaproof import StateLayout
+from deltaproof.backends.registry import names
 from deltaproof.contracts.conventions import Conventions, GateSpace
 from deltaproof.ops import registry
 from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
@@ -48,7 +49,7 @@ CHUNKED = (CHUNK, PREFILL)
 PACKED = (*SEQUENCE, PREFILL)
 TORCH = "deltaproof.ops.gated_delta_rule.torch_backend:TorchBackend"
 CONVENTIONS = "deltaproof.contracts.conventions:Conventions"
-OWN = ", ".join(registry.operator("gated_delta_rule").backends)
+OWN = ", ".join(names("gated_delta_rule"))
 BOTH = "one spelling of the state layout"
 
 

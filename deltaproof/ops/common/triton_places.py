@@ -1,7 +1,7 @@
 """Where sequences and chunks lie in packed tokens, worked out on the device so that nothing waits for the host.
 
-Chunks are numbered over all sequences: sequence n owns ``chunk_offsets[n]`` up to ``chunk_offsets[n + 1]``. Shape legend:
-N sequences, T tokens, C chunk size.
+Chunks are numbered over all sequences: sequence n owns ``chunk_offsets[n]`` up to ``chunk_offsets[n + 1]``. Shape
+legend: N sequences, T tokens, C chunk size.
 """
 
 from __future__ import annotations

@@ -11,7 +11,11 @@ from deltaproof.ops.common.calls import SequenceCall
 from deltaproof.ops.common.triton_host import state_strides, zero_tail
 from deltaproof.ops.common.triton_input_gradients import gate_gradients, head_gradients
 from deltaproof.ops.gated_delta_rule.triton_chunk import Chunks, Prepared, states, transform
-from deltaproof.ops.gated_delta_rule.triton_outputs import gradients_kernel, local_gradients_kernel
+from deltaproof.ops.gated_delta_rule.triton_gradients import (
+    key_gradients_kernel,
+    local_gradients_kernel,
+    score_gradients_kernel,
+)
 from deltaproof.ops.gated_delta_rule.triton_states import reverse_states_kernel
 
 
@@ -29,9 +33,7 @@ class Gradients:
     initial_state: torch.Tensor | None
 
 
-def chunk_backward(
-    call: SequenceCall, prepared: Prepared, do: torch.Tensor, d_final: torch.Tensor | None
-) -> Gradients:
+def chunk_backward(call: SequenceCall, prepared: Prepared, do: torch.Tensor, d_final: torch.Tensor | None) -> Gradients:
     """Return the gradients of ``chunk_forward`` from those of o [B, T, HV, V] and of the final state."""
     B, T, _, HV, K, V = call.dims
     chunks = Chunks.of(call)
@@ -42,21 +44,13 @@ def chunk_backward(
     d_errors = _local(chunks, prepared, do)
     after, d_initial = _reverse(chunks, prepared, w, do, d_errors, d_final)
     del w
-    dq, dk = (chunks.new(1, B, T, HV, K) for _ in range(2))
-    dv = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=do.device)
-    d_gate, d_strength = (chunks.new(1, B, T, HV, dtype=torch.float32) for _ in range(2))
-    launch = chunks.table.gradients
-    if chunks.count:
-        gradients_kernel[(chunks.count * HV,)](
-            chunks.q, chunks.k, do, prepared.G, prepared.strength, prepared.inverse, before, after, errors, d_errors,
-            dq, dk, dv, d_gate, d_strength, *chunks.pack, call.options.scale, T, call.sequences, **chunks.flags, V=V,
-            BK=launch.BK, BV=launch.BV, **launch.options,
-        )  # fmt: skip
+    dv, dq, dk, d_gate, d_strength = _inside(chunks, prepared, do, errors, d_errors, before, after)
     zero_tail(dv, call.cu_seqlens)
     dg, dbeta, dA_log, ddt_bias = gate_gradients(call, d_gate, d_strength)
     return Gradients(
-        head_gradients(call, "q", dq), head_gradients(call, "k", dk), dv, dg, dbeta, dA_log, ddt_bias, d_initial
-    )
+        head_gradients(call, "q", dq), head_gradients(call, "k", dk), dv.to(call.v.dtype), dg, dbeta, dA_log, ddt_bias,
+        d_initial,
+    )  # fmt: skip
 
 
 def _local(chunks: Chunks, prepared: Prepared, do: torch.Tensor) -> torch.Tensor:
@@ -100,3 +94,37 @@ def _reverse(
             V=V, BK=launch.BK, BV=launch.BV, READ=d_final is not None, WRITE=d_initial is not None, **launch.options,
         )  # fmt: skip
     return after, d_initial
+
+
+def _inside(
+    chunks: Chunks,
+    prepared: Prepared,
+    do: torch.Tensor,
+    errors: torch.Tensor,
+    d_errors: torch.Tensor,
+    before: torch.Tensor,
+    after: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:
+    """Return dv, and dq, dk, d_gate, d_strength in parts, from everything that comes into the chunks."""
+    call = chunks.call
+    B, T, _, HV, K, V = call.dims
+    C = call.options.chunk_size
+    scores, keys = chunks.table.scores, chunks.table.keys
+    parts = triton.cdiv(K, keys.BK)
+    dv = chunks.new(B, T, HV, V)
+    d_attention, d_system = (chunks.new(chunks.count, HV, C, C) for _ in range(2))
+    d_gate, d_strength = (chunks.new(1 + parts, B, T, HV, dtype=torch.float32) for _ in range(2))
+    if chunks.count:
+        score_gradients_kernel[(chunks.count * HV,)](
+            chunks.q, chunks.k, do, prepared.G, prepared.strength, prepared.inverse, errors, d_errors, dv, d_attention,
+            d_system, d_gate, d_strength, *chunks.pack, call.options.scale, T, call.sequences, **chunks.flags, V=V,
+            BK=scores.BK, BV=scores.BV, **scores.options,
+        )  # fmt: skip
+    dq, dk = (chunks.new(1, B, T, HV, K) for _ in range(2))
+    if chunks.count:
+        key_gradients_kernel[(chunks.count * HV * parts,)](
+            chunks.q, chunks.k, do, prepared.G, prepared.strength, before, after, errors, dv, d_attention, d_system,
+            dq, dk, d_gate, d_strength, *chunks.pack, call.options.scale, T, call.sequences, B * T, **chunks.flags,
+            V=V, BK=keys.BK, BV=keys.BV, **keys.options,
+        )  # fmt: skip
+    return dv, dq, dk, d_gate, d_strength

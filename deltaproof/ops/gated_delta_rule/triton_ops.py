@@ -202,8 +202,10 @@ def _gradients(op: Any) -> Any:
         with forced_init(ctx.forced):
             found = op(do, d_final, *saved, *tensors, *ctx.options)
         gate = ctx.options[_GATE]
-        present = [x is not None and (gate or name not in ("A_log", "dt_bias")) for name, x in zip(_INPUTS, tensors)]
-        return *(x if there else None for x, there in zip(found, present)), None, *(None for _ in ctx.options)
+        named = zip(_INPUTS, tensors[:8], strict=True)
+        present = [x is not None and (gate or name not in ("A_log", "dt_bias")) for name, x in named]
+        gradients = (x if there else None for x, there in zip(found, present, strict=True))
+        return *gradients, None, *(None for _ in ctx.options)
 
     return backward
 

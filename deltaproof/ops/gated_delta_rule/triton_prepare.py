@@ -16,16 +16,48 @@ from deltaproof.ops.common.triton_places import chunk_place
 
 
 @triton.jit
-def _lower(k_i, k_j, G_i, G_j, b_j, SAME: tl.constexpr):
-    """Return (k_i . k_j) exp(G_i - G_j) beta_j for two blocks of 16 tokens, strictly lower on the diagonal."""
-    a = dot(k_i, tl.trans(k_j)) * b_j[None, :]
+def _rows(k, first, count, k_at, H: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr):
+    """Return 16 tokens' keys [16, BK], those of the chunk's block BLOCK; zero behind the chunk's end."""
+    at = BLOCK * 16 + tl.arange(0, 16)
+    mask = (at < count)[:, None] & (k_at < K)[None, :]
+    return tl.load(k + (first + at)[:, None] * H * K + k_at[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _gates(
+    g, beta, A_log, dt_bias, G, strength, before, first, count, head, HV: tl.constexpr, GATE: tl.constexpr,
+    DT_BIAS: tl.constexpr, BETA_SIGMOID: tl.constexpr, NEG_EIGVAL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Store and return 16 tokens' cumulative log gates, from ``before`` on, and write strengths [16]."""
+    at = BLOCK * 16 + tl.arange(0, 16)
+    inside = at < count
+    place = (first + at) * HV + head
+    b_G = before + tl.cumsum(log_gate(g, A_log, dt_bias, place, inside, head, GATE, DT_BIAS), 0)
+    b_b = write_strength(beta, place, inside, BETA_SIGMOID, NEG_EIGVAL)
+    tl.store(G + place, b_G, mask=inside)
+    tl.store(strength + place, b_b, mask=inside)
+    return b_G, b_b
+
+
+@triton.jit
+def _lower(a, G_i, G_j, b_j, SAME: tl.constexpr):
+    """Return a_ij exp(G_i - G_j) beta_j for two blocks of 16 tokens, strictly lower where they are the same."""
     difference = G_i[:, None] - G_j[None, :]
+    a = a * b_j[None, :]
     if SAME:
         at = tl.arange(0, 16)
         lower = at[:, None] > at[None, :]
         # masked before the exponential: above the diagonal the difference is positive and may overflow
         return tl.where(lower, a * tl.exp(tl.where(lower, difference, 0.0)), 0.0)
     return a * tl.exp(difference)
+
+
+@triton.jit
+def _keep(out, x, ROW: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
+    """Store one block [16, 16] of the inverse [C, C]."""
+    at = tl.arange(0, 16)
+    tile = (ROW * 16 + at)[:, None] * C + (COLUMN * 16 + at)[None, :]
+    tl.store(out + tile, stored(x, out.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=["N", "T"])
@@ -37,7 +69,7 @@ def prepare_kernel(
     dt_bias,  # [HV]
     G,  # [B, T, HV] out, fp32
     strength,  # [B, T, HV] out, fp32
-    inverse,  # [chunks, HV, C, C] out
+    inverse,  # [chunks, HV, C, C] out: T
     cu_seqlens,
     chunk_offsets,
     chunk_sequence,
@@ -60,78 +92,81 @@ def prepare_kernel(
     n, first, count = chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
     if count == 0:
         return
-    at = tl.arange(0, 16)
-    k_at = tl.arange(0, BK)
-    k_in = (k_at < K)[None, :]
-    group = head // (HV // H)
-    k += group * K
+    k += head // (HV // H) * K
     out = inverse + program * C * C
 
-    in_0 = at < count
-    t_0 = (first + at) * HV + head
-    G_0 = tl.cumsum(log_gate(g, A_log, dt_bias, t_0, in_0, head, GATE, DT_BIAS), 0)  # [16]
-    b_0 = write_strength(beta, t_0, in_0, BETA_SIGMOID, NEG_EIGVAL)
-    tl.store(G + t_0, G_0, mask=in_0)
-    tl.store(strength + t_0, b_0, mask=in_0)
-    k_0 = tl.load(k + (first + at)[:, None] * H * K + k_at[None, :], mask=in_0[:, None] & k_in, other=0.0)  # [16, BK]
-    i_00 = invert_16(_lower(k_0, k_0, G_0, G_0, b_0, True))
-    tile = at[:, None] * C + at[None, :]
-    tl.store(out + tile, stored(i_00, inverse.dtype.element_ty))
-    if C >= 32:
-        in_1 = 16 + at < count
-        t_1 = (first + 16 + at) * HV + head
-        g_1 = log_gate(g, A_log, dt_bias, t_1, in_1, head, GATE, DT_BIAS)
-        G_1 = tl.min(G_0) + tl.cumsum(g_1, 0)
-        b_1 = write_strength(beta, t_1, in_1, BETA_SIGMOID, NEG_EIGVAL)
-        tl.store(G + t_1, G_1, mask=in_1)
-        tl.store(strength + t_1, b_1, mask=in_1)
-        k_1 = tl.load(k + (first + 16 + at)[:, None] * H * K + k_at[None, :], mask=in_1[:, None] & k_in, other=0.0)
-        a_10 = _lower(k_1, k_0, G_1, G_0, b_0, False)
-        i_11 = invert_16(_lower(k_1, k_1, G_1, G_1, b_1, True))
-        i_10 = below(i_11, a_10, i_00)
-        zero = stored(tl.zeros([16, 16], tl.float32), inverse.dtype.element_ty)
-        tl.store(out + tile + 16, zero)
-        tl.store(out + tile + 16 * C, stored(i_10, inverse.dtype.element_ty))
-        tl.store(out + tile + 16 * C + 16, stored(i_11, inverse.dtype.element_ty))
+    none = tl.zeros([16, 16], tl.float32)
+    a_00, a_10, a_11, a_20, a_21 = none, none, none, none, none
+    a_22, a_30, a_31, a_32, a_33 = none, none, none, none, none
+    for start in range(0, K, BK):
+        at = start + tl.arange(0, BK)
+        k_0 = _rows(k, first, count, at, H, K, 0)  # [16, BK]
+        a_00 += dot(k_0, tl.trans(k_0))
+        if C >= 32:
+            k_1 = _rows(k, first, count, at, H, K, 1)
+            a_10 += dot(k_1, tl.trans(k_0))
+            a_11 += dot(k_1, tl.trans(k_1))
         if C == 64:
-            in_2 = 32 + at < count
-            in_3 = 48 + at < count
-            t_2 = (first + 32 + at) * HV + head
-            t_3 = (first + 48 + at) * HV + head
-            G_2 = tl.min(G_1) + tl.cumsum(log_gate(g, A_log, dt_bias, t_2, in_2, head, GATE, DT_BIAS), 0)
-            G_3 = tl.min(G_2) + tl.cumsum(log_gate(g, A_log, dt_bias, t_3, in_3, head, GATE, DT_BIAS), 0)
-            b_2 = write_strength(beta, t_2, in_2, BETA_SIGMOID, NEG_EIGVAL)
-            b_3 = write_strength(beta, t_3, in_3, BETA_SIGMOID, NEG_EIGVAL)
-            tl.store(G + t_2, G_2, mask=in_2)
-            tl.store(G + t_3, G_3, mask=in_3)
-            tl.store(strength + t_2, b_2, mask=in_2)
-            tl.store(strength + t_3, b_3, mask=in_3)
-            k_2 = tl.load(k + (first + 32 + at)[:, None] * H * K + k_at[None, :], mask=in_2[:, None] & k_in, other=0.0)
-            k_3 = tl.load(k + (first + 48 + at)[:, None] * H * K + k_at[None, :], mask=in_3[:, None] & k_in, other=0.0)
-            i_22 = invert_16(_lower(k_2, k_2, G_2, G_2, b_2, True))
-            i_33 = invert_16(_lower(k_3, k_3, G_3, G_3, b_3, True))
-            a_20 = _lower(k_2, k_0, G_2, G_0, b_0, False)
-            a_21 = _lower(k_2, k_1, G_2, G_1, b_1, False)
-            a_30 = _lower(k_3, k_0, G_3, G_0, b_0, False)
-            a_31 = _lower(k_3, k_1, G_3, G_1, b_1, False)
-            a_32 = _lower(k_3, k_2, G_3, G_2, b_2, False)
-            i_21 = below(i_22, a_21, i_11)
-            i_32 = below(i_33, a_32, i_22)
-            i_20 = -dot(i_22, dot(a_20, i_00) + dot(a_21, i_10))
-            i_31 = -dot(i_33, dot(a_31, i_11) + dot(a_32, i_21))
-            i_30 = -dot(i_33, dot(a_30, i_00) + dot(a_31, i_10) + dot(a_32, i_20))
-            tl.store(out + tile + 32, zero)
-            tl.store(out + tile + 48, zero)
-            tl.store(out + tile + 16 * C + 32, zero)
-            tl.store(out + tile + 16 * C + 48, zero)
-            tl.store(out + tile + 32 * C + 48, zero)
-            tl.store(out + tile + 32 * C, stored(i_20, inverse.dtype.element_ty))
-            tl.store(out + tile + 32 * C + 16, stored(i_21, inverse.dtype.element_ty))
-            tl.store(out + tile + 32 * C + 32, stored(i_22, inverse.dtype.element_ty))
-            tl.store(out + tile + 48 * C, stored(i_30, inverse.dtype.element_ty))
-            tl.store(out + tile + 48 * C + 16, stored(i_31, inverse.dtype.element_ty))
-            tl.store(out + tile + 48 * C + 32, stored(i_32, inverse.dtype.element_ty))
-            tl.store(out + tile + 48 * C + 48, stored(i_33, inverse.dtype.element_ty))
+            k_2 = _rows(k, first, count, at, H, K, 2)
+            k_3 = _rows(k, first, count, at, H, K, 3)
+            a_20 += dot(k_2, tl.trans(k_0))
+            a_21 += dot(k_2, tl.trans(k_1))
+            a_22 += dot(k_2, tl.trans(k_2))
+            a_30 += dot(k_3, tl.trans(k_0))
+            a_31 += dot(k_3, tl.trans(k_1))
+            a_32 += dot(k_3, tl.trans(k_2))
+            a_33 += dot(k_3, tl.trans(k_3))
+
+    zero = tl.zeros([], tl.float32)
+    G_0, b_0 = _gates(
+        g, beta, A_log, dt_bias, G, strength, zero, first, count, head, HV, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL, 0
+    )  # fmt: skip
+    i_00 = invert_16(_lower(a_00, G_0, G_0, b_0, True))
+    _keep(out, i_00, 0, 0, C)
+    if C >= 32:
+        # the gates sum downwards: the least is the last
+        G_1, b_1 = _gates(
+            g, beta, A_log, dt_bias, G, strength, tl.min(G_0), first, count, head, HV, GATE, DT_BIAS, BETA_SIGMOID,
+            NEG_EIGVAL, 1,
+        )  # fmt: skip
+        i_11 = invert_16(_lower(a_11, G_1, G_1, b_1, True))
+        i_10 = below(i_11, _lower(a_10, G_1, G_0, b_0, False), i_00)
+        _keep(out, none, 0, 1, C)
+        _keep(out, i_10, 1, 0, C)
+        _keep(out, i_11, 1, 1, C)
+    if C == 64:
+        G_2, b_2 = _gates(
+            g, beta, A_log, dt_bias, G, strength, tl.min(G_1), first, count, head, HV, GATE, DT_BIAS, BETA_SIGMOID,
+            NEG_EIGVAL, 2,
+        )  # fmt: skip
+        G_3, b_3 = _gates(
+            g, beta, A_log, dt_bias, G, strength, tl.min(G_2), first, count, head, HV, GATE, DT_BIAS, BETA_SIGMOID,
+            NEG_EIGVAL, 3,
+        )  # fmt: skip
+        i_22 = invert_16(_lower(a_22, G_2, G_2, b_2, True))
+        i_33 = invert_16(_lower(a_33, G_3, G_3, b_3, True))
+        a_21 = _lower(a_21, G_2, G_1, b_1, False)
+        a_31 = _lower(a_31, G_3, G_1, b_1, False)
+        a_32 = _lower(a_32, G_3, G_2, b_2, False)
+        a_20 = _lower(a_20, G_2, G_0, b_0, False)
+        a_30 = _lower(a_30, G_3, G_0, b_0, False)
+        i_21 = below(i_22, a_21, i_11)
+        i_32 = below(i_33, a_32, i_22)
+        i_20 = -dot(i_22, dot(a_20, i_00) + dot(a_21, i_10))
+        i_31 = -dot(i_33, dot(a_31, i_11) + dot(a_32, i_21))
+        i_30 = -dot(i_33, dot(a_30, i_00) + dot(a_31, i_10) + dot(a_32, i_20))
+        _keep(out, none, 0, 2, C)
+        _keep(out, none, 0, 3, C)
+        _keep(out, none, 1, 2, C)
+        _keep(out, none, 1, 3, C)
+        _keep(out, none, 2, 3, C)
+        _keep(out, i_20, 2, 0, C)
+        _keep(out, i_21, 2, 1, C)
+        _keep(out, i_22, 2, 2, C)
+        _keep(out, i_30, 3, 0, C)
+        _keep(out, i_31, 3, 1, C)
+        _keep(out, i_32, 3, 2, C)
+        _keep(out, i_33, 3, 3, C)
 
 
 @triton.jit(do_not_specialize=["N", "T"])

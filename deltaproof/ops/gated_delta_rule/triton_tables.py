@@ -40,7 +40,8 @@ class ChunkTable:
     outputs: Launch
     local: Launch
     reverse: Launch
-    gradients: Launch
+    scores: Launch
+    keys: Launch
 
     @classmethod
     def of(cls, K: int, V: int, HV: int, dtype: torch.dtype) -> ChunkTable:
@@ -48,18 +49,21 @@ class ChunkTable:
         BK, BV = (max(16, triton.next_power_of_2(size)) for size in (K, V))
         single = dtype == torch.float32
         ragged = K * dtype.itemsize % 16 or V * dtype.itemsize % 16
-        warps = 2 if ragged else 4
+        warps = 2 if ragged else 8 if single else 4
         wide = K > 128 or single
         narrow = min(BV, 16 if wide or HV <= 16 else 32)
         half = 32 if single or ragged else 64
+        inside = Launch(min(BK, half), min(BV, half), warps)
+        plain = single or ragged
         return cls(
-            prepare=Launch(BK, BV, 1),
-            transform=Launch(min(BK, half), min(BV, half), warps),
+            prepare=Launch(min(BK, 32 if single else 64), BV, 1),
+            transform=inside if plain else Launch(min(BK, 64), min(BV, 128), warps),
             states=Launch(BK, narrow, warps, 2 if wide else 3),
-            outputs=Launch(min(BK, 64 if wide else 128), min(BV, half), warps),
-            local=Launch(min(BK, half), min(BV, half), warps),
-            reverse=Launch(BK, narrow, warps, 2),
-            gradients=Launch(min(BK, half), min(BV, half), warps),
+            outputs=inside if plain else Launch(min(BK, 64), min(BV, 128), warps),
+            local=inside if plain else Launch(min(BK, 128), min(BV, 64), warps),
+            reverse=Launch(BK, narrow, warps, 2 if wide else 3),
+            scores=inside,
+            keys=inside if plain else Launch(min(BK, 64), min(BV, 128), warps),
         )
 
 

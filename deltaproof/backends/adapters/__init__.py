@@ -1,0 +1,15 @@
+"""Adapters to installed peers: backends taken only when they are asked for by name. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ADAPTERS: Mapping[str, Mapping[str, str]] = {
+    "gated_delta_rule": {
+        "fla": "deltaproof.backends.adapters.fla:Fla",
+        "fla:default": "deltaproof.backends.adapters.fla:FlaDefault",
+        "fla:tilelang": "deltaproof.backends.adapters.fla:FlaTileLang",
+        "fla:intracard": "deltaproof.backends.adapters.fla:FlaIntracard",
+    },
+}
+"""Operator -> name -> "module:attribute"; a mode that computes with other kernels is a name of its own."""

@@ -1,0 +1,106 @@
+"""The least bytes and floating-point operations of a workload, and the time they need. Imports no torch.
+
+Shape legend: T tokens, N sequences, R decode rows, H q,k heads, HV value heads, K, V head sizes, C tokens of a chunk.
+Bytes count each argument and each result once; vectors of one number a head or a row are left out. Operations are
+counted for the chunked algorithm at C = 64, as the operator's README derives it, one multiply-add as two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
+
+CHUNK = 64
+SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+GATE_BYTES = 4
+"""Log gates of sequences are float32, as a gate computed beforehand is; all else of a token is in the run's dtype."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a call has to move and to compute at least.
+
+    Attributes:
+        bytes: read and written.
+        flops: operations, of matrix products in the main.
+    """
+
+    bytes: int
+    flops: int
+
+    def floor_ms(self, bytes_per_s: float, flops_per_s: float) -> float:
+        """Return the larger of the two times, in milliseconds."""
+        return 1e3 * max(self.bytes / bytes_per_s, self.flops / flops_per_s)
+
+    def bound_by(self, bytes_per_s: float, flops_per_s: float) -> str:
+        """Return which of the two is the larger: "memory" or "matmul"."""
+        return "memory" if self.bytes / bytes_per_s >= self.flops / flops_per_s else "matmul"
+
+
+def _states(workload: SequenceWorkload) -> int:
+    HV = workload.heads[1]
+    return len(workload.lengths) * HV * workload.K * workload.V * SIZES[workload.state_dtype]
+
+
+def _chunks(workload: SequenceWorkload) -> list[int]:
+    """Return the tokens of every chunk; the last of a sequence may be short."""
+    chunks = []
+    for length in workload.lengths:
+        full, rest = divmod(length, CHUNK)
+        chunks += [CHUNK] * full + ([rest] if rest else [])
+    return chunks
+
+
+def _solve(C: int) -> float:
+    """Return the operations of inverting one unit lower triangular C x C matrix, C³ / 3."""
+    return C**3 / 3
+
+
+def prefill(workload: SequenceWorkload, dtype: str) -> Work:
+    """Return the work of the chunk form's forward.
+
+    Bytes: q, k, v, g, beta and the initial state are read, o and the final state written.
+
+    Operations a chunk and value head: K S, Q S and Kᵀ E with 2CKV each; T X and A E with C²V each, because T and A
+    are triangular and half of either is zero; the inverse with C³ / 3. K Kᵀ and Q Kᵀ, with C²K each, are triangular
+    too and are needed once a q,k head. For C = 64, K = V = 128 and H = HV that is 8.5 MFLOP; counted in full squares
+    it is 10.5.
+    """
+    (H, HV), K, V = workload.heads, workload.K, workload.V
+    size = SIZES[dtype]
+    token = size * (2 * H * K + 2 * HV * V + HV) + GATE_BYTES * HV
+    flops = sum(HV * (6 * C * K * V + 2 * C * C * V + _solve(C)) + H * 2 * C * C * K for C in _chunks(workload))
+    return Work(workload.tokens * token + 2 * _states(workload), round(flops))
+
+
+def backward(workload: SequenceWorkload, dtype: str) -> Work:
+    """Return the work of the chunk form's backward, which keeps nothing of the forward but its inputs.
+
+    Bytes: the forward's inputs and the gradients of o and of the final state are read, the gradients of q, k, v, g,
+    beta and of the initial state written.
+
+    Operations a chunk and value head. With the state, 2CKV each: K S and Kᵀ E are computed again; then K dS, dO Sᵀ,
+    E dSᵀ, Qᵀ dO, dX Sᵀ, Kᵀ dX. With C x C triangles, C²V each: T X again, Aᵀ dO, dO Eᵀ, Tᵀ dE, dX Eᵀ; and C³ / 3 for
+    the inverse. A q,k head, C²K each: K Kᵀ and Q Kᵀ again, and two products for q's and k's part in Q Kᵀ and two for
+    k's part in K Kᵀ, whose triangles are summed over the value heads first. For C = 64, K = V = 128 and H = HV that
+    is 22.6 MFLOP.
+    """
+    (H, HV), K, V = workload.heads, workload.K, workload.V
+    size = SIZES[dtype]
+    inputs = size * (2 * H * K + HV * V + HV) + GATE_BYTES * HV
+    token = 2 * inputs + size * HV * V
+    flops = sum(HV * (16 * C * K * V + 5 * C * C * V + _solve(C)) + H * 6 * C * C * K for C in _chunks(workload))
+    return Work(workload.tokens * token + 3 * _states(workload), round(flops))
+
+
+def decode(workload: DecodeWorkload, dtype: str) -> Work:
+    """Return the work of one token a row.
+
+    Bytes: q, k, v, g, beta and each row's state are read, o and the state written. Operations a row and value head:
+    Sᵀ k, k eᵀ and Sᵀ q with 2KV each, and KV for the gate.
+    """
+    (H, HV), K, V, R = workload.heads, workload.K, workload.V, workload.rows
+    token = SIZES[dtype] * (2 * H * K + 2 * HV * V + 2 * HV)
+    state = HV * K * V * SIZES[workload.state_dtype]
+    return Work(R * (token + 2 * state), R * HV * 7 * K * V)

@@ -1,0 +1,146 @@
+"""Drawing a workload's input sets on the device.
+
+Shape legend: T tokens, N sequences, R decode rows, S slots, H q,k heads, HV value heads, K, V head sizes.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+
+from deltaproof.bench.device import set_count
+from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
+from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, SequenceCall
+
+SEED = 0
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """Return the torch dtype of a name such as "bfloat16"."""
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+def call_bytes(call: SequenceCall | DecodeCall) -> int:
+    """Return the bytes one call reads: its tokens and its states, of a pool the slots it names."""
+    parts = [call.q, call.k, call.v, call.g, call.beta]
+    if isinstance(call, SequenceCall):
+        parts += [] if call.initial_state is None else [call.initial_state]
+        return sum(x.nbytes for x in parts)
+    slot = call.pool[0].nbytes if call.pool.shape[0] else 0
+    return sum(x.nbytes for x in parts) + call.read_index.shape[0] * slot
+
+
+class Source:
+    """Random tensors on a device, the same for the same seed."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.generator = torch.Generator(device).manual_seed(SEED)
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Return standard normal float32."""
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """Return uniform [0, 1) float32."""
+        return torch.rand(shape, generator=self.generator, device=self.device)
+
+
+def bounds(workload: SequenceWorkload, device: str) -> torch.Tensor | None:
+    """Return cu_seqlens [N + 1] int64, or None for a single sequence."""
+    if len(workload.lengths) == 1:
+        return None
+    return torch.tensor([0, *accumulate(workload.lengths)], dtype=torch.int64, device=device)
+
+
+def sequence_call(
+    workload: SequenceWorkload, dtype: torch.dtype, source: Source, cu_seqlens: torch.Tensor | None
+) -> SequenceCall:
+    """Return one call of the chunk form: keys and queries of length 1, log gates in (-0.1, 0], strengths in [0, 1)."""
+    (H, HV), K, V, T, N = workload.heads, workload.K, workload.V, workload.tokens, len(workload.lengths)
+    q, k = (F.normalize(source.normal(1, T, H, K), dim=-1).to(dtype) for _ in range(2))
+    state = 0.1 * source.normal(N, HV, *workload.layout.inner_shape(K, V))
+    return SequenceCall(
+        q,
+        k,
+        source.normal(1, T, HV, V).to(dtype),
+        -0.1 * source.uniform(1, T, HV),
+        source.uniform(1, T, HV).to(dtype),
+        DeltaRuleOptions(scale=K**-0.5, layout=workload.layout),
+        initial_state=state.to(dtype_of(workload.state_dtype)),
+        output_final_state=True,
+        cu_seqlens=cu_seqlens,
+    )
+
+
+def sequence_sets(workload: SequenceWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[SequenceCall]:
+    """Return input sets that exceed twice the cache together; they share cu_seqlens, whose plan a backend may keep."""
+    source, cu_seqlens = Source(device), bounds(workload, device)
+    first = sequence_call(workload, dtype, source, cu_seqlens)
+    more = set_count(call_bytes(first), cache_bytes) - 1
+    return [first, *(sequence_call(workload, dtype, source, cu_seqlens) for _ in range(more))]
+
+
+def output_gradients(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return random gradients of o [1, T, HV, V] and of the final state, in their dtypes."""
+    assert call.initial_state is not None
+    source = Source(call.q.device.type)
+    do, dht = source.normal(*call.v.shape).to(call.v.dtype), source.normal(*call.initial_state.shape)
+    return do, dht.to(call.initial_state.dtype)
+
+
+def decode_sets(workload: DecodeWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[DecodeCall]:
+    """Return calls on one pool [S, HV, ...] with gaps between its slots; no slot is named twice in all of them."""
+    (H, HV), K, V, R = workload.heads, workload.K, workload.V, workload.rows
+    source = Source(device)
+    state_dtype = dtype_of(workload.state_dtype)
+    token = dtype.itemsize * (2 * H * K + HV * V + 2 * HV)
+    sets = set_count(R * (HV * K * V * state_dtype.itemsize + token), cache_bytes)
+    slots = sets * R + max(2, sets * R // 8)
+    stride = HV * K * V + workload.slot_padding
+    memory = torch.zeros(slots * stride, dtype=state_dtype, device=device)
+    rows, columns = workload.layout.inner_shape(K, V)
+    pool = memory.as_strided((slots, HV, rows, columns), (stride, rows * columns, columns, 1))
+    for slot in pool:
+        slot.copy_(0.1 * source.normal(*slot.shape))
+    order = torch.randperm(slots, generator=source.generator, device=device).int()
+    options = DeltaRuleOptions(
+        scale=K**-0.5, normalize_qk=True, gate_in_kernel=True, beta_sigmoid=True, layout=workload.layout
+    )
+    A_log, dt_bias = 0.5 * source.normal(HV) - 1.5, source.normal(HV)
+    return [
+        DecodeCall(
+            source.normal(R, 1, H, K).to(dtype),
+            source.normal(R, 1, H, K).to(dtype),
+            source.normal(R, 1, HV, V).to(dtype),
+            source.normal(R, 1, HV).to(dtype),
+            source.normal(R, 1, HV).to(dtype),
+            options,
+            A_log,
+            dt_bias,
+            pool=pool,
+            read_index=order[index * R : (index + 1) * R],
+            out=torch.empty(R, 1, HV, V, dtype=dtype, device=device),
+        )
+        for index in range(sets)
+    ]
+
+
+def dense_call(call: DecodeCall) -> SequenceCall:
+    """Return the same token as a call of the recurrent form, from a dense copy of the rows' states."""
+    return SequenceCall(
+        call.q,
+        call.k,
+        call.v,
+        call.g,
+        call.beta,
+        call.options,
+        call.A_log,
+        call.dt_bias,
+        initial_state=call.pool[call.read_index.long()],
+        output_final_state=True,
+    )

@@ -1,0 +1,131 @@
+"""The result of a bench run, as data: what the table shows and what the JSON schema describes. Imports no torch."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
+
+BENCH_SCHEMA_VERSION = 1
+
+
+class RowStatus(str, Enum):
+    """What came of one backend on one workload."""
+
+    TIMED = "timed"
+    FAIL = "fail"
+    UNSUPPORTED = "unsupported"
+    ERROR = "error"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Times(_Model):
+    """Milliseconds a call, over replays of several calls each."""
+
+    median_ms: float
+    min_ms: float
+    p10_ms: float
+    p90_ms: float
+    replays: int
+    calls: int = Field(description="calls in one replay")
+    method: str = Field(description="cuda-graph, cuda-events (launches from the host count) or perf-counter")
+    note: str | None = Field(default=None, description="why no CUDA graph was taken")
+
+
+class OutputError(_Model):
+    """How far one output lies from the float32 reference; an error that is not finite is null and fails."""
+
+    output: str
+    relative_rms: float | None = Field(description="root mean square of the error ÷ that of the reference")
+    rms_bound: float
+    largest: float | None = Field(description="largest absolute error")
+    largest_bound: float
+    where: list[int] | None = Field(default=None, description="index of the largest error")
+    problem: str | None = Field(default=None, description="a wrong shape or dtype; nothing is compared then")
+    ok: bool
+
+
+class Row(_Model):
+    """One backend on one workload."""
+
+    workload: str
+    backend: str
+    form: str
+    status: RowStatus
+    reason: str | None = Field(default=None, description="why fail, unsupported or error")
+    notes: list[str] = Field(default_factory=list)
+    errors: list[OutputError] = Field(default_factory=list)
+    time: Times | None = Field(default=None, description="the call; in a backward run the backward alone")
+    forward_backward: Times | None = Field(default=None, description="forward and backward; of a backward run")
+    to_floor: float | None = Field(default=None, description="median time ÷ floor")
+    to_peers: dict[str, float] = Field(
+        default_factory=dict, description="on rows of the operator's own backends: median time ÷ each peer's"
+    )
+    peak_memory_bytes: int | None = Field(
+        default=None, description="peak of one plain call beyond its inputs, with the forward in a backward run"
+    )
+
+
+class WorkloadInfo(_Model):
+    """A workload with its floor on this machine."""
+
+    name: str
+    shape: SequenceWorkload | DecodeWorkload
+    bytes: int
+    flops: int
+    floor_ms: float
+    bound_by: Literal["memory", "matmul"]
+    sets: int = Field(description="input sets that the timed calls take in turn")
+    set_bytes: int = Field(description="bytes of one set")
+
+
+class Ceilings(_Model):
+    """What the machine does at best, measured in the same run."""
+
+    copy_bytes_per_s: float = Field(description="of a device copy, read + written")
+    copy_bytes: int = Field(description="bytes of the copied buffer")
+    matmul_flops_per_s: float
+    matmul_size: int = Field(description="rows and columns of its square matrices")
+    matmul_dtype: str
+
+
+class BenchBackend(_Model):
+    """A backend of the run, or why it is not here."""
+
+    name: str
+    spec: str = Field(description="as the command named it")
+    version: str | None = None
+    peer: bool = Field(description="none of the operator's own backends")
+    not_loaded: str | None = Field(default=None, description="why it could not be loaded")
+
+
+class BenchReport(_Model):
+    """A whole run of ``deltaproof bench``."""
+
+    schema_name: Literal["deltaproof.bench"] = "deltaproof.bench"
+    schema_version: int = BENCH_SCHEMA_VERSION
+    operator: str
+    verb: Literal["prefill", "backward", "decode"]
+    device: str
+    dtype: str
+    seed: int
+    command: str
+    machine: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    commit: str | None = None
+    seconds: float = 0.0
+    cache_bytes: int = Field(default=0, description="L2 cache of the GPU; 0 on a CPU, where it is not asked for")
+    ceilings: Ceilings
+    backends: list[BenchBackend]
+    workloads: list[WorkloadInfo]
+    rows: list[Row]
+
+    def of(self, *statuses: RowStatus) -> list[Row]:
+        """Return the rows that ended in one of ``statuses``."""
+        return [row for row in self.rows if row.status in statuses]

@@ -1,0 +1,274 @@
+"""One run: load the backends, measure the ceilings, then for every workload check and time each backend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+
+from deltaproof.backends.protocol import Backend
+from deltaproof.backends.registry import load, names, preferred
+from deltaproof.bench import ceilings
+from deltaproof.bench.check import compare, describe
+from deltaproof.bench.device import Device, device_of
+from deltaproof.bench.inputs import SEED, call_bytes, dtype_of
+from deltaproof.bench.model import BenchBackend, BenchReport, Ceilings, OutputError, Row, RowStatus, WorkloadInfo
+from deltaproof.bench.statistics import compare as compare_rows
+from deltaproof.bench.statistics import times
+from deltaproof.bench.verbs import VERBS, Call, Outputs, Plan, Unsupported, Verb
+from deltaproof.bench.workload import Workload
+from deltaproof.contracts.errors import ContractError
+from deltaproof.ops.registry import operator as find_operator
+from deltaproof.verify.machine import commit, machine, versions
+
+REFERENCE = "torch"
+DEFAULT_PEER = "fla"
+REASON_LENGTH = 400
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run.
+
+    Attributes:
+        operator: name of the operator.
+        verb: "prefill", "backward" or "decode".
+        backends: as the user names them; None for the preferred one, and on a GPU the default peer.
+        workloads: of the verb, no name twice.
+        device: "cuda" or "cpu".
+        dtype: of q, k, v and beta.
+        replays: timed replays a row; None for the device's own number.
+    """
+
+    operator: str
+    verb: str
+    backends: tuple[str, ...] | None
+    workloads: tuple[Workload, ...]
+    device: str
+    dtype: str
+    replays: int | None = None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    info: BenchBackend
+    backend: Backend | None
+
+
+def default_backends(operator: str, device: str) -> tuple[str, ...]:
+    """Return the backend preferred on a device and, on a GPU, the default peer."""
+    own = preferred(operator, device)
+    peer = [DEFAULT_PEER] if device == "cuda" and DEFAULT_PEER in names(operator) else []
+    return (*([] if own is None else [own]), *peer)
+
+
+def load_backends(settings: Settings) -> list[_Loaded]:
+    """Return every backend, or why it is not here.
+
+    Raises:
+        ContractError: a name that nobody registered, or a file or module that holds no such backend.
+    """
+    specs = settings.backends
+    if specs is None:
+        specs = default_backends(settings.operator, settings.device)
+    own, known = find_operator(settings.operator).backends, names(settings.operator)
+    found: dict[str, _Loaded] = {}
+    for spec in dict.fromkeys(specs):
+        peer = spec not in own
+        try:
+            backend = load(spec, settings.operator)
+        except Exception as error:
+            # a registered name may need a package, a GPU or another process; anything else is the user's mistake
+            if spec not in known:
+                raise error if isinstance(error, ContractError) else _unusable(spec, error) from error
+            found[spec] = _Loaded(BenchBackend(name=spec, spec=spec, peer=peer, not_loaded=_text(error)), None)
+            continue
+        name = spec if backend.name in found else backend.name
+        info = BenchBackend(name=name, spec=spec, version=str(backend.version), peer=peer)
+        found[name] = _Loaded(info, backend)
+    return list(found.values())
+
+
+def _unusable(spec: str, error: Exception) -> ContractError:
+    return ContractError("backend", "a backend that can be imported", f"{spec} ({_text(error)})")
+
+
+def _text(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    text = lines[0] if isinstance(error, ContractError) else f"{type(error).__name__}: {lines[0]}"
+    return text[:REASON_LENGTH].rstrip(": ")
+
+
+def run(
+    settings: Settings,
+    command: str,
+    progress: Callable[[Row], None] = lambda row: None,
+    device: Device | None = None,
+) -> BenchReport:
+    """Run and return the report.
+
+    Args:
+        settings: what is run.
+        command: the command line, for the report.
+        progress: called with every row as it ends, before it has its ratios.
+        device: clock and memory; by default those of ``settings.device``.
+
+    Raises:
+        ContractError: see ``load_backends``.
+    """
+    start = time.monotonic()
+    loaded = load_backends(settings)
+    device = device or device_of(settings.device)
+    ceiling = ceilings.measure(device)
+    bench = _Bench(settings, VERBS[settings.verb], device, ceiling, loaded, progress)
+    workloads, rows = [], []
+    for workload in settings.workloads:
+        info, found = bench.workload(workload)
+        workloads.append(info)
+        rows += found
+    return BenchReport(
+        operator=settings.operator,
+        verb=cast(Literal["prefill", "backward", "decode"], settings.verb),
+        device=settings.device,
+        dtype=settings.dtype,
+        seed=SEED,
+        command=command,
+        machine=machine(settings.device),
+        versions=versions(),
+        commit=commit(),
+        seconds=time.monotonic() - start,
+        cache_bytes=device.cache_bytes,
+        ceilings=ceiling,
+        backends=[one.info for one in loaded],
+        workloads=workloads,
+        rows=rows,
+    )
+
+
+def exit_code(report: BenchReport) -> int:
+    """Return 1 where a backend failed its check or raised, 2 where nothing was timed, else 0."""
+    if report.of(RowStatus.FAIL, RowStatus.ERROR):
+        return 1
+    return 0 if report.of(RowStatus.TIMED) else 2
+
+
+@dataclass
+class _Bench:
+    settings: Settings
+    verb: Verb
+    device: Device
+    ceilings: Ceilings
+    loaded: list[_Loaded]
+    progress: Callable[[Row], None]
+
+    def workload(self, workload: Workload) -> tuple[WorkloadInfo, list[Row]]:
+        work = self.verb.work(workload, self.settings.dtype)
+        rate = (self.ceilings.copy_bytes_per_s, self.ceilings.matmul_flops_per_s)
+        failure = None
+        calls: list[Any] = []
+        try:
+            calls = self.verb.draw(
+                workload, dtype_of(self.settings.dtype), self.settings.device, self.device.cache_bytes
+            )
+        except Exception as error:
+            failure = f"the inputs could not be drawn: {_text(error)}"
+        references: dict[int, tuple[Call, Outputs]] = {}
+        rows = []
+        for one in self.loaded:
+            if one.backend is None:
+                continue
+            if failure is not None:
+                row = self._row(workload, one, "", RowStatus.ERROR, reason=failure)
+            else:
+                row = self._measured(workload, one, one.backend, calls, references)
+            self.progress(row)
+            rows.append(row)
+            self.device.free()
+        floor = work.floor_ms(*rate)
+        info = WorkloadInfo(
+            name=workload.name,
+            shape=workload,
+            bytes=work.bytes,
+            flops=work.flops,
+            floor_ms=floor,
+            bound_by=cast(Literal["memory", "matmul"], work.bound_by(*rate)),
+            sets=len(calls),
+            set_bytes=call_bytes(calls[0]) if calls else 0,
+        )
+        return info, compare_rows(rows, floor, {one.info.name: one.info.peer for one in self.loaded})
+
+    @staticmethod
+    def _row(workload: Workload, one: _Loaded, form: str, status: RowStatus, **more: Any) -> Row:
+        return Row(workload=workload.name, backend=one.info.name, form=form, status=status, **more)
+
+    def _measured(
+        self,
+        workload: Workload,
+        one: _Loaded,
+        backend: Backend,
+        calls: list[Any],
+        references: dict[int, tuple[Call, Outputs]],
+    ) -> Row:
+        form, errors, notes = "", [], []
+        try:
+            with self.device.scope(), self.verb.mode():
+                plan = self.verb.plan(backend, calls)
+                form, notes = plan.form, list(plan.notes)
+                errors = self._check(plan, references)
+                if reason := describe(errors):
+                    return self._row(workload, one, form, RowStatus.FAIL, reason=reason, errors=errors, notes=notes)
+                self.device.free()
+                replays = self.settings.replays or self.device.replays
+                peak = self.device.peak_bytes(plan.plain)
+                measured = times(self.device.measure(plan.runs(), replays))
+                both = None if plan.both is None else times(self.device.measure(plan.both(), replays))
+                return self._row(
+                    workload, one, form, RowStatus.TIMED, errors=errors, notes=notes, time=measured,
+                    forward_backward=both, peak_memory_bytes=peak,
+                )  # fmt: skip
+        except Unsupported as why:
+            return self._row(workload, one, form, RowStatus.UNSUPPORTED, reason=str(why))
+        except Exception as error:
+            return self._row(
+                workload, one, form, RowStatus.ERROR, reason=_text(error), errors=errors, notes=notes
+            )  # fmt: skip
+
+    def _check(self, plan: Plan, references: dict[int, tuple[Call, Outputs]]) -> list[OutputError]:
+        """Return how far the first set's outputs lie from the reference, which backends with the same call share."""
+        if id(plan.call) not in references:
+            with _full_precision():
+                reference = self.verb.reference(load(REFERENCE, self.settings.operator), plan.call)
+            # the call is kept with its outputs: its id would else be given again
+            references[id(plan.call)] = (plan.call, reference)
+        want = references[id(plan.call)][1]
+        got = plan.outputs()
+        return [compare(name, got[name], want[name], plan.stored[name], plan.roundings[name]) for name in plan.stored]
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Compute float32 matrix products of the reference in float32, whatever the process has set."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def split_names(text: str | None) -> tuple[str, ...] | None:
+    """Return the names in "a,b"; None for None.
+
+    Raises:
+        ContractError: there is none.
+    """
+    if text is None:
+        return None
+    found: Sequence[str] = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise ContractError("--backends", "names with commas between them", repr(text))
+    return tuple(found)

@@ -1,0 +1,85 @@
+"""From samples to what a row says of them. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from deltaproof.bench.model import BenchReport, Row, Times
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Milliseconds a call, one number a replay.
+
+    Attributes:
+        ms: the numbers.
+        calls: calls in one replay.
+        method: how they were taken.
+        note: why not in a CUDA graph, where one was possible.
+    """
+
+    ms: tuple[float, ...]
+    calls: int
+    method: str
+    note: str | None = None
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the quantile of some numbers, between two of them by their distance."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def times(samples: Samples) -> Times:
+    """Return the median, the smallest and the tenth and ninetieth percentile."""
+    return Times(
+        median_ms=quantile(samples.ms, 0.5),
+        min_ms=min(samples.ms),
+        p10_ms=quantile(samples.ms, 0.1),
+        p90_ms=quantile(samples.ms, 0.9),
+        replays=len(samples.ms),
+        calls=samples.calls,
+        method=samples.method,
+        note=samples.note,
+    )
+
+
+def compare(rows: Sequence[Row], floor_ms: float, peers: Mapping[str, bool]) -> list[Row]:
+    """Return the rows of one workload with their ratios to the floor and to each timed peer.
+
+    Args:
+        rows: of one workload.
+        floor_ms: its floor.
+        peers: backend -> whether it is a peer.
+    """
+    found = []
+    for row in rows:
+        if row.time is None:
+            found.append(row)
+            continue
+        own = row.time.median_ms
+        others = (
+            {} if peers[row.backend] else {r.backend: r.time.median_ms for r in rows if r.time and peers[r.backend]}
+        )
+        ratios = {name: own / other for name, other in others.items()}
+        found.append(row.model_copy(update={"to_floor": own / floor_ms, "to_peers": ratios}))
+    return found
+
+
+def pairs(report: BenchReport) -> dict[tuple[str, str], dict[str, float]]:
+    """Return (own backend, peer) -> workload -> ratio of their times."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in report.rows:
+        for peer, ratio in row.to_peers.items():
+            found.setdefault((row.backend, peer), {})[row.workload] = ratio
+    return found
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Return the geometric mean of positive numbers."""
+    return math.exp(sum(map(math.log, values)) / len(values))

@@ -1,0 +1,335 @@
+"""What each verb times: its inputs, the calls it makes of a backend, the reference and the outputs held to it.
+
+A further verb is a further class here and a row in ``VERBS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from deltaproof.backends.protocol import Backend
+from deltaproof.backends.registry import missing
+from deltaproof.bench import floors
+from deltaproof.bench.check import Rounding, chunked, chunked_backward, single_token
+from deltaproof.bench.device import Run
+from deltaproof.bench.inputs import decode_sets, dense_call, output_gradients, sequence_sets
+from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
+from deltaproof.contracts.conventions import GateSpace
+from deltaproof.ops.common.calls import DecodeCall, SequenceCall
+from deltaproof.ops.common.torch_inputs import normalize, sigmoid, softplus
+
+Call = SequenceCall | DecodeCall
+Outputs = dict[str, torch.Tensor]
+GRADIENTS = ("q", "k", "v", "g", "beta", "initial_state")
+
+
+class Unsupported(Exception):
+    """The backend declares that it cannot make the call."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done with one backend on one workload.
+
+    Attributes:
+        form: the backend's form.
+        call: the first set's call, for the reference.
+        outputs: makes the first set's call; every output and gradient by name.
+        stored: output -> the dtype it must have.
+        roundings: output -> how it may be rounded.
+        runs: makes the calls to be timed, one an input set.
+        both: the same for forward and backward together, or None.
+        plain: one call for the peak of memory.
+        notes: what differs from what other backends do.
+    """
+
+    form: str
+    call: Call
+    outputs: Callable[[], Outputs]
+    stored: dict[str, torch.dtype]
+    roundings: dict[str, Rounding]
+    runs: Callable[[], list[Run]]
+    plain: Run
+    both: Callable[[], list[Run]] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Verb(Protocol):
+    """Inputs, calls and reference of one verb."""
+
+    name: str
+
+    def mode(self) -> AbstractContextManager[Any]: ...
+
+    def work(self, workload: Any, dtype: str) -> floors.Work: ...
+
+    def draw(self, workload: Any, dtype: torch.dtype, device: str, cache_bytes: int) -> list[Any]: ...
+
+    def plan(self, backend: Backend, calls: list[Any]) -> Plan: ...
+
+    def reference(self, backend: Backend, call: Any) -> Outputs: ...
+
+
+def widened(call: Any) -> Any:
+    """Return the call with its tokens in float32 and a state of its own."""
+    tokens = {name: getattr(call, name).float() for name in ("q", "k", "v", "g", "beta")}
+    if isinstance(call, DecodeCall):
+        return call.with_(**tokens, pool=call.pool.clone(), out=None)
+    return call.with_(**tokens)
+
+
+def _refuse(backend: Backend, form: str, call: Call) -> None:
+    if lacks := missing(backend, form, call):
+        raise Unsupported("; ".join(f"{name}: {reason}" for name, reason in lacks.items()))
+
+
+def _taken(backend: Backend, call: SequenceCall) -> SequenceCall:
+    """Return the call with the gate in the space in which the backend takes it."""
+    if backend.conventions.gate is GateSpace.LOG or call.options.gate_in_kernel:
+        return call
+    changed: SequenceCall = call.with_(g=call.g.exp())
+    return changed
+
+
+def _form(backend: Backend, form: str) -> Callable[[Any], Any]:
+    run: Callable[[Any], Any] = getattr(backend, form)
+    return run
+
+
+def _each(run: Callable[[Any], Any], calls: Sequence[Any]) -> list[Run]:
+    return [partial(run, call) for call in calls]
+
+
+def _states(call: SequenceCall) -> torch.dtype:
+    assert call.initial_state is not None
+    return call.initial_state.dtype
+
+
+def _sequence_plan(backend: Backend, form: str, calls: list[SequenceCall], rounding: Rounding) -> Plan:
+    _refuse(backend, form, calls[0])
+    run = _form(backend, form)
+    given = [_taken(backend, call) for call in calls]
+
+    def outputs() -> Outputs:
+        o, final = run(given[0])
+        return {"o": o, "final_state": final}
+
+    stored = {"o": calls[0].v.dtype, "final_state": _states(calls[0])}
+    return Plan(
+        form=form,
+        call=calls[0],
+        outputs=outputs,
+        stored=stored,
+        roundings=dict.fromkeys(stored, rounding),
+        runs=lambda: _each(run, given),
+        plain=lambda: run(given[0]),
+    )
+
+
+class Prefill:
+    """The chunk form's forward, from an initial to a final state, without gradients."""
+
+    name = "prefill"
+
+    def mode(self) -> AbstractContextManager[Any]:
+        """Serve: nothing is kept for a backward."""
+        return torch.inference_mode()
+
+    def work(self, workload: SequenceWorkload, dtype: str) -> floors.Work:
+        """Return its least work."""
+        return floors.prefill(workload, dtype)
+
+    def draw(self, workload: SequenceWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[SequenceCall]:
+        """Return one call a set."""
+        return sequence_sets(workload, dtype, device, cache_bytes)
+
+    def plan(self, backend: Backend, calls: list[SequenceCall]) -> Plan:
+        """Return what is timed."""
+        return _sequence_plan(backend, "chunk", calls, chunked(calls[0].q.dtype))
+
+    def reference(self, backend: Backend, call: SequenceCall) -> Outputs:
+        """Return the outputs in float32."""
+        o, final = _form(backend, "chunk")(widened(call))
+        return {"o": o, "final_state": final.float()}
+
+
+class Backward:
+    """Gradients of q, k, v, g, beta and the initial state through the chunk form."""
+
+    name = "backward"
+
+    def mode(self) -> AbstractContextManager[Any]:
+        """Train."""
+        return torch.enable_grad()
+
+    def work(self, workload: SequenceWorkload, dtype: str) -> floors.Work:
+        """Return the least work of the backward alone."""
+        return floors.backward(workload, dtype)
+
+    def draw(self, workload: SequenceWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[SequenceCall]:
+        """Return one call a set."""
+        return sequence_sets(workload, dtype, device, cache_bytes)
+
+    def plan(self, backend: Backend, calls: list[SequenceCall]) -> Plan:
+        """Return what is timed: backwards through forwards that ran before, and both together."""
+        leaves = [_with_leaves(call) for call in calls]
+        _refuse(backend, "chunk", leaves[0])
+        if backend.conventions.gate is not GateSpace.LOG:
+            raise Unsupported("it takes linear gates: its gradient is another one")
+        chunk = _form(backend, "chunk")
+        gradients = output_gradients(calls[0])
+
+        def backward(call: SequenceCall, through: Any, keep: bool) -> tuple[torch.Tensor, ...]:
+            return torch.autograd.grad(through, _leaves(call), gradients, retain_graph=keep)
+
+        def both(call: SequenceCall) -> tuple[torch.Tensor, ...]:
+            return backward(call, chunk(call), False)
+
+        def outputs() -> Outputs:
+            o, final = chunk(leaves[0])
+            return {"o": o, "final_state": final, **_named(backward(leaves[0], (o, final), False))}
+
+        def runs() -> list[Run]:
+            through = [chunk(call) for call in leaves]
+            return [partial(backward, call, out, True) for call, out in zip(leaves, through, strict=True)]
+
+        dtype = calls[0].q.dtype
+        stored = {"o": calls[0].v.dtype, "final_state": _states(calls[0])}
+        into = {f"d{name}": leaf.dtype for name, leaf in zip(GRADIENTS, _leaves(leaves[0]), strict=True)}
+        return Plan(
+            form="chunk",
+            call=calls[0],
+            outputs=outputs,
+            stored={**stored, **into},
+            roundings={**dict.fromkeys(stored, chunked(dtype)), **dict.fromkeys(into, chunked_backward(dtype))},
+            runs=runs,
+            both=lambda: _each(both, leaves),
+            plain=lambda: both(leaves[0]),
+        )
+
+    def reference(self, backend: Backend, call: SequenceCall) -> Outputs:
+        """Return outputs and gradients in float32."""
+        wide = _with_leaves(widened(call))
+        o, final = _form(backend, "chunk")(wide)
+        do, dht = output_gradients(call)
+        gradients = torch.autograd.grad((o, final), _leaves(wide), (do.float(), dht))
+        found = {"o": o, "final_state": final, **_named(gradients)}
+        return {name: x.detach().float() for name, x in found.items()}
+
+
+def _leaves(call: SequenceCall) -> tuple[torch.Tensor, ...]:
+    return tuple(getattr(call, name) for name in GRADIENTS)
+
+
+def _with_leaves(call: SequenceCall) -> SequenceCall:
+    changed: SequenceCall = call.with_(**{name: getattr(call, name).detach().requires_grad_() for name in GRADIENTS})
+    return changed
+
+
+def _named(gradients: Sequence[torch.Tensor]) -> Outputs:
+    return {f"d{name}": gradient for name, gradient in zip(GRADIENTS, gradients, strict=True)}
+
+
+IN_KERNEL = ("normalize_qk", "gate_in_kernel", "beta_sigmoid")
+
+
+class Decode:
+    """One token a row: in place in a pool, or for a backend that has no pool its recurrent form on dense states."""
+
+    name = "decode"
+
+    def mode(self) -> AbstractContextManager[Any]:
+        """Serve: nothing is kept for a backward."""
+        return torch.inference_mode()
+
+    def work(self, workload: DecodeWorkload, dtype: str) -> floors.Work:
+        """Return its least work, the same for both forms."""
+        return floors.decode(workload, dtype)
+
+    def draw(self, workload: DecodeWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[DecodeCall]:
+        """Return one call a set, all on one pool."""
+        return decode_sets(workload, dtype, device, cache_bytes)
+
+    def plan(self, backend: Backend, calls: list[DecodeCall]) -> Plan:
+        """Return what is timed."""
+        if callable(getattr(backend, "decode", None)):
+            return self._pool(backend, calls)
+        return self._dense(backend, calls)
+
+    def _pool(self, backend: Backend, calls: list[DecodeCall]) -> Plan:
+        _refuse(backend, "decode", calls[0])
+        run = _form(backend, "decode")
+        first = calls[0]
+        # the drawn pool stays as it is for the reference and for the next backend
+        pool = _same_strides(first.pool)
+        given = [call.with_(pool=pool) for call in calls]
+
+        def outputs() -> Outputs:
+            pool.copy_(first.pool)
+            o = run(given[0])
+            changed = (pool != first.pool).flatten(1).any(1)
+            changed[first.read_index.long()] = False
+            return {"o": o, "state": pool[first.read_index.long()], "other_slots": changed.sum().float()[None]}
+
+        stored = {"o": first.v.dtype, "state": first.pool.dtype, "other_slots": torch.float32}
+        return Plan(
+            form="decode",
+            call=first,
+            outputs=outputs,
+            stored=stored,
+            roundings=dict.fromkeys(stored, single_token()),
+            runs=lambda: _each(run, given),
+            plain=lambda: run(given[0]),
+        )
+
+    def _dense(self, backend: Backend, calls: list[DecodeCall]) -> Plan:
+        dense = [dense_call(call) for call in calls]
+        beforehand = [name for name in IN_KERNEL if name in missing(backend, "recurrent", dense[0])]
+        dense = [_computed(call, beforehand) for call in dense]
+        plan = _sequence_plan(backend, "recurrent", dense, single_token())
+        notes = ["no pool: dense states, a final state of its own"]
+        if beforehand:
+            notes.append(f"computed beforehand: {', '.join(beforehand)}")
+        return replace(plan, notes=tuple(notes))
+
+    def reference(self, backend: Backend, call: Any) -> Outputs:
+        """Return the outputs in float32, of the pool form or of the dense one."""
+        wide = widened(call)
+        if isinstance(call, SequenceCall):
+            o, final = _form(backend, "recurrent")(wide)
+            return {"o": o, "final_state": final.float()}
+        o = _form(backend, "decode")(wide)
+        # of all other slots none may change
+        return {"o": o, "state": wide.pool[call.read_index.long()].float(), "other_slots": o.new_zeros(1)}
+
+
+def _same_strides(pool: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a pool with the gaps between its slots."""
+    memory = torch.zeros(pool.shape[0] * pool.stride(0), dtype=pool.dtype, device=pool.device)
+    return memory.as_strided(pool.shape, pool.stride()).copy_(pool)
+
+
+def _computed(call: SequenceCall, names: Sequence[str]) -> SequenceCall:
+    """Return the call with some of what the kernel would do computed beforehand."""
+    changes: dict[str, Any] = {}
+    if "normalize_qk" in names:
+        changes.update(q=normalize(call.q.float()).to(call.q.dtype), k=normalize(call.k.float()).to(call.k.dtype))
+    if "gate_in_kernel" in names:
+        assert call.A_log is not None and call.dt_bias is not None
+        changes.update(g=-call.A_log.exp() * softplus(call.g.float() + call.dt_bias), A_log=None, dt_bias=None)
+    if "beta_sigmoid" in names:
+        changes.update(beta=sigmoid(call.beta.float()))
+    if not changes:
+        return call
+    off: dict[str, Any] = dict.fromkeys(names, False)
+    changed: SequenceCall = call.with_(**changes, options=replace(call.options, **off))
+    return changed
+
+
+VERBS: dict[str, Verb] = {"prefill": Prefill(), "backward": Backward(), "decode": Decode()}

@@ -1,0 +1,189 @@
+"""What is timed, as data: heads, lengths or rows, head sizes and the state's dtype and layout. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from deltaproof.contracts.conventions import StateLayout
+from deltaproof.contracts.errors import ContractError
+
+Count = Annotated[int, Field(ge=1)]
+Length = Annotated[int, Field(ge=0)]
+HeadSize = Annotated[int, Field(ge=1, le=256)]
+StateDtype = Literal["float32", "bfloat16", "float16"]
+FORBID = ConfigDict(extra="forbid")
+
+
+def _check_heads(heads: tuple[int, int]) -> None:
+    if heads[1] % heads[0]:
+        raise ValueError(f"heads: expected value heads that are a multiple of q,k heads, got {heads[0]}/{heads[1]}")
+
+
+def _label(heads: tuple[int, int], size: str, K: int, V: int, state: str, layout: str) -> str:
+    parts = [f"{heads[0]}/{heads[1]}", size, "" if K == V == 128 else f"K={K} V={V}", state, layout]
+    return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, kw_only=True, config=FORBID)
+class SequenceWorkload:
+    """Whole sequences, for prefill and backward; several lengths are one pack.
+
+    Attributes:
+        heads: q,k heads and value heads.
+        lengths: tokens of each sequence.
+        K, V: sizes of a key and of a value.
+        state_dtype: dtype of the initial and the final state.
+        layout: layout of both.
+    """
+
+    heads: tuple[Count, Count]
+    lengths: Annotated[tuple[Length, ...], Field(min_length=1)]
+    K: HeadSize = 128
+    V: HeadSize = 128
+    state_dtype: StateDtype = "float32"
+    layout: StateLayout = StateLayout.K_FIRST
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> SequenceWorkload:
+        _check_heads(self.heads)
+        return self
+
+    @property
+    def tokens(self) -> int:
+        """Return the number of tokens over all sequences."""
+        return sum(self.lengths)
+
+    @property
+    def name(self) -> str:
+        """Return "heads lengths", such as "16/32 1024x8": eight sequences of 1024 tokens."""
+        runs = [(length, len(list(group))) for length, group in groupby(self.lengths)]
+        size = "+".join(str(length) if count == 1 else f"{length}x{count}" for length, count in runs)
+        state = "" if self.state_dtype == "float32" else f"{self.state_dtype} state"
+        layout = "" if self.layout is StateLayout.K_FIRST else self.layout.value
+        return _label(self.heads, size, self.K, self.V, state, layout)
+
+
+@dataclass(frozen=True, kw_only=True, config=FORBID)
+class DecodeWorkload:
+    """One token a row against a pool whose slots lie apart.
+
+    Attributes:
+        heads: q,k heads and value heads.
+        rows: rows of the call, each with a slot of its own.
+        K, V: sizes of a key and of a value.
+        state_dtype: dtype of the pool.
+        layout: layout of the pool.
+        slot_padding: elements between two slots, which belong to no state.
+    """
+
+    heads: tuple[Count, Count]
+    rows: Count
+    K: HeadSize = 128
+    V: HeadSize = 128
+    state_dtype: StateDtype = "float32"
+    layout: StateLayout = StateLayout.V_FIRST
+    slot_padding: Annotated[int, Field(ge=0, multiple_of=8)] = 1024
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> DecodeWorkload:
+        _check_heads(self.heads)
+        return self
+
+    @property
+    def name(self) -> str:
+        """Return "heads rows", such as "16/32 128 rows"."""
+        state = "" if self.state_dtype == "float32" else f"{self.state_dtype} state"
+        layout = "" if self.layout is StateLayout.V_FIRST else self.layout.value
+        size = "1 row" if self.rows == 1 else f"{self.rows} rows"
+        return _label(self.heads, size, self.K, self.V, state, layout)
+
+
+Workload = SequenceWorkload | DecodeWorkload
+
+
+def _sequences(*shapes: tuple[tuple[int, int], int, int]) -> tuple[SequenceWorkload, ...]:
+    return tuple(SequenceWorkload(heads=heads, lengths=(length,) * count) for heads, length, count in shapes)
+
+
+PEERS = _sequences(
+    ((2, 8), 2048, 1),
+    ((2, 8), 8192, 1),
+    ((2, 8), 32768, 1),
+    ((2, 8), 1024, 8),
+    ((4, 16), 8192, 1),
+    ((4, 16), 1024, 8),
+    ((16, 32), 2048, 1),
+    ((16, 32), 8192, 1),
+    ((16, 32), 32768, 1),
+    ((16, 32), 1024, 8),
+    ((16, 64), 8192, 1),
+    ((16, 64), 32768, 1),
+    ((16, 64), 1024, 8),
+    ((16, 64), 4096, 8),
+)
+TINY = (
+    SequenceWorkload(heads=(2, 2), lengths=(64,), K=32, V=32),
+    SequenceWorkload(heads=(1, 4), lengths=(40, 0, 70), K=32, V=16),
+)
+# rows times value heads from 32 to 16384
+POOL = tuple(
+    DecodeWorkload(heads=heads, rows=rows)
+    for heads, rows in (((16, 32), 1), ((16, 32), 8), ((16, 32), 32), ((16, 64), 64), ((16, 32), 128), ((16, 64), 256))
+)
+TINY_POOL = (
+    DecodeWorkload(heads=(2, 4), rows=3, K=32, V=16),
+    DecodeWorkload(heads=(2, 2), rows=8, K=32, V=32, layout=StateLayout.K_FIRST),
+)
+
+VERBS = ("prefill", "backward", "decode")
+SETS: Mapping[str, Mapping[str, tuple[Workload, ...]]] = {
+    "prefill": {"peers": PEERS, "tiny": TINY},
+    "backward": {"peers": PEERS, "tiny": TINY},
+    "decode": {
+        "pool": POOL,
+        "pool_k_first": tuple(replace(workload, layout=StateLayout.K_FIRST) for workload in POOL),
+        "tiny": TINY_POOL,
+    },
+}
+"""Verb -> name -> workloads; the first is a GPU's default, ``tiny`` a CPU's."""
+
+
+def default_set(verb: str, device: str) -> str:
+    """Return the name of the set that a run without --shapes takes."""
+    return "tiny" if device == "cpu" else next(iter(SETS[verb]))
+
+
+def find(verb: str, shapes: str) -> tuple[Workload, ...]:
+    """Return the workloads of a named set, or of a JSON file ``{"workloads": [{...}, ...]}``.
+
+    Raises:
+        ContractError: no set has this name and no such file exists, or the file holds something else.
+    """
+    if shapes in SETS[verb]:
+        return SETS[verb][shapes]
+    path = Path(shapes)
+    if not path.is_file():
+        raise ContractError("--shapes", f"one of {', '.join(SETS[verb])} or a JSON file", repr(shapes))
+    kind: Any = DecodeWorkload if verb == "decode" else SequenceWorkload
+    try:
+        found = TypeAdapter(dict[Literal["workloads"], list[kind]]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ContractError("--shapes", f"workloads of {verb} in {path}", "; ".join(_problems(error))) from None
+    workloads: tuple[Workload, ...] = tuple(found.get("workloads", ()))
+    names = [workload.name for workload in workloads]
+    if not names:
+        raise ContractError("--shapes", f'{{"workloads": [...]}} with at least one workload in {path}', "none")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ContractError("--shapes", f"each workload once in {path}", f"{', '.join(twice)} again")
+    return workloads
+
+
+def _problems(error: ValidationError) -> list[str]:
+    return [f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}" for problem in error.errors()]

@@ -1,0 +1,97 @@
+"""``deltaproof bench``: time backends beside each other, against the floor of the machine."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from deltaproof.bench.model import Row
+from deltaproof.bench.text import PIPE_WIDTH, WORDS, ms, print_report
+from deltaproof.bench.workload import default_set, find
+from deltaproof.contracts.errors import ContractError
+
+
+class Verb(str, Enum):
+    """What is timed."""
+
+    PREFILL = "prefill"
+    BACKWARD = "backward"
+    DECODE = "decode"
+
+
+class Device(str, Enum):
+    """Where the backends run."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Dtype(str, Enum):
+    """Dtype of q, k, v and beta."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+def bench(
+    verb: Annotated[Verb, typer.Argument(help="What to time.", show_default=False)],
+    operator: Annotated[str, typer.Option(help="Operator to time.")] = "gated_delta_rule",
+    backends: Annotated[
+        str | None,
+        typer.Option(help="Backends with commas between: a NAME, path/to/file.py:ATTR or package.module:ATTR each."),
+    ] = None,
+    shapes: Annotated[str | None, typer.Option(help="A named set of workloads, or a JSON file.")] = None,
+    device: Annotated[
+        Device | None, typer.Option(help="Device to run on. A GPU by default, where there is one.", show_default=False)
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of q, k, v and beta.")] = Dtype.BFLOAT16,
+    replays: Annotated[int | None, typer.Option(min=1, help="Timed replays a row; 21 on a GPU, 5 on a CPU.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the result as JSON, beside the table.")] = None,
+) -> None:
+    """Time backends on the same inputs in one process, each checked before it is timed.
+
+    Exits 0 if all is well, 1 where a backend failed its check or raised, 2 on a usage error or where nothing was timed.
+    """
+    if json is not None and not json.resolve().parent.is_dir():
+        _usage(f"--json: expected a file in a folder that exists, got {json}")
+    try:
+        import torch
+
+        from deltaproof.bench.runner import Settings, exit_code, run, split_names
+        from deltaproof.ops.registry import operator as find_operator
+    except ImportError as error:
+        _usage(f"bench needs PyTorch: pip install 'deltaproof[torch]' ({error})")
+    visible = torch.cuda.is_available()
+    if device is Device.CUDA and not visible:
+        _usage("--device: expected a device this machine has, got cuda (no GPU is visible)")
+    place = (device or (Device.CUDA if visible else Device.CPU)).value
+    try:
+        find_operator(operator)
+        workloads = find(verb.value, shapes or default_set(verb.value, place))
+        settings = Settings(operator, verb.value, split_names(backends), workloads, place, dtype.value, replays)
+        report = run(settings, shlex.join(["deltaproof", *sys.argv[1:]]), _progress)
+    except ContractError as error:
+        _usage(str(error))
+    if json is not None:
+        json.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    console = Console()
+    print_report(report, console if console.is_terminal else Console(width=PIPE_WIDTH))
+    raise typer.Exit(exit_code(report))
+
+
+def _progress(row: Row) -> None:
+    """Say on standard error how a row ended: a long run that is cut off has shown its times."""
+    came = WORDS.get(row.status, "") if row.time is None else f"{ms(row.time.median_ms)} ms"
+    typer.echo(f"{row.workload:<20} {row.backend:<12} {came}", err=True)
+
+
+def _usage(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,68 @@
+"""Mutants that change nothing, or nothing that the contract promises: looked at by hand, each with its reason.
+
+They count as survivors, and are printed with the reason. An entry names text, not an ordinal, so that it holds while
+the file around it changes; one that meets no mutant, or a mutant that a check kills, is stale and fails the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from deltaproof.verify.source_mutants.generate import SourceMutant
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """Mutants that were looked at.
+
+    Attributes:
+        place: "FILE:FUNCTION", as their ids begin.
+        operator: name of their operator.
+        before: what stands there, on one line.
+        reason: why no check can see it.
+        after: what the mutant puts there; empty for anything.
+        device: where this holds: "cpu" (the interpreter), "cuda", or empty for both.
+    """
+
+    place: str
+    operator: str
+    before: str
+    reason: str
+    after: str = ""
+    device: str = ""
+
+    def __str__(self) -> str:
+        after = f" → {self.after}" if self.after else ""
+        return f"{self.place}:{self.operator}: {self.before}{after}"
+
+    def meets(self, mutant: SourceMutant) -> bool:
+        """Return whether this entry is about a mutant."""
+        same = (self.place, self.operator, self.before) == (mutant.place, mutant.operator, mutant.before)
+        return same and self.after in ("", mutant.after)
+
+
+EQUIVALENT: tuple[Equivalent, ...] = ()
+
+
+def reason_of(mutant: SourceMutant, device: str, entries: Iterable[Equivalent] = EQUIVALENT) -> str:
+    """Return why a mutant cannot be killed on a device, or an empty text."""
+    met = (entry.reason for entry in entries if entry.meets(mutant) and entry.device in ("", device))
+    return next(met, "")
+
+
+def stale(
+    mutants: Sequence[SourceMutant],
+    killed: Iterable[SourceMutant],
+    device: str,
+    entries: Iterable[Equivalent] = EQUIVALENT,
+) -> list[str]:
+    """Return what is wrong with the entries: those that meet none of all mutants, or one that was killed."""
+    dead = list(killed)
+    found = []
+    for entry in entries:
+        if not any(entry.meets(mutant) for mutant in mutants):
+            found.append(f"{entry}: no such mutant")
+        elif entry.device in ("", device):
+            found += [f"{entry}: {mutant.id} is killed" for mutant in dead if entry.meets(mutant)]
+    return found

@@ -1,0 +1,92 @@
+"""Backends that the bench's tests name as ``tests/bench/backends.py:ATTR``; all compute with the torch backend."""
+
+from __future__ import annotations
+
+import torch
+
+from deltaproof.contracts.conventions import Conventions, GateSpace, StateLayout
+from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
+
+
+class Peer(TorchBackend):
+    """The torch backend by another name."""
+
+    name = "peer"
+
+
+class Scaled(TorchBackend):
+    """Its outputs are a tenth too large."""
+
+    name = "scaled"
+
+    def chunk(self, call):
+        o, final = super().chunk(call)
+        return o * 1.1, final
+
+    def decode(self, call):
+        return super().decode(call).mul_(1.1)
+
+
+class Forgetful(TorchBackend):
+    """Right outputs, but the gradient of beta is another one."""
+
+    name = "forgetful"
+
+    def chunk(self, call):
+        return super().chunk(call.with_(beta=call.beta + 0.5 * (call.beta - call.beta.detach())))
+
+
+class Trampling(TorchBackend):
+    """Right outputs and states, and one bit of a slot that no row names."""
+
+    name = "trampling"
+
+    def decode(self, call):
+        o = super().decode(call)
+        named = set(call.read_index.tolist())
+        other = next(slot for slot in range(call.pool.shape[0]) if slot not in named)
+        call.pool[other, 0, 0, 0] = torch.nextafter(call.pool[other, 0, 0, 0], torch.tensor(9.0))
+        return o
+
+
+class Raising(TorchBackend):
+    """Its chunk form raises."""
+
+    name = "raising"
+
+    def chunk(self, call):
+        raise RuntimeError("out of registers\nand more")
+
+
+class Dense:
+    """A peer without a pool, in one layout, that wants gates and norms computed beforehand."""
+
+    name, version, operator = "dense", "1", "gated_delta_rule"
+    conventions = Conventions(layouts=(StateLayout.V_FIRST,))
+    unsupported = {  # noqa: RUF012
+        "gate_in_kernel": "no",
+        "beta_sigmoid": "no",
+        "normalize_qk": "no",
+        "backward": "inference only",
+    }
+
+    def recurrent(self, call):
+        return TorchBackend().recurrent(call)
+
+
+class Linear(TorchBackend):
+    """A peer that takes linear gates."""
+
+    name = "linear"
+    conventions = Conventions(gate=GateSpace.LINEAR)
+
+    def chunk(self, call):
+        assert (call.g > 0).all()
+        return super().chunk(call.with_(g=call.g.log()))
+
+
+class NoForm:
+    """No backend: it has no form."""
+
+    name, version, operator, unsupported = "none", "1", "gated_delta_rule", {}
+    conventions = Conventions()

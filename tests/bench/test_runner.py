@@ -1,0 +1,256 @@
+"""A run: each backend is checked, then timed; what cannot be timed is said and ends nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+from rich.console import Console
+
+from deltaproof.backends import registry
+from deltaproof.bench import runner
+from deltaproof.bench.device import Cpu
+from deltaproof.bench.model import RowStatus
+from deltaproof.bench.runner import Settings, default_backends, exit_code, load_backends, run, split_names
+from deltaproof.bench.schema import bench_schema, bench_schema_files
+from deltaproof.bench.text import print_report
+from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
+from deltaproof.contracts.errors import ContractError
+
+BACKENDS = str(Path(__file__).with_name("backends.py"))
+SHORT = SequenceWorkload(heads=(1, 2), lengths=(20, 9), K=16, V=8)
+LONG = SequenceWorkload(heads=(2, 2), lengths=(40,), K=16, V=16, layout="v_first")
+ROWS = DecodeWorkload(heads=(2, 4), rows=3, K=16, V=8)
+ROWS_K_FIRST = DecodeWorkload(heads=(2, 4), rows=3, K=16, V=8, layout="k_first")
+
+
+def settings(verb, *names, workloads=None, dtype="bfloat16"):
+    specs = tuple(name if name in ("torch", "triton") else f"{BACKENDS}:{name}" for name in names)
+    default = (ROWS,) if verb == "decode" else (SHORT,)
+    return Settings("gated_delta_rule", verb, specs, workloads or default, "cpu", dtype, replays=2)
+
+
+def bench(verb, *names, **more):
+    """Run; every call takes one millisecond longer than a second by a clock of its own."""
+    ticks = itertools.count(0.0, 1.0)
+    return run(settings(verb, *names, **more), "deltaproof bench", device=Cpu(clock=lambda: next(ticks)))
+
+
+def shown(report):
+    console = Console(file=StringIO(), width=200, color_system=None)
+    print_report(report, console)
+    return console.file.getvalue()
+
+
+def by_backend(report):
+    assert len({row.workload for row in report.rows}) == 1
+    return {row.backend: row for row in report.rows}
+
+
+@pytest.mark.parametrize(
+    ("verb", "form", "outputs"),
+    [
+        ("prefill", "chunk", {"o", "final_state"}),
+        ("backward", "chunk", {"o", "final_state", "dq", "dk", "dv", "dg", "dbeta", "dinitial_state"}),
+        ("decode", "decode", {"o", "state", "other_slots"}),
+    ],
+)
+def test_a_row_has_its_errors_its_time_and_its_ratios(verb, form, outputs):
+    report = bench(verb, "torch", "Peer")
+    row = by_backend(report)["torch"]
+    assert (row.status, row.form) == (RowStatus.TIMED, form)
+    assert {error.output for error in row.errors} == outputs and all(error.ok for error in row.errors)
+    # the clock ticks once a look: a pass over two sets takes a second
+    assert row.time.median_ms == 500 and row.time.calls == 2 and row.time.replays == 2
+    assert (row.forward_backward is not None) == (verb == "backward")
+    (workload,) = report.workloads
+    assert row.to_floor == pytest.approx(500 / workload.floor_ms)
+    assert row.to_peers == {"peer": 1.0} and by_backend(report)["peer"].to_peers == {}
+    assert row.peak_memory_bytes is None
+    assert workload.sets == 2 and workload.set_bytes > 0
+    assert exit_code(report) == 0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("verb", ["prefill", "backward", "decode"])
+def test_the_torch_backend_passes_its_check_in_every_dtype_and_layout(verb, dtype):
+    workloads = (ROWS, ROWS_K_FIRST) if verb == "decode" else (SHORT, LONG)
+    report = bench(verb, "torch", workloads=workloads, dtype=dtype)
+    assert [row.status for row in report.rows] == [RowStatus.TIMED] * 2, [row.reason for row in report.rows]
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "words"),
+    [
+        ("prefill", "Scaled", "o: relative RMS error 0.099"),
+        ("backward", "Scaled", "dq: relative RMS error"),
+        ("decode", "Scaled", "o: relative RMS error 0.1"),
+        ("backward", "Forgetful", "dbeta: relative RMS error 0.5"),
+        ("decode", "Trampling", "other_slots"),
+    ],
+)
+def test_a_wrong_backend_fails_is_not_timed_and_is_no_peer_to_compare_with(verb, name, words):
+    report = bench(verb, "torch", name)
+    rows = by_backend(report)
+    wrong = rows[name.lower()]
+    assert wrong.status is RowStatus.FAIL and wrong.time is None and wrong.to_floor is None
+    assert words in wrong.reason, wrong.reason
+    assert rows["torch"].status is RowStatus.TIMED and rows["torch"].to_peers == {}
+    assert exit_code(report) == 1
+    text = shown(report)
+    assert f"FAIL  {wrong.workload} {name.lower()}" in text and words in text
+
+
+def test_only_the_broken_output_is_blamed():
+    wrong = by_backend(bench("backward", "Forgetful"))["forgetful"]
+    assert [error.output for error in wrong.errors if not error.ok] == ["dbeta"]
+
+
+def test_a_backend_that_raises_ends_its_row_and_nothing_else():
+    report = bench("prefill", "Raising", "torch", workloads=(SHORT, LONG))
+    raised = [row for row in report.rows if row.backend == "raising"]
+    assert [row.status for row in raised] == [RowStatus.ERROR] * 2
+    assert raised[0].reason == "RuntimeError: out of registers"
+    assert len(report.of(RowStatus.TIMED)) == 2 and exit_code(report) == 1
+    assert f"ERROR  {SHORT.name} raising chunk: RuntimeError: out of registers" in shown(report)
+
+
+def test_a_peer_without_a_pool_is_timed_on_dense_states_with_what_it_lacks_computed_beforehand():
+    report = bench("decode", "torch", "Dense", workloads=(ROWS,))
+    rows = by_backend(report)
+    dense = rows["dense"]
+    assert (dense.status, dense.form) == (RowStatus.TIMED, "recurrent"), dense.reason
+    assert {error.output for error in dense.errors} == {"o", "final_state"}
+    assert any("normalize_qk, gate_in_kernel, beta_sigmoid" in note for note in dense.notes)
+    assert set(rows["torch"].to_peers) == {"dense"}
+    text = shown(report)
+    assert "dense (recurrent) ms" in text and "computed beforehand" in text
+
+
+def test_what_a_backend_declares_is_shown_with_its_reason():
+    report = bench("decode", "Dense", workloads=(ROWS_K_FIRST,))
+    (row,) = report.rows
+    assert row.status is RowStatus.UNSUPPORTED and "layout:k_first" in row.reason
+    assert exit_code(report) == 2, "nothing was timed"
+    (row,) = bench("prefill", "Dense").rows
+    assert row.status is RowStatus.UNSUPPORTED and "no form 'chunk'" in row.reason
+    assert f"unsupported  {SHORT.name} dense: " in shown(bench("prefill", "torch", "Dense"))
+
+
+def test_a_backend_with_linear_gates_gets_them_and_has_no_gradients_to_compare():
+    assert by_backend(bench("prefill", "Linear"))["linear"].status is RowStatus.TIMED
+    refused = by_backend(bench("backward", "Linear"))["linear"]
+    assert refused.status is RowStatus.UNSUPPORTED and "linear gates" in refused.reason
+
+
+def test_the_inputs_stay_as_they_were_while_a_pool_is_decoded_for_the_check():
+    from deltaproof.bench.inputs import decode_sets
+    from deltaproof.bench.verbs import VERBS
+    from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
+
+    calls = decode_sets(ROWS, torch.bfloat16, "cpu", 0)
+    before = calls[0].pool.clone()
+    VERBS["decode"].reference(TorchBackend(), calls[0])
+    VERBS["decode"].plan(TorchBackend(), calls).outputs()
+    assert torch.equal(calls[0].pool, before)
+
+
+def test_a_registered_name_that_cannot_be_loaded_is_said_and_ends_nothing(monkeypatch):
+    known = registry.load
+
+    def load(spec, operator):
+        if spec == "absent":
+            raise ContractError("backend", "a module that can be imported", "absent (No module named 'absent')")
+        return known(spec, operator)
+
+    monkeypatch.setattr(runner, "load", load)
+    monkeypatch.setattr(runner, "names", lambda operator: ["torch", "absent"])
+    chosen = Settings("gated_delta_rule", "prefill", ("absent", "torch"), (SHORT,), "cpu", "bfloat16", 1)
+    report = run(chosen, "")
+    assert {one.name: one.not_loaded is None for one in report.backends} == {"absent": False, "torch": True}
+    assert [row.backend for row in report.rows] == ["torch"] and exit_code(report) == 0
+    assert "not loaded  absent: " in shown(report)
+
+
+@pytest.mark.parametrize("spec", ["no-such", "no/such/file.py:X", f"{BACKENDS}:Missing", f"{BACKENDS}:NoForm"])
+def test_a_name_nobody_registered_is_a_mistake(spec):
+    with pytest.raises(ContractError, match="backend"):
+        load_backends(Settings("gated_delta_rule", "prefill", (spec,), (SHORT,), "cpu", "bfloat16"))
+
+
+def test_by_default_the_preferred_backend_runs_and_on_a_gpu_a_peer_beside_it(monkeypatch):
+    monkeypatch.setattr(runner, "preferred", lambda operator, device: {"cpu": "torch", "cuda": "triton"}[device])
+    monkeypatch.setattr(runner, "names", lambda operator: ["torch", "triton", "fla"])
+    assert default_backends("gated_delta_rule", "cpu") == ("torch",)
+    assert default_backends("gated_delta_rule", "cuda") == ("triton", "fla")
+    monkeypatch.setattr(runner, "names", lambda operator: ["torch", "triton"])
+    assert default_backends("gated_delta_rule", "cuda") == ("triton",)
+
+
+def test_two_backends_of_one_name_are_told_apart():
+    report = bench("prefill", "torch", "Peer", "Dense")
+    assert [one.peer for one in report.backends] == [False, True, True]
+    spec = "deltaproof.ops.gated_delta_rule.torch_backend:TorchBackend"
+    twice = Settings("gated_delta_rule", "prefill", ("torch", spec), (SHORT,), "cpu", "bfloat16")
+    assert [one.info.name for one in load_backends(twice)] == ["torch", spec]
+
+
+def test_names_are_split_at_commas():
+    assert split_names(None) is None
+    assert split_names("triton, fla") == ("triton", "fla")
+    with pytest.raises(ContractError, match="--backends"):
+        split_names(" , ")
+
+
+def test_every_report_is_what_the_schema_says_and_the_kept_schema_is_that_one():
+
+    for name, text in bench_schema_files().items():
+        assert (Path(__file__).parents[2] / "docs" / name).read_text() == text
+    Draft202012Validator.check_schema(bench_schema())
+    validator = Draft202012Validator(bench_schema())
+    for report in (
+        bench("prefill", "torch", "Scaled", "Raising", "Dense", "Peer"),
+        bench("backward", "torch", "Forgetful"),
+        bench("decode", "torch", "Dense", "Trampling"),
+    ):
+        data = json.loads(report.model_dump_json())
+        validator.validate(data)
+        assert data["schema_name"] == "deltaproof.bench" and data["machine"] and data["versions"]["torch"]
+        assert data["ceilings"]["copy_bytes_per_s"] > 0
+    data["rows"][0]["status"] = "quick"
+    assert not validator.is_valid(data)
+
+
+def test_a_backend_that_answers_nan_fails_with_null_in_json(monkeypatch):
+    from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
+
+    def chunk(self, call):
+        o, final = TorchBackend.chunk(self, call)
+        return torch.full_like(o, float("nan")), final
+
+    peer = registry.load(f"{BACKENDS}:Peer", "gated_delta_rule")
+    monkeypatch.setattr(
+        runner, "load", lambda spec, operator: registry.load("torch", operator) if spec == "torch" else peer
+    )
+    monkeypatch.setattr(type(peer), "chunk", chunk, raising=False)
+    report = bench("prefill", "Peer")
+    (row,) = report.rows
+    assert row.status is RowStatus.FAIL and "not finite" in row.reason
+    data = json.loads(report.model_dump_json())
+    assert data["rows"][0]["errors"][0]["relative_rms"] is None
+    Draft202012Validator(bench_schema()).validate(data)
+
+
+def test_the_table_names_floors_times_and_ratios():
+    text = shown(bench("backward", "torch", "Peer", workloads=(SHORT, LONG)))
+    head = next(line for line in text.splitlines() if line.startswith("workload"))
+    for word in ("floor ms", "torch ms", "÷ floor", "with fwd ms", "peer ms", "torch/peer"):
+        assert word in head
+    assert any(line.startswith(LONG.name) and "500.000" in line and "1.00" in line for line in text.splitlines())
+    assert "torch / peer: geometric mean 1.00, worst 1.00" in text
+    assert "TB/s" in text and "TFLOP/s" in text

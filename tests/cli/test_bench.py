@@ -1,0 +1,83 @@
+"""``deltaproof bench`` on a CPU: what it prints, what it writes, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from deltaproof.bench.model import BenchReport
+from deltaproof.cli.app import app
+
+BACKENDS = str(Path(__file__).parents[1] / "bench" / "backends.py")
+
+
+def bench(*arguments):
+    return CliRunner().invoke(app, ["bench", *arguments], env={"COLUMNS": "200"})
+
+
+@pytest.mark.parametrize("verb", ["prefill", "backward", "decode"])
+def test_the_tiny_set_runs_anywhere(verb, tmp_path):
+    path = tmp_path / "result.json"
+    done = bench(
+        verb, "--device", "cpu", "--shapes", "tiny", "--backends", "torch", "--replays", "2", "--json", str(path)
+    )
+    assert done.exit_code == 0, done.output
+    assert "floor ms" in done.stdout and "torch ms" in done.stdout
+    assert done.stderr.count("torch") == 2, "a line a row"
+    report = BenchReport.model_validate_json(path.read_text())
+    assert report.verb == verb and len(report.rows) == 2
+    assert all(row.time.replays == 2 for row in report.rows)
+    # a pipe gets plain text in which no cell is cut
+    assert "\x1b[" not in done.stdout and "…" not in done.stdout
+
+
+def test_a_file_of_workloads_and_a_dtype_are_taken(tmp_path):
+    shapes, result = tmp_path / "shapes.json", tmp_path / "result.json"
+    shapes.write_text(json.dumps({"workloads": [{"heads": [1, 2], "lengths": [17], "K": 16, "V": 8}]}))
+    done = bench("prefill", "--device", "cpu", "--shapes", str(shapes), "--dtype", "float16", "--json", str(result))
+    assert done.exit_code == 0, done.output
+    report = BenchReport.model_validate_json(result.read_text())
+    assert report.dtype == "float16" and report.workloads[0].name == "1/2 17 K=16 V=8"
+
+
+def test_a_backend_that_fails_its_check_makes_it_1_and_is_not_timed():
+    done = bench("prefill", "--device", "cpu", "--backends", f"torch,{BACKENDS}:Scaled", "--replays", "1")
+    assert done.exit_code == 1
+    assert "FAIL" in done.stdout and "relative RMS error 0.1" in done.stdout
+    assert "2 timed, 2 fail" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sideways"], ["sideways"]),
+        (["prefill", "--backends", "no-such"], ["no-such", "torch"]),
+        (["prefill", "--backends", f"{BACKENDS}:Missing"], ["Missing"]),
+        (["prefill", "--backends", ","], ["--backends"]),
+        (["prefill", "--operator", "softmax"], ["softmax", "gated_delta_rule"]),
+        (["decode", "--shapes", "giant"], ["--shapes", "giant", "tiny"]),
+        (["prefill", "--dtype", "int8"], ["int8"]),
+        (["prefill", "--replays", "0"], ["--replays"]),
+        (["prefill", "--json", "/no/such/folder/x.json"], ["--json"]),
+        ([], ["verb", "prefill", "decode"]),
+    ],
+)
+def test_a_usage_error_makes_it_2_and_names_the_argument(arguments, words):
+    done = bench(*arguments, *(["--device", "cpu"] if arguments else []))
+    assert done.exit_code == 2, done.output
+    assert all(word in done.output for word in words), done.output
+
+
+def test_a_device_that_is_not_here_is_a_usage_error(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = bench("prefill", "--device", "cuda")
+    assert done.exit_code == 2 and "no GPU is visible" in done.output
+
+
+def test_where_nothing_could_be_timed_it_is_2_and_the_reason_is_shown():
+    done = bench("prefill", "--device", "cpu", "--backends", f"{BACKENDS}:Dense")
+    assert done.exit_code == 2
+    assert "unsupported" in done.stdout and "no form 'chunk'" in done.stdout

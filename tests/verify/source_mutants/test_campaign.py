@@ -1,0 +1,83 @@
+"""A run: the unchanged kernels pass, a bad slip is killed, and what is odd is said."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+
+from deltaproof.contracts.errors import ContractError
+from deltaproof.ops.registry import operator
+from deltaproof.verify.probe import Plan, probes
+from deltaproof.verify.source_mutants.campaign import NOT_RUN, Campaign, campaign_for, run
+from deltaproof.verify.source_mutants.equivalent import Equivalent
+from deltaproof.verify.source_mutants.generate import generate
+
+EVERY = generate()
+PLAN = Plan(operator("gated_delta_rule"), "decode", "smoke", "cpu")
+
+
+def campaign(**changes) -> Campaign:
+    base = {"backend": "triton", "jobs": 1}
+    cases = tuple(case.id for case in islice(probes()["slots"].cases(PLAN), 2))
+    return campaign_for("gated_delta_rule", "cpu", "smoke", ("decode",), ("slots",), cases, **{**base, **changes})
+
+
+def scaled():
+    """Return the mutants that leave the scale out of a kernel that decodes."""
+    return [item for item in EVERY if item.before.endswith("* scale") and not item.after.endswith("scale")]
+
+
+def test_a_sample_is_drawn_by_the_seed_and_keeps_the_order() -> None:
+    drawn = campaign(sample=10, seed=3).choose(EVERY)
+    assert len(drawn) == 10
+    assert drawn == campaign(sample=10, seed=3).choose(EVERY)
+    assert drawn != campaign(sample=10, seed=4).choose(EVERY)
+    places = [EVERY.index(item) for item in drawn]
+    assert places == sorted(places)
+    assert campaign(sample=10**6).choose(EVERY) == EVERY
+
+
+def test_mutants_are_named_by_id_or_pattern() -> None:
+    assert campaign(mutants=(EVERY[5].id,)).choose(EVERY) == [EVERY[5]]
+    stores = campaign(mutants=("*:drop-store:*",)).choose(EVERY)
+    assert {item.operator for item in stores} == {"drop-store"}
+    with pytest.raises(ContractError, match="no-such"):
+        campaign(mutants=("no-such",)).choose(EVERY)
+
+
+def test_the_full_tier_comes_after_the_smoke_tier() -> None:
+    full = campaign_for("gated_delta_rule", "cpu", "full", ("decode",), ("values",), (), backend="triton")
+    ranks = [rank for rank, _ in full.tasks()]
+    smoke = campaign_for("gated_delta_rule", "cpu", "smoke", ("decode",), ("values",), (), backend="triton").tasks()
+    assert ranks == sorted(ranks)
+    assert [item for item in full.tasks() if item[0] == 0] == smoke
+    assert 1 in ranks
+
+
+@pytest.mark.slow
+def test_unchanged_kernels_pass_a_lost_scale_is_killed_and_what_is_not_run_lives(interpreter) -> None:
+    kernel, unused = scaled()[0], next(item for item in EVERY if "backward" in item.function)
+    assert "recurrence" in kernel.id, "the first file with a scale is the one that decodes"
+    entries = [Equivalent(kernel.place, kernel.operator, kernel.before, "for this test", kernel.after)]
+    advanced: list[str] = []
+    report = run(campaign(mutants=(kernel.id, unused.id)), ["deltaproof"], advanced.append, entries)
+    assert report.control_failures == []
+    assert report.control_passed > 0
+    rows = {row.mutant: row for row in report.rows}
+    assert (rows[kernel.id].killed_by, rows[kernel.id].probe) == ("check", "slots")
+    assert rows[kernel.id].message
+    assert (rows[unused.id].killed_by, rows[unused.id].note) == (None, NOT_RUN)
+    assert (report.killed, report.total, report.generated) == (1, 2, len(EVERY))
+    assert report.stale == [f"{entries[0]}: {kernel.id} is killed"]
+    assert not report.held
+    assert advanced.count(kernel.id) == 1
+    assert advanced.count("control slots") == report.control_passed + report.control_left_out
+
+
+@pytest.mark.slow
+def test_a_backend_that_launches_none_of_the_kernels_is_no_control() -> None:
+    report = run(campaign(backend="torch", mutants=(EVERY[0].id,)), ["deltaproof"])
+    assert report.control_failures == ["no check launched a kernel: the backend is not made of these files"]
+    assert report.rows == []
+    assert not report.held

@@ -1,0 +1,54 @@
+"""The reviewed list meets mutants by their text, and says so when it no longer holds."""
+
+from __future__ import annotations
+
+from deltaproof.verify.source_mutants.equivalent import EQUIVALENT, Equivalent, reason_of, stale
+from deltaproof.verify.source_mutants.generate import generate
+from deltaproof.verify.source_mutants.operators import OPERATORS
+from deltaproof.verify.source_mutants.source import Source
+
+TEXT = "@triton.jit\ndef kernel(x, y, n, K: tl.constexpr):\n    tl.store(y + n * K, tl.load(x + n), mask=n < K)\n"
+EVERY = generate({"f": Source(TEXT, "common/triton_f")})
+SHIFTED = next(mutant for mutant in EVERY if mutant.operator == "shift-bound")
+
+
+def entry(**changes: str) -> Equivalent:
+    base = {"place": "common/triton_f:kernel", "operator": "shift-bound", "before": "n < K", "reason": "rows end there"}
+    return Equivalent(**{**base, **changes})
+
+
+def test_an_entry_gives_its_mutant_a_reason_and_no_other() -> None:
+    given = {mutant.id: reason_of(mutant, "cpu", [entry()]) for mutant in EVERY}
+    assert {name for name, reason in given.items() if reason} == {SHIFTED.id}
+    assert given[SHIFTED.id] == "rows end there"
+
+
+def test_what_the_mutant_puts_there_can_be_asked_for() -> None:
+    assert reason_of(SHIFTED, "cpu", [entry(after="n <= K")])
+    assert not reason_of(SHIFTED, "cpu", [entry(after="n > K")])
+
+
+def test_a_reason_for_one_device_says_nothing_of_the_other() -> None:
+    assert reason_of(SHIFTED, "cpu", [entry(device="cpu")])
+    assert not reason_of(SHIFTED, "cuda", [entry(device="cpu")])
+
+
+def test_an_entry_that_meets_no_mutant_is_stale() -> None:
+    assert stale(EVERY, [], "cpu", [entry()]) == []
+    [text] = stale(EVERY, [], "cpu", [entry(before="n < N")])
+    assert text == "common/triton_f:kernel:shift-bound: n < N: no such mutant"
+
+
+def test_an_entry_whose_mutant_is_killed_is_stale_where_it_holds() -> None:
+    [text] = stale(EVERY, [SHIFTED], "cpu", [entry()])
+    assert text == f"common/triton_f:kernel:shift-bound: n < K: {SHIFTED.id} is killed"
+    assert stale(EVERY, [SHIFTED], "cuda", [entry(device="cpu")]) == []
+
+
+def test_every_entry_of_the_list_meets_a_mutant_and_has_a_reason() -> None:
+    assert stale(generate(), [], "cpu") == []
+    names = {operator.name for operator in OPERATORS}
+    for item in EQUIVALENT:
+        assert item.reason
+        assert item.operator in names
+        assert item.device in ("", "cpu", "cuda")

@@ -1,0 +1,163 @@
+"""Which calls are made to see the launches: data, one case a line or a product of lists."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, PrefillCall, SequenceCall
+from deltaproof.ops.gated_delta_rule.triton_backend import TritonBackend
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+SEQUENCE_FORMS = ("chunk", "recurrent")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a form.
+
+    Attributes:
+        full: every option that works in the kernel is on (normalisation, gate, beta's sigmoid), states are read, and
+            a pool has flags for fresh rows; else none of it.
+        tokens: decode: tokens a row; else the length of the longest sequence.
+        write: pool forms: "in_place", "other" (another slot) or "each" (decode: a slot a token).
+        checkpoints: prefill: how many tokens apart states are kept.
+        state: dtype of states.
+        aligned: pointers are multiples of 16 bytes, as the ones of whole tensors are.
+    """
+
+    form: str
+    dtype: str
+    K: int
+    V: int
+    H: int = 16
+    HV: int = 32
+    full: bool = True
+    layout: str = "k_first"
+    varlen: bool = False
+    chunk: int = 64
+    tokens: int = 80
+    write: str = "in_place"
+    checkpoints: int | None = None
+    state: str = "fp32"
+    aligned: bool = True
+
+    @property
+    def label(self) -> str:
+        """Return a short description: what differs from the usual comes last."""
+        words = [self.form, self.dtype, f"{self.K}x{self.V}", f"{self.H}/{self.HV}", self.layout]
+        words += ["full" if self.full else "plain", *(["varlen"] if self.varlen else [])]
+        words += [] if self.chunk == 64 else [f"c{self.chunk}"]
+        words += [f"t{self.tokens}"] if self.form == "decode" else []
+        words += [] if self.write == "in_place" else [f"write-{self.write}"]
+        words += [f"every{self.checkpoints}"] if self.checkpoints else []
+        words += [] if self.state == "fp32" else [f"state-{self.state}"]
+        return " ".join([*words, *([] if self.aligned else ["unaligned"])])
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a rule about spills may name."""
+        return {**asdict(self), "label": self.label}
+
+
+def _tensor(shape: tuple[int, ...], dtype: torch.dtype, aligned: bool = True, grad: bool = False) -> torch.Tensor:
+    count = torch.Size(shape).numel()
+    flat = torch.empty(count + 1, dtype=dtype)  # nobody reads it
+    x = flat[:count] if aligned else flat[1:]
+    return x.view(shape).detach().requires_grad_(grad)
+
+
+def _call(case: Case, grad: bool) -> SequenceCall | DecodeCall | PrefillCall:
+    low, K, V, H, HV = DTYPES[case.dtype], case.K, case.V, case.H, case.HV
+    layout = StateLayout(case.layout)
+    N, T = 3, case.tokens
+    B, T = (1, N * T) if case.varlen else (N, T)
+    options = DeltaRuleOptions(
+        scale=K**-0.5,
+        normalize_qk=case.full,
+        gate_in_kernel=case.full,
+        beta_sigmoid=case.full,
+        neg_eigval=case.full,
+        layout=layout,
+        chunk_size=case.chunk,
+    )
+    common: dict[str, Any] = {
+        "q": _tensor((B, T, H, K), low, case.aligned, grad),
+        "k": _tensor((B, T, H, K), low, case.aligned, grad),
+        "v": _tensor((B, T, HV, V), low, case.aligned, grad),
+        "g": _tensor((B, T, HV), low if case.full else torch.float32, case.aligned, grad),
+        "beta": _tensor((B, T, HV), low if case.full else torch.float32, case.aligned, grad),
+        "options": options,
+        "A_log": _tensor((HV,), torch.float32, grad=grad) if case.full else None,
+        "dt_bias": _tensor((HV,), torch.float32, grad=grad) if case.full else None,
+    }
+    cu_seqlens = torch.arange(N + 1, dtype=torch.int32) * case.tokens if case.varlen else None
+    state = (HV, *layout.inner_shape(K, V))
+    if case.form in SEQUENCE_FORMS:
+        initial = _tensor((N, *state), DTYPES[case.state], grad=grad) if case.full else None
+        return SequenceCall(**common, initial_state=initial, output_final_state=case.full, cu_seqlens=cu_seqlens)
+    slots = torch.arange(N, dtype=torch.int32)
+    pool: dict[str, Any] = {
+        "pool": _tensor((2 * N, *state), DTYPES[case.state]),
+        "read_index": slots,
+        "has_initial_state": torch.ones(N, dtype=torch.bool) if case.full else None,
+    }
+    if case.write != "in_place":
+        pool["write_index"] = slots + N if case.write == "other" else slots[:, None].repeat(1, T)
+    if case.form == "decode":
+        tokens = torch.full((N,), T, dtype=torch.int32) if case.full and T > 1 else None
+        return DecodeCall(**common, **pool, num_tokens=tokens)
+    if case.checkpoints:
+        pool["checkpoint_every"] = case.checkpoints
+        pool["checkpoint_index"] = slots[:, None]
+    return PrefillCall(**common, **pool, cu_seqlens=cu_seqlens)
+
+
+def run(backend: Any, case: Case) -> None:
+    """Make the case's calls: forward, and where the backend has gradients forward and backward."""
+    form = getattr(backend, case.form)
+    with torch.no_grad():
+        form(_call(case, grad=False))
+    if case.form in SEQUENCE_FORMS and "backward" not in backend.unsupported:
+        call = _call(case, grad=True)
+        outputs = [x for x in form(call) if x is not None]
+        names = ("q", "k", "v", "g", "beta", "A_log", "dt_bias", "initial_state")
+        inputs = [x for name in names if (x := getattr(call, name)) is not None]
+        torch.autograd.grad(outputs, inputs, [torch.empty_like(x) for x in outputs])
+
+
+ODD_SIZES = ((33, 40), (256, 256), (128, 64), (192, 96), (1, 1))
+
+
+def _forms(case: Case) -> tuple[Case, Case, Case]:
+    """Return the case of the chunk form and its like for recurrent and decode."""
+    return case, replace(case, form="recurrent"), replace(case, form="decode", tokens=1)
+
+
+def _table() -> list[Case]:
+    cases: list[Case] = []
+    for size in (64, 128):
+        case = Case("chunk", "bf16", size, size)
+        cases += [*_forms(case), *_forms(replace(case, full=False, varlen=True, layout="v_first"))]
+        prefill = replace(case, form="prefill", layout="v_first")
+        cases += [replace(prefill, checkpoints=64), replace(prefill, full=False, varlen=True, write="other")]
+        decode = replace(case, form="decode", tokens=4, layout="v_first")
+        cases += [replace(decode, write="each", state="bf16"), replace(decode, full=False, write="other")]
+        cases += _forms(replace(case, dtype="fp16"))
+        cases += _forms(replace(case, dtype="fp32"))
+    case = Case("chunk", "bf16", 128, 128, full=False)
+    cases += [replace(case, chunk=16, varlen=True), replace(case, chunk=32, full=True)]
+    cases += [replace(case, H=2, HV=4), replace(case, aligned=False), replace(case, form="decode", aligned=False)]
+    cases += _forms(Case("chunk", "bf16", 64, 128))
+    for dtype in ("bf16", "fp32"):
+        for K, V in ODD_SIZES:
+            cases += _forms(Case("chunk", dtype, K, V, layout="v_first"))
+    return cases
+
+
+CASES = tuple(_table())
+
+BACKEND = TritonBackend()
+"""Whose host code is run."""
