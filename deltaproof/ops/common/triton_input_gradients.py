@@ -22,7 +22,8 @@ def head_gradients(call: SequenceCall, name: str, parts: torch.Tensor) -> torch.
     if B * T:
         head_gradients_kernel[(triton.cdiv(B * T, block) * H,)](
             parts, x, dx, given(call.cu_seqlens, call.q), B * T, call.sequences, parts.shape[0], H=H, HV=HV,
-            K=K, BK=BK, BLOCK=block, NORMALIZE=call.options.normalize_qk, VARLEN=call.cu_seqlens is not None, num_warps=4,
+            K=K, BK=BK, BLOCK=block, NORMALIZE=call.options.normalize_qk, VARLEN=call.cu_seqlens is not None,
+            num_warps=4,
         )  # fmt: skip
     return dx
 
