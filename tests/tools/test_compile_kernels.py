@@ -255,6 +255,28 @@ def test_refreshing_keeps_reasons_and_drops_what_no_version_needs() -> None:
     assert spills.refreshed(fresh, [build(0)], "3.6.0") == [row(FP32_64, {"3.5.1": 7})]
 
 
+def test_writing_fills_in_counts_and_adds_no_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.zeros(8192)
+    hungry = launches_of(lambda: hungry_kernel[(1,)](x, x, SIZE=8192, num_warps=1, maxnreg=32))
+    monkeypatch.setattr(compile_kernels, "recorded", lambda: hungry)
+    monkeypatch.setattr(coverage, "jit_functions", lambda package: [])
+    path = tmp_path / "spills.json"
+
+    spills.write_rows(path, [])
+    assert compile_kernels.main(["--write", "--spills", str(path)]) == 1
+    assert "is not listed" in capsys.readouterr().err
+    assert spills.read_rows(path) == []
+
+    spills.write_rows(path, [row(FP32_64, {}, "kept as it is")])
+    assert compile_kernels.main(["--write", "--spills", str(path)]) == 0
+    (written,) = spills.read_rows(path)
+    assert written.reason == "kept as it is"
+    assert list(written.bytes) == [triton.__version__] and written.bytes[triton.__version__] > 1000
+    assert compile_kernels.main(["--spills", str(path)]) == 0
+
+
 def test_rows_are_written_and_read_back(tmp_path: Path) -> None:
     rows = [row(FP32_64), row({"dtype": ["fp32"], "K": 33, "V": 40, "varlen": True})]
     spills.write_rows(tmp_path / "spills.json", rows)

@@ -144,7 +144,7 @@ def _table() -> list[Case]:
         prefill = replace(case, form="prefill", layout="v_first")
         cases += [replace(prefill, checkpoints=64), replace(prefill, full=False, varlen=True, write="other")]
         decode = replace(case, form="decode", tokens=4, layout="v_first")
-        cases += [replace(decode, write="each", state="bf16"), replace(decode, full=False, write="other")]
+        cases += [replace(decode, write="each", state="bf16")]
         cases += _forms(replace(case, dtype="fp16"))
         cases += _forms(replace(case, dtype="fp32"))
     case = Case("chunk", "bf16", 128, 128, full=False)

@@ -9,9 +9,15 @@ from deltaproof.contracts.conventions import StateLayout
 from deltaproof.ops.common.triton_places import zero_tail_kernel
 
 
+def aligned(x: torch.Tensor) -> torch.Tensor:
+    """Return x contiguous and on 16 bytes, as tensors from the allocator are: kernels are compiled for that alone."""
+    x = x.contiguous()
+    return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
 def given(x: torch.Tensor | None, stand_in: torch.Tensor) -> torch.Tensor:
-    """Return x, contiguous, or for an argument that the kernel's flags leave out anything that is a tensor."""
-    return stand_in if x is None else x.contiguous()
+    """Return x, aligned, or for an argument that the kernel's flags leave out anything that is a tensor."""
+    return stand_in if x is None else aligned(x)
 
 
 def state_strides(state: torch.Tensor | None, layout: StateLayout) -> tuple[int, int, int, int]:

@@ -6,7 +6,7 @@ import torch
 import triton
 
 from deltaproof.ops.common.calls import SequenceCall
-from deltaproof.ops.common.triton_host import given
+from deltaproof.ops.common.triton_host import aligned, given
 from deltaproof.ops.common.triton_inputs import gate_gradients_kernel, head_gradients_kernel
 
 Optional = torch.Tensor | None
@@ -14,7 +14,7 @@ Optional = torch.Tensor | None
 
 def head_gradients(call: SequenceCall, name: str, parts: torch.Tensor) -> torch.Tensor:
     """Return the gradient of q or k from ``parts`` [P, B, T, HV, K], those of the normalised tensor."""
-    x = getattr(call, name).contiguous()
+    x = aligned(getattr(call, name))
     B, T, H, HV, K, _ = call.dims
     dx = call.allocate(x.shape, dtype=x.dtype, device=x.device)
     BK = triton.next_power_of_2(K)
@@ -34,7 +34,7 @@ def gate_gradients(
     """Return the gradients of g, beta, A_log and dt_bias from those of the log gate and strength [P, B, T, HV]."""
     options = call.options
     B, T, _, HV, _, _ = call.dims
-    g, beta = call.g.contiguous(), call.beta.contiguous()
+    g, beta = aligned(call.g), aligned(call.beta)
     dg, dbeta = (call.allocate(x.shape, dtype=x.dtype, device=x.device) for x in (g, beta))
     BH = min(16, triton.next_power_of_2(HV))
     block = 64

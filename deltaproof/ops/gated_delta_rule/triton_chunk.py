@@ -13,7 +13,7 @@ import torch
 import triton
 
 from deltaproof.ops.common.calls import PrefillCall, SequenceCall
-from deltaproof.ops.common.triton_host import given, state_strides, zero_tail
+from deltaproof.ops.common.triton_host import aligned, given, state_strides, zero_tail
 from deltaproof.ops.common.triton_inputs import normalize_kernel
 from deltaproof.ops.common.triton_places import chunk_table_kernel
 from deltaproof.ops.gated_delta_rule.triton_outputs import outputs_kernel
@@ -41,7 +41,7 @@ class Chunks:
         """Cast and normalise the operands and index the chunks."""
         B, T, H, HV, K, V = call.dims
         low = torch.promote_types(torch.promote_types(call.q.dtype, call.k.dtype), call.v.dtype)
-        q, k, v = (x.contiguous() for x in (call.q, call.k, call.v))
+        q, k, v = (aligned(x) for x in (call.q, call.k, call.v))
         if call.options.normalize_qk:
             q, k = (_normalized(call, x, low) for x in (q, k))
         q, k, v = (x.to(low) for x in (q, k, v))
@@ -98,7 +98,7 @@ def prepare(chunks: Chunks) -> Prepared:
         chunks.new(B, T, HV, dtype=torch.float32),
         chunks.new(chunks.count, HV, C, C),
     )
-    g, beta = call.g.contiguous(), call.beta.contiguous()
+    g, beta = aligned(call.g), aligned(call.beta)
     if chunks.count:
         prepare_kernel[(chunks.count * HV,)](
             chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g),
@@ -117,7 +117,7 @@ def transform(chunks: Chunks, prepared: Prepared) -> tuple[torch.Tensor, torch.T
     if chunks.count:
         transform_kernel[(chunks.count * HV,)](
             chunks.k, chunks.v, prepared.G, prepared.inverse, w, u, *chunks.pack, T, chunks.call.sequences,
-            **chunks.flags, V=V, BK=launch.BK, BV=launch.BV, **launch.options,
+            **chunks.flags, V=V, **launch.tiles, **launch.options,
         )  # fmt: skip
     return w, u
 
@@ -166,7 +166,7 @@ def _forward(chunks: Chunks, o: torch.Tensor, source: torch.Tensor | None, sink:
         outputs_kernel[(chunks.count * HV * triton.cdiv(V, launch.BV),)](
             chunks.q, chunks.k, u, prepared.G, prepared.strength, before, o,
             u if pool is None else pool.read_index.contiguous(), *chunks.pack, call.options.scale, T, call.sequences,
-            0 if pool is None else pool.pool.shape[0], **chunks.flags, V=V, BK=launch.BK, BV=launch.BV,
+            0 if pool is None else pool.pool.shape[0], **chunks.flags, V=V, **launch.tiles,
             POOL=pool is not None, **launch.options,
         )  # fmt: skip
     zero_tail(o, call.cu_seqlens)
@@ -178,7 +178,7 @@ def chunk_forward(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None
     B, T, _, HV, K, V = call.dims
     device = call.q.device
     o = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=device)
-    state = None if call.initial_state is None else call.initial_state.contiguous()
+    state = None if call.initial_state is None else aligned(call.initial_state)
     final = None
     if call.output_final_state:
         shape = (call.sequences, HV, *call.options.layout.inner_shape(K, V))

@@ -8,7 +8,7 @@ import torch
 import triton
 
 from deltaproof.ops.common.calls import SequenceCall
-from deltaproof.ops.common.triton_host import state_strides, zero_tail
+from deltaproof.ops.common.triton_host import aligned, state_strides, zero_tail
 from deltaproof.ops.common.triton_input_gradients import gate_gradients, head_gradients
 from deltaproof.ops.gated_delta_rule.triton_chunk import Chunks, Prepared, states, transform
 from deltaproof.ops.gated_delta_rule.triton_gradients import (
@@ -37,8 +37,9 @@ def chunk_backward(call: SequenceCall, prepared: Prepared, do: torch.Tensor, d_f
     """Return the gradients of ``chunk_forward`` from those of o [B, T, HV, V] and of the final state."""
     B, T, _, HV, K, V = call.dims
     chunks = Chunks.of(call)
-    do = do.contiguous()
-    state = None if call.initial_state is None else call.initial_state.contiguous()
+    do = aligned(do)
+    d_final = None if d_final is None else aligned(d_final)
+    state = None if call.initial_state is None else aligned(call.initial_state)
     w, errors = transform(chunks, prepared)
     before = states(chunks, prepared, w, errors, state, None)
     d_errors = _local(chunks, prepared, do)
@@ -62,7 +63,7 @@ def _local(chunks: Chunks, prepared: Prepared, do: torch.Tensor) -> torch.Tensor
     if chunks.count:
         local_gradients_kernel[(chunks.count * HV,)](
             chunks.q, chunks.k, do, prepared.G, prepared.strength, found, *chunks.pack, call.options.scale, T,
-            call.sequences, **chunks.flags, V=V, BK=launch.BK, BV=launch.BV, **launch.options,
+            call.sequences, **chunks.flags, V=V, **launch.tiles, **launch.options,
         )  # fmt: skip
     return found
 
@@ -118,13 +119,13 @@ def _inside(
         score_gradients_kernel[(chunks.count * HV,)](
             chunks.q, chunks.k, do, prepared.G, prepared.strength, prepared.inverse, errors, d_errors, dv, d_attention,
             d_system, d_gate, d_strength, *chunks.pack, call.options.scale, T, call.sequences, **chunks.flags, V=V,
-            BK=scores.BK, BV=scores.BV, **scores.options,
+            **scores.tiles, **scores.options,
         )  # fmt: skip
     dq, dk = (chunks.new(1, B, T, HV, K) for _ in range(2))
     if chunks.count:
         key_gradients_kernel[(chunks.count * HV * parts,)](
             chunks.q, chunks.k, do, prepared.G, prepared.strength, before, after, errors, dv, d_attention, d_system,
             dq, dk, d_gate, d_strength, *chunks.pack, call.options.scale, T, call.sequences, B * T, **chunks.flags,
-            V=V, BK=keys.BK, BV=keys.BV, **keys.options,
+            V=V, **keys.tiles, **keys.options,
         )  # fmt: skip
     return dv, dq, dk, d_gate, d_strength

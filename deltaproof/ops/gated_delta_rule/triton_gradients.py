@@ -35,6 +35,7 @@ def local_gradients_kernel(
     V: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    UNROLL: tl.constexpr,
     C: tl.constexpr,
     VARLEN: tl.constexpr,
 ):
@@ -50,7 +51,7 @@ def local_gradients_kernel(
     token = first + c_at
     low = k.dtype.element_ty
     attention = tl.zeros([C, C], tl.float32)  # [C, C]
-    for start in tl.static_range(0, K, BK):
+    for start in tl.range(0, K, BK, loop_unroll_factor=UNROLL):
         k_at = start + tl.arange(0, BK)
         mask = inside[:, None] & (k_at < K)[None, :]
         key = (token * H + group)[:, None] * K + k_at[None, :]
@@ -60,7 +61,7 @@ def local_gradients_kernel(
     b_G = tl.load(G + token * HV + head, mask=inside, other=0.0)
     b_b = tl.load(strength + token * HV + head, mask=inside, other=0.0)
     attention = stored(attention * chunk_decay(b_G, inside, C) * (b_b * scale)[None, :], low)
-    for start in tl.static_range(0, V, BV):
+    for start in tl.range(0, V, BV, loop_unroll_factor=UNROLL):
         v_at = start + tl.arange(0, BV)
         mask = inside[:, None] & (v_at < V)[None, :]
         at = (token * HV + head)[:, None] * V + v_at[None, :]
@@ -95,6 +96,7 @@ def score_gradients_kernel(
     V: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    UNROLL: tl.constexpr,
     C: tl.constexpr,
     VARLEN: tl.constexpr,
 ):
@@ -116,7 +118,7 @@ def score_gradients_kernel(
     b_i = tl.trans(tl.load(inverse + tile))  # [C, C]
     b_da = tl.zeros([C, C], tl.float32)  # [C, C]
     b_ds = tl.zeros([C, C], tl.float32)  # [C, C]
-    for start in tl.static_range(0, V, BV):
+    for start in tl.range(0, V, BV, loop_unroll_factor=UNROLL):
         v_at = start + tl.arange(0, BV)
         mask = inside[:, None] & (v_at < V)[None, :]
         at = gate[:, None] * V + v_at[None, :]
@@ -128,7 +130,7 @@ def score_gradients_kernel(
         b_ds -= dot(b_dv, tl.trans(b_e))
     attention = tl.zeros([C, C], tl.float32)  # [C, C]
     system = tl.zeros([C, C], tl.float32)  # [C, C]
-    for start in tl.static_range(0, K, BK):
+    for start in tl.range(0, K, BK, loop_unroll_factor=UNROLL):
         k_at = start + tl.arange(0, BK)
         mask = inside[:, None] & (k_at < K)[None, :]
         key = (token * H + group)[:, None] * K + k_at[None, :]
@@ -178,6 +180,7 @@ def key_gradients_kernel(
     V: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    UNROLL: tl.constexpr,
     C: tl.constexpr,
     VARLEN: tl.constexpr,
 ):
@@ -203,7 +206,7 @@ def key_gradients_kernel(
     k_state = tl.zeros([C, BK], tl.float32)  # [C, BK]
     k_after = tl.zeros([C, BK], tl.float32)  # [C, BK]
     fade = tl.zeros([], tl.float32)
-    for start in tl.static_range(0, V, BV):
+    for start in tl.range(0, V, BV, loop_unroll_factor=UNROLL):
         v_at = start + tl.arange(0, BV)
         v_mask = inside[:, None] & (v_at < V)[None, :]
         at = gate[:, None] * V + v_at[None, :]

@@ -44,6 +44,7 @@ def outputs_kernel(
     V: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    UNROLL: tl.constexpr,
     C: tl.constexpr,
     VARLEN: tl.constexpr,
     POOL: tl.constexpr,
@@ -69,7 +70,7 @@ def outputs_kernel(
     row = chunk * HV + head
     b_o = tl.zeros([C, BV], tl.float32)  # [C, BV]
     attention = tl.zeros([C, C], tl.float32)  # [C, C]
-    for start in tl.static_range(0, K, BK):
+    for start in tl.range(0, K, BK, loop_unroll_factor=UNROLL):
         k_at = start + tl.arange(0, BK)
         k_in = k_at < K
         key = (token * H + group)[:, None] * K + k_at[None, :]

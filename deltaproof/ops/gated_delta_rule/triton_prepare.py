@@ -188,6 +188,7 @@ def transform_kernel(
     V: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    UNROLL: tl.constexpr,
     C: tl.constexpr,
     VARLEN: tl.constexpr,
 ):
@@ -204,13 +205,13 @@ def transform_kernel(
     low = k.dtype.element_ty
     b_i = tl.load(inverse + program * C * C + c_at[:, None] * C + c_at[None, :])  # [C, C]
     b_grown = tl.exp(tl.load(G + token * HV + head, mask=inside, other=0.0))[:, None]  # [C, 1]
-    for start in tl.static_range(0, K, BK):
+    for start in tl.range(0, K, BK, loop_unroll_factor=UNROLL):
         at = start + tl.arange(0, BK)
         mask = inside[:, None] & (at < K)[None, :]
         b_k = tl.load(k + (token * H + group)[:, None] * K + at[None, :], mask=mask, other=0.0)  # [C, BK]
         b_w = dot(b_i, stored(b_k.to(tl.float32) * b_grown, low))
         tl.store(w + (token * HV + head)[:, None] * K + at[None, :], stored(b_w, low), mask=mask)
-    for start in tl.static_range(0, V, BV):
+    for start in tl.range(0, V, BV, loop_unroll_factor=UNROLL):
         at = start + tl.arange(0, BV)
         mask = inside[:, None] & (at < V)[None, :]
         place = (token * HV + head)[:, None] * V + at[None, :]

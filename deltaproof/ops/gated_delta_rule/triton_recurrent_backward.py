@@ -6,7 +6,7 @@ import torch
 import triton
 
 from deltaproof.ops.common.calls import SequenceCall
-from deltaproof.ops.common.triton_host import given, state_strides, zero_tail
+from deltaproof.ops.common.triton_host import aligned, given, state_strides, zero_tail
 from deltaproof.ops.common.triton_input_gradients import gate_gradients, head_gradients
 from deltaproof.ops.common.triton_recurrence_backward import recurrence_backward_kernel
 from deltaproof.ops.gated_delta_rule.triton_chunk_backward import Gradients
@@ -24,7 +24,7 @@ def recurrent_backward(call: SequenceCall, do: torch.Tensor, d_final: torch.Tens
     def new(*shape: int) -> torch.Tensor:
         return call.allocate(shape, dtype=torch.float32, device=device)
 
-    do = do.contiguous()
+    do = aligned(do)
     dq, dk = new(parts, B, T, HV, K), new(parts, B, T, HV, K)
     d_gate, d_strength = new(parts, B, T, HV), new(parts, B, T, HV)
     dv = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=device)
@@ -32,7 +32,7 @@ def recurrent_backward(call: SequenceCall, do: torch.Tensor, d_final: torch.Tens
     d_initial = None if state is None else call.allocate(state.shape, dtype=state.dtype, device=device)
     if N:
         recurrence_backward_kernel[(N * HV * parts,)](
-            *(x.contiguous() for x in (call.q, call.k, call.v, call.g, call.beta)), given(call.A_log, do),
+            *(aligned(x) for x in (call.q, call.k, call.v, call.g, call.beta)), given(call.A_log, do),
             given(call.dt_bias, do), do, do if state is None else state, do if d_final is None else d_final,
             do if d_initial is None else d_initial, dq, dk, dv, d_gate, d_strength,
             new(B * T // SEGMENT + N, HV, V, K), new(N, SEGMENT, HV, V, K), given(call.cu_seqlens, do),

@@ -12,12 +12,18 @@ from deltaproof.contracts.conventions import StateLayout
 
 @dataclass(frozen=True)
 class Launch:
-    """Tile sizes over K and V, warps and pipeline stages of one kernel."""
+    """Tile sizes over K and V, warps, pipeline stages and how often loops over tiles are unrolled."""
 
     BK: int
     BV: int
     warps: int
     stages: int = 2
+    unroll: int = 1
+
+    @property
+    def tiles(self) -> dict[str, int]:
+        """Return the constants of a kernel that loops over tiles."""
+        return {"BK": self.BK, "BV": self.BV, "UNROLL": self.unroll}
 
     @property
     def options(self) -> dict[str, int]:
@@ -29,9 +35,10 @@ class Launch:
 class ChunkTable:
     """Configurations of the chunk kernels, a function of head sizes, head count and dtype.
 
-    Triton 3.6.0 compiles a warpgroup matmul in a loop wrongly where a load of that loop is not pipelined (one stage, or
-    rows whose size is no multiple of 16 bytes): it reads shared memory out of bounds on an H200. Such rows take two
-    warps, for which it uses the older instruction; loops keep two stages at least.
+    Triton 3.6.0 compiles warpgroup matmuls wrongly where a load in their loop is not pipelined (one stage, or rows
+    that are no multiple of 16 bytes) and where tiles are narrower than 64: on an H200 they read shared memory out of bounds. So
+    four warps, for which it uses them, are for 16-bit operands with K >= 64 in whole 16 bytes, with loops over tiles
+    unrolled; anything else takes two warps and small tiles. fp32 goes there too.
     """
 
     prepare: Launch
@@ -47,23 +54,22 @@ class ChunkTable:
     def of(cls, K: int, V: int, HV: int, dtype: torch.dtype) -> ChunkTable:
         """Return the configurations of one shape."""
         BK, BV = (max(16, triton.next_power_of_2(size)) for size in (K, V))
-        single = dtype == torch.float32
         ragged = K * dtype.itemsize % 16 or V * dtype.itemsize % 16
-        warps = 2 if ragged else 8 if single else 4
-        wide = K > 128 or single
-        narrow = min(BV, 16 if wide or HV <= 16 else 32)
-        half = 32 if single or ragged else 64
-        inside = Launch(min(BK, half), min(BV, half), warps)
-        plain = single or ragged
+        if dtype == torch.float32 or ragged or BK < 64:
+            small = Launch(min(BK, 32), min(BV, 32), 2)
+            walk = Launch(BK, 16, 2)
+            return cls(Launch(min(BK, 32), BV, 1), small, walk, small, small, walk, small, small)
+        narrow = min(BV, 16 if K > 128 or HV <= 16 else 32)
+        stages = 2 if K > 128 else 3
         return cls(
-            prepare=Launch(min(BK, 32 if single else 64), BV, 1),
-            transform=inside if plain else Launch(min(BK, 64), min(BV, 128), warps),
-            states=Launch(BK, narrow, warps, 2 if wide else 3),
-            outputs=inside if plain else Launch(min(BK, 64), min(BV, 128), warps),
-            local=inside if plain else Launch(min(BK, 128), min(BV, 64), warps),
-            reverse=Launch(BK, narrow, warps, 2 if wide else 3),
-            scores=inside,
-            keys=inside if plain else Launch(min(BK, 64), min(BV, 128), warps),
+            prepare=Launch(64, BV, 1),
+            transform=Launch(64, min(BV, 128), 4, unroll=4),
+            states=Launch(BK, narrow, 4, stages),
+            outputs=Launch(64, min(BV, 128), 4, unroll=4),
+            local=Launch(min(BK, 128), min(BV, 64), 4, unroll=4),
+            reverse=Launch(BK, narrow, 4, stages),
+            scores=Launch(64, min(BV, 64), 4, unroll=4),
+            keys=Launch(64, min(BV, 128), 4, unroll=4),
         )
 
 
@@ -75,7 +81,7 @@ def recurrence(K: int, V: int, layout: StateLayout) -> Launch:
     """
     BK = triton.next_power_of_2(K)
     wide = layout is StateLayout.K_FIRST
-    BV = min(triton.next_power_of_2(V), max(1, (8192 if wide else 1024) // BK), 64)
+    BV = min(triton.next_power_of_2(V), max(1, (8192 if wide else 1024) // BK), 64 if BK >= 128 else 32)
     return Launch(BK, BV, 4 if wide and BK * BV > 1024 else 1)
 
 
@@ -86,4 +92,4 @@ SEGMENT = 32
 def recurrence_backward(K: int, V: int) -> Launch:
     """Return the configuration of the recurrent backward kernel, which holds two states in registers."""
     BK = triton.next_power_of_2(K)
-    return Launch(BK, min(triton.next_power_of_2(V), max(1, 4096 // BK)), 4)
+    return Launch(BK, min(triton.next_power_of_2(V), max(1, 4096 // BK)), 8)

@@ -18,31 +18,44 @@ class Equivalent:
 
     Attributes:
         place: "FILE:FUNCTION", as their ids begin.
-        operator: name of their operator.
-        before: what stands there, on one line.
         reason: why no check can see it.
+        operator: name of their operator; empty for any.
+        before: what stands there, on one line; empty for anything.
         after: what the mutant puts there; empty for anything.
         device: where this holds: "cpu" (the interpreter), "cuda", or empty for both.
     """
 
     place: str
-    operator: str
-    before: str
     reason: str
+    operator: str = ""
+    before: str = ""
     after: str = ""
     device: str = ""
 
     def __str__(self) -> str:
-        after = f" → {self.after}" if self.after else ""
-        return f"{self.place}:{self.operator}: {self.before}{after}"
+        parts = [self.place, *([self.operator] if self.operator else [])]
+        change = f": {self.before or '…'} → {self.after or '…'}" if self.before or self.after else ""
+        return ":".join(parts) + change
 
     def meets(self, mutant: SourceMutant) -> bool:
         """Return whether this entry is about a mutant."""
-        same = (self.place, self.operator, self.before) == (mutant.place, mutant.operator, mutant.before)
-        return same and self.after in ("", mutant.after)
+        asked = ((self.operator, mutant.operator), (self.before, mutant.before), (self.after, mutant.after))
+        return self.place == mutant.place and all(mine in ("", its) for mine, its in asked)
 
 
-EQUIVALENT: tuple[Equivalent, ...] = ()
+INTERPRETED_ONLY = "only the interpreter runs this branch"
+ONE_THREAD = "the interpreter runs a program in one thread and programs one after another, so nothing can race"
+
+EQUIVALENT: tuple[Equivalent, ...] = (
+    Equivalent(
+        "common/triton_language:_dot_fp32", "the interpreter multiplies fp32 operands as they are", device="cpu"
+    ),
+    Equivalent("common/triton_language:stored", INTERPRETED_ONLY, device="cuda"),
+    Equivalent("common/triton_language:dot", INTERPRETED_ONLY, "drop-upcast", device="cuda"),
+    Equivalent(
+        "common/triton_recurrence_backward:recurrence_backward_kernel", ONE_THREAD, "drop-barrier", device="cpu"
+    ),
+)
 
 
 def reason_of(mutant: SourceMutant, device: str, entries: Iterable[Equivalent] = EQUIVALENT) -> str:

@@ -77,6 +77,7 @@ def _offset_nodes(kernel: Kernel) -> set[int]:
 
 
 def _is_number(node: ast.expr) -> bool:
+    node = node.operand if isinstance(node, ast.UnaryOp) else node
     return isinstance(node, ast.Constant) and isinstance(node.value, (int, float))
 
 

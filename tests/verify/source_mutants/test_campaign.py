@@ -59,7 +59,7 @@ def test_the_full_tier_comes_after_the_smoke_tier() -> None:
 def test_unchanged_kernels_pass_a_lost_scale_is_killed_and_what_is_not_run_lives(interpreter) -> None:
     kernel, unused = scaled()[0], next(item for item in EVERY if "backward" in item.function)
     assert "recurrence" in kernel.id, "the first file with a scale is the one that decodes"
-    entries = [Equivalent(kernel.place, kernel.operator, kernel.before, "for this test", kernel.after)]
+    entries = [Equivalent(kernel.place, "for this test", kernel.operator, kernel.before, kernel.after)]
     advanced: list[str] = []
     report = run(campaign(mutants=(kernel.id, unused.id)), ["deltaproof"], advanced.append, entries)
     assert report.control_failures == []
@@ -73,6 +73,13 @@ def test_unchanged_kernels_pass_a_lost_scale_is_killed_and_what_is_not_run_lives
     assert not report.held
     assert advanced.count(kernel.id) == 1
     assert advanced.count("control slots") == report.control_passed + report.control_left_out
+
+
+@pytest.mark.slow
+def test_after_the_time_no_mutant_is_begun_and_they_are_counted(interpreter) -> None:
+    report = run(campaign(mutants=(scaled()[0].id,), minutes=0.0), ["deltaproof"])
+    assert report.control_failures == []
+    assert (report.total, report.not_begun, report.held) == (0, 1, False)
 
 
 @pytest.mark.slow

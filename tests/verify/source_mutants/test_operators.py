@@ -16,7 +16,7 @@ PARAMETERS = "x, y, n, slots, scale, at_k, at_v, H: tl.constexpr, HV: tl.constex
 # by operator: a body, and every change that this operator makes in it
 EXAMPLES: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "drop-mask-term": (
-        "b = tl.load(x + n, mask=p[:, None] & (q & r), other=0.0)\nbits = (b >> 16) & 1\ntl.store(y, bits)",
+        "b = tl.load(x + n, mask=p[:, None] & (q & r), other=0.0)\nbits = (b >> 16) & 1 & -4\ntl.store(y, bits)",
         [("p[:, None] & (q & r)", "p[:, None]"), ("p[:, None] & (q & r)", "q & r"), ("q & r", "q"), ("q & r", "r")],
     ),
     "drop-load-mask": (
