@@ -35,10 +35,10 @@ class Launch:
 class ChunkTable:
     """Configurations of the chunk kernels, a function of head sizes, head count and dtype.
 
-    Triton 3.6.0 compiles warpgroup matmuls wrongly where a load in their loop is not pipelined (one stage, or rows
-    that are no multiple of 16 bytes) and where tiles are narrower than 64: on an H200 they read shared memory out of bounds. So
-    four warps, for which it uses them, are for 16-bit operands with K >= 64 in whole 16 bytes, with loops over tiles
-    unrolled; anything else takes two warps and small tiles. fp32 goes there too.
+    Triton 3.6.0 compiles some warpgroup matmuls wrongly: where a load in their loop is not pipelined (one stage, or
+    rows that are no multiple of 16 bytes), and where a tile that was loaded is narrower than 64 columns. On an H200
+    they read shared memory out of bounds. Four warps or more, for which it uses them, are for whole rows of 64 and
+    more; anything else takes two. fp32 holds three pieces of every operand in registers, so its tiles are small.
     """
 
     prepare: Launch
@@ -55,9 +55,12 @@ class ChunkTable:
         """Return the configurations of one shape."""
         BK, BV = (max(16, triton.next_power_of_2(size)) for size in (K, V))
         ragged = K * dtype.itemsize % 16 or V * dtype.itemsize % 16
-        if dtype == torch.float32 or ragged or BK < 64:
-            small = Launch(min(BK, 32), min(BV, 32), 2)
-            walk = Launch(BK, 16, 2)
+        single = dtype == torch.float32
+        plain = not ragged and min(BK, BV) >= 64
+        if single or not plain:
+            warps = 8 if plain else 2
+            small = Launch(min(BK, 32), min(BV, 32), warps)
+            walk = Launch(BK, 16, warps)
             return cls(Launch(min(BK, 32), BV, 1), small, walk, small, small, walk, small, small)
         narrow = min(BV, 16 if K > 128 or HV <= 16 else 32)
         stages = 2 if K > 128 else 3
