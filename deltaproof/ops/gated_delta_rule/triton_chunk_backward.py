@@ -43,9 +43,9 @@ def chunk_backward(call: SequenceCall, prepared: Prepared, do: torch.Tensor, d_f
     w, errors = transform(chunks, prepared)
     before = states(chunks, prepared, w, errors, state, None)
     d_errors = _local(chunks, prepared, do)
-    after, d_initial = _reverse(chunks, prepared, w, do, d_errors, d_final)
+    after, fade, d_initial = _reverse(chunks, prepared, w, do, d_errors, before, d_final)
     del w
-    dv, dq, dk, d_gate, d_strength = _inside(chunks, prepared, do, errors, d_errors, before, after)
+    dv, dq, dk, d_gate, d_strength = _inside(chunks, prepared, do, errors, d_errors, before, after, fade)
     zero_tail(dv, call.cu_seqlens)
     dg, dbeta, dA_log, ddt_bias = gate_gradients(call, d_gate, d_strength)
     return Gradients(
@@ -74,27 +74,29 @@ def _reverse(
     w: torch.Tensor,
     do: torch.Tensor,
     d_errors: torch.Tensor,
+    before: torch.Tensor,
     d_final: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Complete ``d_errors``; return the gradients of the states after each chunk and of the initial state."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Complete ``d_errors``; return gradients of the states after each chunk, of fading and of the initial state."""
     call = chunks.call
     assert isinstance(call, SequenceCall)
     layout = call.options.layout
     _, T, _, HV, K, V = call.dims
     after = chunks.new(chunks.count, HV, K, V)
-    state = call.initial_state
-    d_initial = None
-    if state is not None:
-        d_initial = call.allocate(state.shape, dtype=state.dtype, device=state.device)
     launch = chunks.table.reverse
+    parts = triton.cdiv(V, launch.BV)
+    fade = chunks.new(call.sequences, HV, parts, dtype=torch.float32)
+    state = call.initial_state
+    d_initial = None if state is None else call.allocate(state.shape, dtype=state.dtype, device=state.device)
     if call.sequences:
-        reverse_states_kernel[(call.sequences * HV * triton.cdiv(V, launch.BV),)](
-            chunks.q, chunks.k, w, prepared.G, prepared.strength, do, d_errors, after,
-            do if d_final is None else d_final, do if d_initial is None else d_initial, *chunks.pack[:2],
-            call.options.scale, T, *state_strides(d_final, layout), *state_strides(d_initial, layout), **chunks.flags,
-            V=V, BK=launch.BK, BV=launch.BV, READ=d_final is not None, WRITE=d_initial is not None, **launch.options,
+        reverse_states_kernel[(call.sequences * HV * parts,)](
+            chunks.q, chunks.k, w, prepared.G, prepared.strength, do, d_errors, before, after, fade,
+            do if state is None else state, do if d_final is None else d_final, do if d_initial is None else d_initial,
+            *chunks.pack[:2], call.options.scale, T, *state_strides(state, layout), *state_strides(d_final, layout),
+            *state_strides(d_initial, layout), **chunks.flags, V=V, BK=launch.BK, BV=launch.BV,
+            READ=state is not None, FINAL=d_final is not None, **launch.options,
         )  # fmt: skip
-    return after, d_initial
+    return after, fade, d_initial
 
 
 def _inside(
@@ -105,6 +107,7 @@ def _inside(
     d_errors: torch.Tensor,
     before: torch.Tensor,
     after: torch.Tensor,
+    fade: torch.Tensor,
 ) -> tuple[torch.Tensor, ...]:
     """Return dv, and dq, dk, d_gate, d_strength in parts, from everything that comes into the chunks."""
     call = chunks.call
@@ -125,7 +128,7 @@ def _inside(
     if chunks.count:
         key_gradients_kernel[(chunks.count * HV * parts,)](
             chunks.q, chunks.k, do, prepared.G, prepared.strength, before, after, errors, dv, d_attention, d_system,
-            dq, dk, d_gate, d_strength, *chunks.pack, call.options.scale, T, call.sequences, B * T, **chunks.flags,
-            V=V, **keys.tiles, **keys.options,
+            fade, dq, dk, d_gate, d_strength, *chunks.pack, call.options.scale, T, call.sequences, B * T,
+            **chunks.flags, V=V, PARTS=fade.shape[2], **keys.tiles, **keys.options,
         )  # fmt: skip
     return dv, dq, dk, d_gate, d_strength

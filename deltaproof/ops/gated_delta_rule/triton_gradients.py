@@ -163,6 +163,7 @@ def key_gradients_kernel(
     dv,  # [B, T, HV, V]
     d_attention,  # [chunks, HV, C, C]
     d_system,  # [chunks, HV, C, C]
+    fade,  # [N, HV, PARTS] fp32: the gradient of a last chunk's whole gate by the fading state
     dq,  # [B, T, HV, K] out, a value head each
     dk,  # [B, T, HV, K] out, a value head each
     d_gate,  # [P, B, T, HV] out, fp32: parts from 1 on
@@ -181,6 +182,7 @@ def key_gradients_kernel(
     BK: tl.constexpr,
     BV: tl.constexpr,
     UNROLL: tl.constexpr,
+    PARTS: tl.constexpr,
     C: tl.constexpr,
     VARLEN: tl.constexpr,
 ):
@@ -205,7 +207,7 @@ def key_gradients_kernel(
     q_state = tl.zeros([C, BK], tl.float32)  # [C, BK]
     k_state = tl.zeros([C, BK], tl.float32)  # [C, BK]
     k_after = tl.zeros([C, BK], tl.float32)  # [C, BK]
-    fade = tl.zeros([], tl.float32)
+    faded = tl.zeros([], tl.float32)
     for start in tl.range(0, V, BV, loop_unroll_factor=UNROLL):
         v_at = start + tl.arange(0, BV)
         v_mask = inside[:, None] & (v_at < V)[None, :]
@@ -214,7 +216,7 @@ def key_gradients_kernel(
         s_mask = k_in[:, None] & (v_at < V)[None, :]
         S = tl.load(states + s_at, mask=s_mask, other=0.0)  # [BK, BV]
         dS = tl.load(d_states + s_at, mask=s_mask, other=0.0)  # [BK, BV]
-        fade += tl.sum(S.to(tl.float32) * dS.to(tl.float32))
+        faded += tl.sum(S.to(tl.float32) * dS.to(tl.float32))
         q_state += dot(tl.load(do + at, mask=v_mask, other=0.0).to(low), tl.trans(S))
         k_state += dot(tl.load(dv + at, mask=v_mask, other=0.0), tl.trans(S))
         k_after += dot(tl.load(errors + at, mask=v_mask, other=0.0), tl.trans(dS))
@@ -231,7 +233,18 @@ def key_gradients_kernel(
     later = tl.sum(b_k.to(tl.float32) * k_after, 1)  # [C]
     dG = tl.sum(b_q.to(tl.float32) * q_state, 1) - tl.sum(b_k.to(tl.float32) * k_state, 1) - later * b_b
     # the end of the chunk's gate is part of every token's sum
-    dG = tl.cumsum(tl.where(inside, dG, 0.0), 0, reverse=True) + tl.sum(later * b_b) + tl.exp(end) * fade
+    dG = tl.cumsum(tl.where(inside, dG, 0.0), 0, reverse=True) + tl.sum(later * b_b)
+    if VARLEN:
+        last = chunk == tl.load(chunk_offsets + n + 1) - 1
+    else:
+        last = (chunk + 1) % ((T + C - 1) // C) == 0
+    if last:
+        faded = tl.zeros([], tl.float32)
+        for i in range(PARTS):
+            faded += tl.load(fade + (n * HV + head) * PARTS + i, mask=block == 0, other=0.0)
+    else:
+        faded = tl.exp(end) * faded
+    dG += faded
     part = (block + 1) * rows * HV + gate
     tl.store(d_gate + part, dG, mask=inside)
     tl.store(d_strength + part, later, mask=inside)

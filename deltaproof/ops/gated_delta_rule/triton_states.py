@@ -127,13 +127,20 @@ def reverse_states_kernel(
     strength,  # [B, T, HV]
     do,  # [B, T, HV, V]
     d_errors,  # [B, T, HV, V] the part from inside the chunk; out: the whole gradient
+    states,  # [chunks, HV, K, V] before each chunk
     d_states,  # [chunks, HV, K, V] out: the gradient of the state after each chunk
+    fade,  # [N, HV, cdiv(V, BV)] out, fp32: the gradient of the last chunk's whole gate by the fading state
+    source,  # initial state
     d_final,  # gradient of the final state
     d_initial,  # out: gradient of the initial state
     cu_seqlens,
     chunk_offsets,
     scale,
     T,
+    source_slot,  # strides in elements
+    source_head,
+    source_k,
+    source_v,
     final_slot,
     final_head,
     final_k,
@@ -151,7 +158,7 @@ def reverse_states_kernel(
     C: tl.constexpr,
     VARLEN: tl.constexpr,
     READ: tl.constexpr,
-    WRITE: tl.constexpr,
+    FINAL: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
     BLOCKS: tl.constexpr = (V + BV - 1) // BV
@@ -168,10 +175,19 @@ def reverse_states_kernel(
     low = k.dtype.element_ty
     first, length, chunk_0 = sequence_place(n, T, cu_seqlens, chunk_offsets, C, VARLEN)
     dS = tl.zeros([BK, BV], tl.float32)  # [BK, BV]
-    if READ:
+    if FINAL:
         at = n * final_slot + head * final_head + k_at[:, None] * final_k + v_at[None, :] * final_v
         dS = tl.load(d_final + at, mask=inner, other=0.0).to(tl.float32)
     chunks = tl.cdiv(length, C)
+    # the final state's gradient is known unrounded, and so is the state before a single chunk
+    row = (chunk_0 + chunks - 1) * HV + head
+    tile = (row * K + k_at[:, None]) * V + v_at[None, :]
+    S = tl.load(states + tile, mask=inner & (chunks > 1), other=0.0).to(tl.float32)  # [BK, BV]
+    if READ:
+        at = n * source_slot + head * source_head + k_at[:, None] * source_k + v_at[None, :] * source_v
+        S += tl.load(source + at, mask=inner & (chunks == 1), other=0.0).to(tl.float32)
+    end = tl.load(G + (first + length - 1) * HV + head, mask=chunks > 0, other=0.0)
+    tl.store(fade + program, tl.exp(end) * tl.sum(S * dS))
     for i in range(0, chunks):
         start = (chunks - 1 - i) * C
         inside = start + c_at < length
@@ -196,6 +212,6 @@ def reverse_states_kernel(
         tl.store(d_errors + value, b_de, mask=v_mask)
         b_do = stored(b_do.to(tl.float32) * (scale * tl.exp(b_G))[:, None], low)
         dS = dS * tl.exp(end) + dot(tl.trans(b_q), b_do) - dot(tl.trans(b_w), b_de)
-    if WRITE:
+    if READ:
         at = n * initial_slot + head * initial_head + k_at[:, None] * initial_k + v_at[None, :] * initial_v
         tl.store(d_initial + at, stored(dS, d_initial.dtype.element_ty), mask=inner)
