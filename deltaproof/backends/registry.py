@@ -92,13 +92,25 @@ def builtin(operator: str, name: str) -> Backend:
     return _loaded[operator, name]
 
 
+def _reason(backend: Backend, attribute: str) -> str | None:
+    """Return what a backend says of itself in an attribute it need not have."""
+    reason = getattr(backend, attribute, None)
+    return None if reason is None else str(reason)
+
+
 def usable(operator: str) -> Iterator[tuple[str, Backend | str]]:
-    """Yield the operator's own backends in order of preference, or why one cannot be loaded here."""
+    """Yield the operator's own backends in order of preference, or why one is not taken here without being asked for.
+
+    A backend may say so itself: ``only_when_asked`` or ``cannot_run`` is then the reason.
+    """
     for name in find_operator(operator).backends:
         try:
-            yield name, builtin(operator, name)
+            backend = builtin(operator, name)
         except ContractError as error:
             yield name, f"not here: {error.got}"
+            continue
+        reason = _reason(backend, "cannot_run") or _reason(backend, "only_when_asked")
+        yield name, backend if reason is None else f"only when it is asked for: {reason}"
 
 
 def preferred(operator: str, device: str) -> str | None:
@@ -153,6 +165,9 @@ def missing(backend: Backend, form: str, call: SequenceCall | DecodeCall | Prefi
     """Return what the call needs and the backend declares it lacks, with the reasons; empty if it can be made."""
     if not callable(getattr(backend, form, None)):
         return {form: f"{backend.name} has no form {form!r}"}
+    reason = _reason(backend, "cannot_run")
+    if reason is not None:
+        return {form: reason}
     unsupported = declared(backend, form)
     lacks = {name: unsupported[name] for name in sorted(required(call)) if name in unsupported}
     if call.options.batch_invariant and "I2" in unsupported:

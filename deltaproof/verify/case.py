@@ -20,6 +20,7 @@ class Case:
         label: what the case is about, where its fields do not say it; part of its name.
         B, T, H, HV, K, V: sizes; for decode B is the number of rows.
         dtype, v_dtype, gate_dtype, state_dtype: torch dtype names; v_dtype None means ``dtype``.
+        parameter_dtype: that of A_log and dt_bias.
         layout: k_first or v_first.
         seqlens: lengths of packed sequences (then B = 1 and T = their sum + tail), or None for a dense batch.
         tail: rows after the last packed sequence.
@@ -48,6 +49,7 @@ class Case:
     v_dtype: str | None = None
     gate_dtype: str = "float32"
     state_dtype: str = "float32"
+    parameter_dtype: str = "float32"
     layout: str = "k_first"
     seqlens: tuple[int, ...] | None = None
     tail: int = 0

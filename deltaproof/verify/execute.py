@@ -37,6 +37,9 @@ def execute(context: Context, probe: Probe, case: Case) -> Check:
     repeat = repeat_command_for(
         context.target.operator.name, context.target.source, context.device, probe.name, case.id, context.seed
     )
+    reason = getattr(context.target.backend, "cannot_run", None)
+    if reason is not None:
+        return done(Status.SKIPPED, reason=reason)
     reason = context.target.backend.unsupported.get(probe.clause)
     if reason is not None:
         return done(Status.UNSUPPORTED, reason=f"{probe.clause}: {reason}")

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
+from deltaproof.ops.common import triton_interpreter
 from deltaproof.reports.model import BackendInfo, Check
 from deltaproof.verify.case import Case
 from deltaproof.verify.execute import execute
@@ -35,6 +36,11 @@ class Setup:
     device: str
     seed: int
     threads: int
+
+    @property
+    def interpreted(self) -> bool:
+        """Return whether the backend can only run in Triton's interpreter there: our own kernels on the CPU."""
+        return self.device == "cpu" and self.spec == "triton"
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,8 @@ def serve(connection: Connection, setup: Setup) -> None:
     """Load the backend, say what it is, then answer tasks until the other end closes."""
     torch.set_num_threads(setup.threads)
     try:
+        if setup.interpreted:
+            triton_interpreter.switch_on()
         context = Context(Target.load(setup.spec, setup.operator), setup.seed, setup.device)
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")

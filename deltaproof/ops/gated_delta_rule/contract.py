@@ -12,8 +12,8 @@ OPERATOR = Operator(
     gate_per_channel=False,
     oracle="deltaproof.ops.gated_delta_rule.oracle",
     backends={
-        "torch": "deltaproof.ops.gated_delta_rule.torch_backend:TorchBackend",
-        # in preview: taken only when it is asked for
+        # in order of preference: without a GPU the second
         "triton": "deltaproof.ops.gated_delta_rule.triton_backend:TritonBackend",
+        "torch": "deltaproof.ops.gated_delta_rule.torch_backend:TorchBackend",
     },
 )

@@ -8,9 +8,13 @@ import torch
 import triton
 
 from deltaproof.contracts.conventions import Conventions
+from deltaproof.ops.common import triton_interpreter
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
 from deltaproof.ops.common.triton_language import INTERPRETED
 from deltaproof.ops.gated_delta_rule import triton_ops
+
+if INTERPRETED:
+    triton_interpreter.hurry()
 
 
 class TritonBackend:
@@ -23,6 +27,8 @@ class TritonBackend:
     unsupported: Mapping[str, str] = {
         **({} if INTERPRETED else {"device:cpu": "the kernels need a GPU"}),
     }
+    only_when_asked = "its kernels are interpreted here, which is slow" if INTERPRETED else None
+    cannot_run = triton_interpreter.why_not() if INTERPRETED else None
 
     def chunk(self, call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the chunked form."""

@@ -49,9 +49,27 @@ def _sequence(arguments: tuple[Any, ...]) -> SequenceCall:
     return SequenceCall(q, k, v, g, beta, options, A_log, dt_bias, state, final, cu_seqlens, allocate=allocate)
 
 
-def _flat(call: SequenceCall) -> tuple[Any, ...]:
-    tokens = (call.q, call.k, call.v, call.g, call.beta, call.A_log, call.dt_bias)
-    return (*tokens, call.initial_state, call.cu_seqlens, call.output_final_state, *_flat_options(call))
+def _flat_tokens(call: SequenceCall | DecodeCall | PrefillCall) -> tuple[Any, ...]:
+    return call.q, call.k, call.v, call.g, call.beta, call.A_log, call.dt_bias
+
+
+def flat(call: SequenceCall) -> tuple[Any, ...]:
+    """Return the arguments of ``chunk_op`` and ``recurrent_op``."""
+    sequence = (call.initial_state, call.cu_seqlens, call.output_final_state)
+    return *_flat_tokens(call), *sequence, *_flat_options(call)
+
+
+def flat_decode(call: DecodeCall, out: Tensor) -> tuple[Any, ...]:
+    """Return the arguments of ``decode_op``."""
+    rows = (call.read_index, call.write_index, call.num_tokens, call.has_initial_state)
+    return call.pool, out, *_flat_tokens(call), *rows, *_flat_options(call)
+
+
+def flat_prefill(call: PrefillCall, out: Tensor) -> tuple[Any, ...]:
+    """Return the arguments of ``prefill_op``."""
+    rows = (call.read_index, call.write_index, call.has_initial_state, call.cu_seqlens)
+    checkpoints = (call.checkpoint_every, call.checkpoint_index)
+    return call.pool, out, *_flat_tokens(call), *rows, *checkpoints, *_flat_options(call)
 
 
 def _absent(like: Tensor) -> Tensor:
@@ -142,7 +160,8 @@ def _define(name: str, schema: str, kernel: Any, fake: Any) -> Any:
     """Register one operator and return it."""
     full = f"deltaproof::gated_delta_rule_{name}"
     torch.library.define(full, schema)
-    torch.library.impl(full, "default", kernel)
+    # after a break in its graph Dynamo would look into this frame too, and compile the launches in it
+    torch.library.impl(full, "default", torch._disable_dynamo(kernel))
     torch.library.register_fake(full, fake)
     return getattr(torch.ops.deltaproof, f"gated_delta_rule_{name}").default
 
@@ -219,13 +238,13 @@ torch.library.register_autograd(recurrent_op, _gradients(recurrent_backward_op),
 
 def chunk(call: SequenceCall) -> tuple[Tensor, Tensor | None]:
     """Run the form ``chunk``; differentiable."""
-    o, final, *_ = chunk_op(*_flat(call))
+    o, final, *_ = chunk_op(*flat(call))
     return o, final if call.output_final_state else None
 
 
 def recurrent(call: SequenceCall) -> tuple[Tensor, Tensor | None]:
     """Run the form ``recurrent``; differentiable."""
-    o, final = recurrent_op(*_flat(call))
+    o, final = recurrent_op(*flat(call))
     return o, final if call.output_final_state else None
 
 
@@ -239,10 +258,7 @@ def decode(call: DecodeCall) -> Tensor:
         # an operator's dispatch costs more than the launch
         triton_recurrent.decode(call, out)
         return out
-    decode_op(
-        call.pool, out, call.q, call.k, call.v, call.g, call.beta, call.A_log, call.dt_bias, call.read_index,
-        call.write_index, call.num_tokens, call.has_initial_state, *_flat_options(call),
-    )  # fmt: skip
+    decode_op(*flat_decode(call, out))
     return out
 
 
@@ -253,9 +269,5 @@ def prefill(call: PrefillCall) -> Tensor:
     if not torch.compiler.is_compiling():
         triton_chunk.prefill(call, out)
         return out
-    prefill_op(
-        call.pool, out, call.q, call.k, call.v, call.g, call.beta, call.A_log, call.dt_bias, call.read_index,
-        call.write_index, call.has_initial_state, call.cu_seqlens, call.checkpoint_every, call.checkpoint_index,
-        *_flat_options(call),
-    )  # fmt: skip
+    prefill_op(*flat_prefill(call, out))
     return out

@@ -64,6 +64,7 @@ class GradientsProbe(Probe):
         yield base.but(dtype="bfloat16", gate_dtype="bfloat16", state_dtype="bfloat16", layout="v_first", K=32, V=16)
         yield base.but(dtype="float16", gates="slow", initial_state=False, scale=0.5)
         yield base.but(label="some-inputs", gate_in_kernel=True)
+        yield base.but(label="parameters", T=19, chunk_size=16, gate_in_kernel=True, parameter_dtype="bfloat16")
         if chunk:
             yield base.but(chunk_size=16, T=37)
         if plan.full:
@@ -77,6 +78,10 @@ class GradientsProbe(Probe):
             yield wide.but(H=2, HV=4)
             yield wide.but(dtype="bfloat16", gate_in_kernel=True, beta_sigmoid=True)
             yield wide.but(normalize=False, K=128, dtype="bfloat16")
+            # more than one block of K or V, the last one partly filled
+            yield base.but(K=40, V=136)
+            yield base.but(K=136, V=40, gate_in_kernel=True)
+            yield base.but(K=136, V=136, dtype="bfloat16", layout="v_first")
 
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         cotangents = _vjp.Cotangents.draw(

@@ -62,12 +62,18 @@ class Values(Probe):
         if form in ("chunk", "recurrent"):
             yield base.but(initial_state=False, v_dtype="bfloat16")
         yield base.but(dtype="float16", state_dtype="float16")
+        yield base.but(label="parameters", B=1, T=min(base.T, 20), gate_in_kernel=True, parameter_dtype="bfloat16")
         if plan.full:
             for dtype in ("float32", "bfloat16", "float16"):
                 for K, V in ((128, 128), (64, 128), (256, 64), (96, 160), (256, 256), (16, 16)):
                     for layout in ("k_first", "v_first"):
                         T = base.T if form in ("decode", "recurrent") else 150
                         yield base.but(label="sizes", dtype=dtype, K=K, V=V, layout=layout, T=T, H=1, HV=2)
+            if form in ("chunk", "prefill"):
+                # more than one block of K or V, the last one partly filled
+                for K, V in ((40, 136), (136, 40), (136, 136)):
+                    for dtype in ("float32", "bfloat16"):
+                        yield base.but(label="blocks", dtype=dtype, K=K, V=V, B=1, H=1, HV=2)
             for options in ({"gate_in_kernel": True}, {"beta_sigmoid": True}, {"normalize": False}, {"scale": 2.0}):
                 yield base.but(label="option", **options)
             if form != "decode":

@@ -1,0 +1,266 @@
+"""The Triton forms as torch custom operators: opcheck, fake results, torch.compile and autocast.
+
+``test_triton_interpreted.py`` runs this file: on the CPU in Triton's interpreter, on a GPU as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import deltaproof
+from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.common.allocation import Allocator
+from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.ops.common.triton_language import INTERPRETED
+from deltaproof.ops.gated_delta_rule import triton_ops
+from tests.ops.gated_delta_rule.cases import V_FIRST, normal, pool_call, sequence_call
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+DIFFERENTIABLE = ("q", "k", "v", "g", "beta", "A_log", "dt_bias", "initial_state")
+SMALL: dict[str, Any] = {"H": 1, "HV": 2, "K": 8, "V": 4}
+IN_KERNEL: dict[str, Any] = {"gate_in_kernel": True, "beta_sigmoid": True, "neg_eigval": True, "normalize_qk": True}
+FORWARD = {"chunk": triton_ops.chunk_op, "recurrent": triton_ops.recurrent_op}
+BACKWARD = {"chunk": triton_ops.chunk_backward_op, "recurrent": triton_ops.recurrent_backward_op}
+
+
+def placed(call: Any) -> Any:
+    tensors = {name: x.to(DEVICE) for name, x in vars(call).items() if isinstance(x, torch.Tensor)}
+    return call.with_(**tensors)
+
+
+def dense(**changes: Any) -> SequenceCall:
+    return placed(sequence_call(B=1, T=5, chunk_size=16, **SMALL).with_(**changes))
+
+
+def packed(**changes: Any) -> SequenceCall:
+    """Return a pack with an empty sequence, a tail, no initial state and all that happens to inputs in the kernel."""
+    call = sequence_call(
+        B=1, T=7, cu_seqlens=[0, 3, 3, 5], state=None, layout=V_FIRST, chunk_size=16, **IN_KERNEL, **SMALL
+    )
+    return placed(call.with_(**changes))
+
+
+def requiring(call: SequenceCall) -> SequenceCall:
+    tensors = {name: getattr(call, name) for name in DIFFERENTIABLE}
+    return call.with_(**{name: x.clone().requires_grad_() for name, x in tensors.items() if x is not None})
+
+
+def full_decode() -> DecodeCall:
+    call = pool_call(
+        "decode", T=2, read_index=[2, -1, 4], write_index=[[1, 3], [0, 5], [-1, 4]], num_tokens=[2, 2, 1],
+        has_initial_state=[True, True, False], layout=V_FIRST, options=IN_KERNEL, dtype=torch.bfloat16, **SMALL,
+    )  # fmt: skip
+    return placed(call.with_(A_log=normal(5, 2), dt_bias=normal(6, 2)))
+
+
+def full_prefill() -> PrefillCall:
+    call = pool_call(
+        "prefill", B=1, T=21, read_index=[2, 9, 4], write_index=[1, 0, 5], cu_seqlens=[0, 17, 17, 20],
+        has_initial_state=[True, True, False], checkpoint_every=16, checkpoint_index=[[3], [3], [6]], layout=V_FIRST,
+        options=IN_KERNEL, pool=torch.bfloat16, **SMALL,
+    )  # fmt: skip
+    return placed(call.with_(A_log=normal(5, 2), dt_bias=normal(6, 2)))
+
+
+def plain_pool(form: str) -> Any:
+    return placed(pool_call(form, T=2, read_index=[2, -1], **SMALL))
+
+
+def arguments(call: DecodeCall | PrefillCall) -> tuple[Any, ...]:
+    """Return the arguments of a pool form's operator."""
+    flat = triton_ops.flat_decode if isinstance(call, DecodeCall) else triton_ops.flat_prefill
+    return flat(call, torch.empty_like(call.v))
+
+
+def arriving(call: SequenceCall, *, final: bool = True) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return cotangents of o and of the final state."""
+    _, _, _, HV, K, V = call.dims
+    do = normal(8, *call.v.shape).to(DEVICE, call.v.dtype)
+    shape = (call.sequences, HV, *call.options.layout.inner_shape(K, V))
+    return do, normal(9, *shape).to(DEVICE) if final else None
+
+
+def backward_arguments(form: str, call: SequenceCall, *, final: bool = True) -> tuple[Any, ...]:
+    saved = FORWARD[form](*triton_ops.flat(call))[2:]
+    return *arriving(call, final=final), *saved, *triton_ops.flat(call)
+
+
+SEQUENCES = {"dense": dense, "packed": packed}
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+@pytest.mark.parametrize("form", FORWARD)
+class TestSequenceOperators:
+    # a workspace that an operator returns has places no sequence owns; opcheck compares those too
+    ALLOCATE = Allocator("zeros")
+
+    def test_forward_passes_opcheck(self, form, kind):
+        call = requiring(SEQUENCES[kind](allocate=self.ALLOCATE))
+        torch.library.opcheck(FORWARD[form], triton_ops.flat(call))
+
+    def test_backward_passes_opcheck(self, form, kind):
+        call = SEQUENCES[kind](allocate=self.ALLOCATE)
+        torch.library.opcheck(BACKWARD[form], backward_arguments(form, call, final=kind == "dense"))
+
+
+@pytest.mark.parametrize(
+    ("operator", "call"),
+    [
+        (triton_ops.decode_op, lambda: plain_pool("decode")),
+        (triton_ops.decode_op, full_decode),
+        (triton_ops.prefill_op, full_prefill),
+    ],
+    ids=["decode", "decode-everything", "prefill-everything"],
+)
+def test_pool_operators_pass_opcheck(operator, call):
+    torch.library.opcheck(operator, arguments(call()))
+
+
+def faked(operator: Any, arguments: tuple[Any, ...]) -> Any:
+    with FakeTensorMode() as mode:
+        return operator(*(mode.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in arguments))
+
+
+def looks(results: Any) -> list[tuple[Any, ...]]:
+    return [(x.shape, x.dtype, x.stride(), x.device.type) for x in results]
+
+
+VARIANTS = {
+    "dense": dense,
+    "packed": packed,
+    "no-final-state": lambda: dense(output_final_state=False),
+    "no-state-at-all": lambda: dense(initial_state=None, output_final_state=False),
+    "no-dt-bias": lambda: packed(dt_bias=None),
+    "bf16-state": lambda: dense(initial_state=dense().initial_state.bfloat16()),
+    "mixed": lambda: dense(
+        q=dense().q.half(), k=dense().k.bfloat16(), g=dense().g.half(), beta=dense().beta.bfloat16()
+    ),
+    "bf16-values": lambda: packed(v=packed().v.bfloat16(), A_log=packed().A_log.half()),
+    "no-tokens": lambda: placed(sequence_call(B=2, T=0, chunk_size=16, **SMALL)),
+    "no-rows": lambda: placed(sequence_call(B=0, T=3, chunk_size=16, **SMALL)),
+    "no-sequences": lambda: placed(sequence_call(B=1, T=3, cu_seqlens=[0], chunk_size=16, **SMALL)),
+    "strided": lambda: dense(
+        q=normal(0, 1, 5, 1, 16).to(DEVICE)[..., ::2], k=normal(1, 1, 1, 1, 8).to(DEVICE).expand(1, 5, 1, 8)
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("form", FORWARD)
+def test_fake_results_look_like_real_ones(form, variant):
+    call = VARIANTS[variant]()
+    given = triton_ops.flat(call)
+    real = FORWARD[form](*given)
+    assert looks(faked(FORWARD[form], given)) == looks(real)
+    given = (*arriving(call, final=call.output_final_state), *real[2:], *given)
+    assert looks(faked(BACKWARD[form], given)) == looks(BACKWARD[form](*given))
+
+
+def public(call: Any, **changes: Any) -> dict[str, Any]:
+    """Return the arguments of a public function."""
+    options = call.options
+    given = {name: getattr(call, name) for name in ("q", "k", "v", "g", "beta", "A_log", "dt_bias")}
+    if isinstance(call, SequenceCall):
+        names: tuple[str, ...] = ("initial_state", "output_final_state", "cu_seqlens")
+    elif isinstance(call, DecodeCall):
+        names = ("pool", "read_index", "write_index", "num_tokens", "has_initial_state")
+    else:
+        names = ("pool", "read_index", "write_index", "has_initial_state", "cu_seqlens", "checkpoint_every")
+        names += ("checkpoint_index",)
+    given |= {name: getattr(call, name) for name in names}
+    switches = {
+        "use_qk_l2norm_in_kernel": options.normalize_qk,
+        "use_gate_in_kernel": options.gate_in_kernel,
+        "use_beta_sigmoid_in_kernel": options.beta_sigmoid,
+        "allow_neg_eigval": options.neg_eigval,
+        "state_layout": "v_first" if options.layout is StateLayout.V_FIRST else "k_first",
+    }
+    return given | switches | {"scale": options.scale, "backend": "triton", "validate": "shapes"} | changes
+
+
+def differentiated(function: Any, call: SequenceCall, **changes: Any) -> dict[str, torch.Tensor]:
+    """Return everything a public sequence form gives, gradients included."""
+    call = requiring(call)
+    given = public(call, **changes)
+    o, final = function(**given)
+    do, d_final = arriving(call)
+    names = [name for name in DIFFERENTIABLE if given[name] is not None]
+    found = torch.autograd.grad((o, final), [given[name] for name in names], (do, d_final))
+    return {"o": o, "final_state": final} | dict(zip(names, found, strict=True))
+
+
+def assert_same(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> None:
+    assert got.keys() == want.keys()
+    for name, x in want.items():
+        assert got[name].dtype == x.dtype, name
+        assert torch.equal(got[name], x), name
+        assert bool(x.isfinite().all()) and bool((x != 0).any()), name
+
+
+PUBLIC = {
+    "chunk": (deltaproof.chunk_gated_delta_rule, {"chunk_size": 16}),
+    "recurrent": (deltaproof.fused_recurrent_gated_delta_rule, {}),
+}
+COMPILER = "aot_eager" if DEVICE == "cpu" else "inductor"
+"""On a CPU inductor would need a C++ compiler."""
+
+
+@pytest.fixture
+def compiled():
+    def compiled(function: Any) -> Any:
+        return torch.compile(function, fullgraph=True, backend=COMPILER, dynamic=False)
+
+    torch._dynamo.reset()
+    yield compiled
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+@pytest.mark.parametrize("form", PUBLIC)
+def test_compiling_a_public_sequence_form_changes_nothing(form, kind, compiled):
+    function, changes = PUBLIC[form]
+    want = differentiated(function, SEQUENCES[kind](), **changes)
+    assert_same(differentiated(compiled(function), SEQUENCES[kind](), **changes), want)
+
+
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        (deltaproof.gated_delta_rule_decode, lambda: plain_pool("decode")),
+        (deltaproof.gated_delta_rule_decode, full_decode),
+        (deltaproof.gated_delta_rule_prefill, full_prefill),
+    ],
+    ids=["decode", "decode-everything", "prefill-everything"],
+)
+def test_compiling_a_public_pool_form_changes_nothing(function, call, compiled):
+    changes = {"chunk_size": 16} if function is deltaproof.gated_delta_rule_prefill else {}
+    first, second = call(), call()
+    want = function(**public(first, **changes))
+    got = compiled(function)(**public(second, **changes))
+    assert_same({"o": got, "pool": second.pool}, {"o": want, "pool": first.pool})
+    assert not torch.equal(first.pool, call().pool)
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+@pytest.mark.parametrize("form", PUBLIC)
+def test_autocast_touches_no_sequence_form(form, kind):
+    function, changes = PUBLIC[form]
+    want = differentiated(function, SEQUENCES[kind](), **changes)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        got = differentiated(function, SEQUENCES[kind](), **changes)
+    assert_same(got, want)
+
+
+@pytest.mark.parametrize("form", ["decode", "prefill"])
+def test_autocast_touches_no_pool_form(form):
+    function = getattr(deltaproof, f"gated_delta_rule_{form}")
+    changes = {"chunk_size": 16} if form == "prefill" else {}
+    first, second = plain_pool(form), plain_pool(form)
+    want = function(**public(first, **changes))
+    with torch.autocast(DEVICE, torch.bfloat16):
+        got = function(**public(second, **changes))
+    assert_same({"o": got, "pool": second.pool}, {"o": want, "pool": first.pool})
