@@ -51,7 +51,7 @@ BUILD_HAZARDS = (
             owner may die. Test two configurations in one process, in both orders.
         """,
         clauses=("M3", "P5", "I1"),
-        probes=("strides", "values", "compile", "causality", "graph", "invariance", "repeatability"),
+        probes=("strides", "values", "compile", "causality", "graph", "invariance", "repeatability", "varlen"),
         rows=17,
         stories=(
             Story.pull(

@@ -49,16 +49,19 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """Return the commit of the source tree this package runs from, with "+dirty", or None outside one.
 
-    A copy of the tree without its .git says it through the environment variable DELTAPROOF_COMMIT.
+    The environment variable DELTAPROOF_COMMIT, if set, is believed: a copy of the tree has no history of its own, or
+    another's.
     """
+    if "DELTAPROOF_COMMIT" in os.environ:
+        return os.environ["DELTAPROOF_COMMIT"]
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return os.environ.get("DELTAPROOF_COMMIT")
+        return None
     try:
         head = _git(root, "rev-parse", "HEAD")
         dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("DELTAPROOF_COMMIT")
+        return None
     return head + ("+dirty" if dirty else "")
 
 

@@ -66,6 +66,12 @@ def test_keys_that_are_not_normalised_keep_to_the_range_of_the_contract():
     assert float(k.norm(dim=-1).max()) < 1.0
 
 
+def test_gate_parameters_have_a_dtype_of_their_own():
+    call = build(Case("chunk", gate_in_kernel=True, gate_dtype="float16", parameter_dtype="bfloat16"), 0)
+    assert call.A_log.dtype == call.dt_bias.dtype == torch.bfloat16
+    assert call.g.dtype == torch.float16
+
+
 @pytest.mark.parametrize("gates", ["ordinary", "zero", "slow", "extreme", "mixed"])
 def test_log_gates_are_never_positive(gates):
     g = build(Case("chunk", gates=gates, T=100), 0).g

@@ -125,11 +125,12 @@ def _make_types_once(core: Any, interpreter: Any) -> None:
     many = 4096
 
     def type_init(self: Any, element_ty: Any, shape: Any) -> None:
-        key = id(element_ty), tuple([size.value if isinstance(size, core.constexpr) else size for size in shape])
+        sizes = tuple([size.value if isinstance(size, core.constexpr) else size for size in shape])
+        key = id(element_ty), sizes
         known = types.get(key)
         if known is None:
             make_type(self, element_ty, shape)
-            self.__dict__["_of_values"] = {}
+            self.__dict__.update(_of_values={}, _sizes=sizes)
             if len(types) >= many:  # pointers have types of their own at every launch
                 types.clear()
             # holds the element type too, so its id is not used again
@@ -147,7 +148,11 @@ def _make_types_once(core: Any, interpreter: Any) -> None:
             known.update((name, x) for name, x in self.__dict__.items() if name not in ("handle", "type"))
 
     def tuple_eq(self: Any, other: Any) -> Any:
-        return true if self is other else same(self, other)
+        if self is other:
+            return true
+        if isinstance(other, list) and all(type(x) is int for x in other):
+            return core.constexpr(self.values == other)
+        return same(self, other)
 
     def kept_numpy_type(tt_dtype: Any) -> Any:
         found = tt_dtype.__dict__.get("_numpy")

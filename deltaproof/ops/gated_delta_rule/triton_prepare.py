@@ -24,19 +24,9 @@ def _rows(k, first, count, k_at, H: tl.constexpr, K: tl.constexpr, BLOCK: tl.con
 
 
 @triton.jit
-def _gates(
-    g, beta, A_log, dt_bias, G, strength, before, first, count, head, HV: tl.constexpr, GATE: tl.constexpr,
-    DT_BIAS: tl.constexpr, BETA_SIGMOID: tl.constexpr, NEG_EIGVAL: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Store and return 16 tokens' cumulative log gates, from ``before`` on, and write strengths [16]."""
-    at = BLOCK * 16 + tl.arange(0, 16)
-    inside = at < count
-    place = (first + at) * HV + head
-    b_G = before + tl.cumsum(log_gate(g, A_log, dt_bias, place, inside, head, GATE, DT_BIAS), 0)
-    b_b = write_strength(beta, place, inside, BETA_SIGMOID, NEG_EIGVAL)
-    tl.store(G + place, b_G, mask=inside)
-    tl.store(strength + place, b_b, mask=inside)
-    return b_G, b_b
+def _part(x, BLOCK: tl.constexpr):
+    """Return 16 tokens' values out of a chunk's [C], those of block BLOCK."""
+    return tl.gather(x, BLOCK * 16 + tl.arange(0, 16), 0)
 
 
 @triton.jit
@@ -117,52 +107,53 @@ def prepare_kernel(
             a_32 += dot(k_3, tl.trans(k_2))
             a_33 += dot(k_3, tl.trans(k_3))
 
-    zero = tl.zeros([], tl.float32)
-    G_0, b_0 = _gates(
-        g, beta, A_log, dt_bias, G, strength, zero, first, count, head, HV, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL, 0
-    )  # fmt: skip
+    c_at = tl.arange(0, C)
+    inside = c_at < count
+    place = (first + c_at) * HV + head
+    b_G = tl.cumsum(log_gate(g, A_log, dt_bias, place, inside, head, GATE, DT_BIAS), 0)  # [C]
+    b_b = write_strength(beta, place, inside, BETA_SIGMOID, NEG_EIGVAL)  # [C]
+    tl.store(G + place, b_G, mask=inside)
+    tl.store(strength + place, b_b, mask=inside)
+    if C > 16:
+        block = c_at // 16
+        zeros = tl.zeros([C, C], out.dtype.element_ty)
+        tl.store(out + c_at[:, None] * C + c_at[None, :], zeros, mask=block[:, None] < block[None, :])
+
+    # A row of blocks a branch: rows without a token need no products, and the compiler's searches, quadratic in the
+    # code they see at once, end at the branch.
+    G_0, b_0 = _part(b_G, 0), _part(b_b, 0)
     i_00 = invert_16(_lower(a_00, G_0, G_0, b_0, True))
     _keep(out, i_00, 0, 0, C)
     if C >= 32:
-        # the gates sum downwards: the least is the last
-        G_1, b_1 = _gates(
-            g, beta, A_log, dt_bias, G, strength, tl.min(G_0), first, count, head, HV, GATE, DT_BIAS, BETA_SIGMOID,
-            NEG_EIGVAL, 1,
-        )  # fmt: skip
+        G_1, b_1 = _part(b_G, 1), _part(b_b, 1)
         i_11 = invert_16(_lower(a_11, G_1, G_1, b_1, True))
-        i_10 = below(i_11, _lower(a_10, G_1, G_0, b_0, False), i_00)
-        _keep(out, none, 0, 1, C)
+        i_10 = none
+        if count > 16:
+            i_10 = below(i_11, _lower(a_10, G_1, G_0, b_0, False), i_00)
         _keep(out, i_10, 1, 0, C)
         _keep(out, i_11, 1, 1, C)
     if C == 64:
-        G_2, b_2 = _gates(
-            g, beta, A_log, dt_bias, G, strength, tl.min(G_1), first, count, head, HV, GATE, DT_BIAS, BETA_SIGMOID,
-            NEG_EIGVAL, 2,
-        )  # fmt: skip
-        G_3, b_3 = _gates(
-            g, beta, A_log, dt_bias, G, strength, tl.min(G_2), first, count, head, HV, GATE, DT_BIAS, BETA_SIGMOID,
-            NEG_EIGVAL, 3,
-        )  # fmt: skip
+        G_2, b_2 = _part(b_G, 2), _part(b_b, 2)
         i_22 = invert_16(_lower(a_22, G_2, G_2, b_2, True))
-        i_33 = invert_16(_lower(a_33, G_3, G_3, b_3, True))
-        a_21 = _lower(a_21, G_2, G_1, b_1, False)
-        a_31 = _lower(a_31, G_3, G_1, b_1, False)
-        a_32 = _lower(a_32, G_3, G_2, b_2, False)
-        a_20 = _lower(a_20, G_2, G_0, b_0, False)
-        a_30 = _lower(a_30, G_3, G_0, b_0, False)
-        i_21 = below(i_22, a_21, i_11)
-        i_32 = below(i_33, a_32, i_22)
-        i_20 = -dot(i_22, dot(a_20, i_00) + dot(a_21, i_10))
-        i_31 = -dot(i_33, dot(a_31, i_11) + dot(a_32, i_21))
-        i_30 = -dot(i_33, dot(a_30, i_00) + dot(a_31, i_10) + dot(a_32, i_20))
-        _keep(out, none, 0, 2, C)
-        _keep(out, none, 0, 3, C)
-        _keep(out, none, 1, 2, C)
-        _keep(out, none, 1, 3, C)
-        _keep(out, none, 2, 3, C)
+        i_20, i_21 = none, none
+        if count > 32:
+            a_20 = _lower(a_20, G_2, G_0, b_0, False)
+            a_21 = _lower(a_21, G_2, G_1, b_1, False)
+            i_21 = below(i_22, a_21, i_11)
+            i_20 = -dot(i_22, dot(a_20, i_00) + dot(a_21, i_10))
         _keep(out, i_20, 2, 0, C)
         _keep(out, i_21, 2, 1, C)
         _keep(out, i_22, 2, 2, C)
+        G_3, b_3 = _part(b_G, 3), _part(b_b, 3)
+        i_33 = invert_16(_lower(a_33, G_3, G_3, b_3, True))
+        i_30, i_31, i_32 = none, none, none
+        if count > 48:
+            a_30 = _lower(a_30, G_3, G_0, b_0, False)
+            a_31 = _lower(a_31, G_3, G_1, b_1, False)
+            a_32 = _lower(a_32, G_3, G_2, b_2, False)
+            i_32 = below(i_33, a_32, i_22)
+            i_31 = -dot(i_33, dot(a_31, i_11) + dot(a_32, i_21))
+            i_30 = -dot(i_33, dot(a_30, i_00) + dot(a_31, i_10) + dot(a_32, i_20))
         _keep(out, i_30, 3, 0, C)
         _keep(out, i_31, 3, 1, C)
         _keep(out, i_32, 3, 2, C)

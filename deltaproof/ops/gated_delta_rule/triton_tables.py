@@ -69,7 +69,7 @@ class ChunkTable:
             transform=Launch(64, min(BV, 128), 4, unroll=4),
             states=Launch(BK, narrow, 4, stages),
             outputs=Launch(64, min(BV, 128), 4, unroll=4),
-            local=Launch(min(BK, 128), min(BV, 64), 4, unroll=4),
+            local=Launch(min(BK, 128), min(BV, 64), 4),
             reverse=Launch(BK, narrow, 4, stages),
             scores=Launch(64, min(BV, 64), 4, unroll=4),
             keys=Launch(64, min(BV, 128), 4, unroll=4),

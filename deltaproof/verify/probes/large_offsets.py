@@ -90,10 +90,9 @@ class LargeOffsets(Probe):
             base = base.but(T=9)
         yield base.but(read=(4, -1))
         yield base.but(read=(0, -1), write=(4, 1), index_dtype="int32")
-        heads = base.but(label="head-stride", HV=5, layout="v_first")
-        yield heads.but(read=(1, 3), write=(2, 3))
+        yield base.but(label="head-stride", B=1, HV=5, layout="v_first", read=(1,), write=(2,))
         if plan.form == "decode":
-            yield base.but(read=(0, 1), write=((4, -1), (1, 3)), index_dtype="int32")
+            yield base.but(read=(0, 1), write=((4, -1), (1, -1)), index_dtype="int32")
         else:
             reached = base.but(T=33, B=1, chunk_size=16, checkpoint_every=16, index_dtype="int32")
             yield reached.but(read=(0,), write=(1,), checkpoints=((4, -1),))

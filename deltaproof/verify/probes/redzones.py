@@ -3,16 +3,19 @@
 What it does
     Makes one call twice: once with NaN around every argument (indices: numbers far out of range) and once with
     plausible stale values there. Every buffer the backend allocates through torch stands in a larger one, and so do
-    ``out`` and the pool, whose gaps hold the same. Sizes are odd, so that no block is full.
+    ``out`` and the pool, whose gaps hold the same. Sizes are odd, so that no block is full. One decode has num_tokens
+    below 0 and above T, and is made without the public functions' look at values, as on a GPU.
 
 What it shows
-    Loads and stores that reach past a tensor's end, into the next head's gap, or in front of the first row.
+    Loads and stores that reach past a tensor's end, into the next head's gap, or in front of the first row; a number of
+    tokens that is believed.
 
 How it judges
     The two runs must give the same bits, all finite, the first within the bound of clause N2; and every byte around an
     argument, an output, a workspace and the pool's slots must be as it was. Two different fillings are used, so a stray
     store that writes one of them still shows in the other run. A backend that does not promise clause I1 is held to the
-    bounds instead of to the same bits.
+    bounds instead of to the same bits. A num_tokens outside 0 to T counts as the nearer of the two (clause P1); a
+    backend may also refuse it with a ValueError.
 
 What it cannot see
     A load of foreign memory that changes no result, a store more than 4096 elements away, and memory that a kernel
@@ -21,7 +24,9 @@ What it cannot see
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,6 +41,7 @@ from deltaproof.verify.probes._memory import Canaries, surroundings
 from deltaproof.verify.probes._runs import BACKWARD, Run, arguments, finite, make, repeatable, require, same
 
 OUT = "out"
+UNCHECKED = "num-tokens"
 AROUND: dict[Fill, str] = {"nan": "NaN lay around every argument", "stale": "stale values lay around every argument"}
 
 
@@ -44,7 +50,7 @@ class RedZones(Probe):
 
     name = "redzones"
     clause = "M1"
-    clauses = ("M1", "P2", "N2", "S0", "S1", "S3")
+    clauses = ("M1", "P1", "P2", "N2", "S0", "S1", "S3", "E1")
     hazards = ("unmasked-load", "unmasked-store")
 
     def cases(self, plan: Plan) -> Iterator[Case]:
@@ -56,6 +62,9 @@ class RedZones(Probe):
         yield base.but(K=3, V=5, gate_in_kernel=True, beta_sigmoid=True, dtype="bfloat16", layout="v_first")
         if form == "decode":
             yield base.but(label=OUT, B=3, num_tokens=(3, 1, 0), K=9, V=13)
+            few = base.but(label=UNCHECKED, B=3, T=2, num_tokens=(4, -1, 5), K=9, V=13)
+            yield few
+            yield few.but(write=((5, -1), (6, 0), (-1, 4)))
         else:
             yield base.but(seqlens=(7, 0, 9), tail=3, K=9, V=13)
         if not base.is_pool:
@@ -75,6 +84,15 @@ class RedZones(Probe):
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         if case.label == BACKWARD:
             require(context, BACKWARD)
+        if case.label == UNCHECKED:
+            # the public functions look at values in CPU tensors; below them nothing does
+            context = copy.copy(context)
+            context.target = replace(context.target, face=False)
+            try:
+                context.run(case, context.call(case))
+            except ValueError as error:
+                yield Observation(True, "E1", f"refused: {error}")
+                return
         runs = {}
         for fill, what in AROUND.items():
             canaries = Canaries(fill)
@@ -86,11 +104,12 @@ class RedZones(Probe):
             what = "NaN around the arguments gave other bits than stale values there"
             yield from same(runs["nan"], runs["stale"], "M1", "unmasked-load", what)
         for run in list(runs.values())[: 1 if repeatable(context) else None]:
-            yield from context.judge(case, run.outputs, run.call)
+            clause = "P1" if case.label == UNCHECKED else "N2"
+            yield from context.judge(case, run.outputs, run.call, clause=clause)
 
     def _make(self, case: Case, context: Context, fill: Fill, canaries: Canaries) -> Run:
         call: Any = context.call(case, fill=fill)
-        if case.label == OUT:
+        if case.label in (OUT, UNCHECKED):
             out = torch.zeros(call.v.shape, dtype=call.v.dtype)
             call = call.with_(out=inputs.guarded(out, fill, context.device))
         return make(case, context, call, fill=fill, backward=case.label == BACKWARD, inside=canaries)

@@ -62,7 +62,8 @@ class Values(Probe):
         if form in ("chunk", "recurrent"):
             yield base.but(initial_state=False, v_dtype="bfloat16")
         yield base.but(dtype="float16", state_dtype="float16")
-        yield base.but(label="parameters", B=1, T=min(base.T, 20), gate_in_kernel=True, parameter_dtype="bfloat16")
+        few = base.but(label="parameters", B=1, T=min(base.T, 20), H=1, HV=2, K=16, V=8)
+        yield few.but(gate_in_kernel=True, parameter_dtype="bfloat16")
         if plan.full:
             for dtype in ("float32", "bfloat16", "float16"):
                 for K, V in ((128, 128), (64, 128), (256, 64), (96, 160), (256, 256), (16, 16)):

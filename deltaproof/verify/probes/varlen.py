@@ -4,14 +4,17 @@ What it does
     Calls chunk, recurrent and prefill with sequences of very different lengths packed into one row, some of them empty
     (the first, one in the middle, the last, all), with rows after the last sequence that hold NaN, and with int32 and
     int64 bounds. Every sequence is then called alone. New buffers hold NaN, so an element that is not written shows.
+    Two calls share one cu_seqlens tensor, whose bounds change in place between them.
 
 What it shows
     A pointer that is not advanced to its sequence, a total length taken for the local one, a state of the wrong
-    sequence, options dropped for packs, tail rows that are not written or reach the gradients.
+    sequence, options dropped for packs, tail rows that are not written or reach the gradients; chunk indices kept from
+    an earlier call because cu_seqlens is the same tensor.
 
 How it judges
     The pack and the oracle must agree within the bound of clause N2; the pack and a sequence alone within the sum of
-    both bounds. Rows in no sequence give o = 0 and gradients of exactly 0; all other gradients must be finite.
+    both bounds. Rows in no sequence give o = 0 and gradients of exactly 0; all other gradients must be finite. Of two
+    calls with one cu_seqlens each must agree with the oracle on the bounds that it was given.
 
 What it cannot see
     Whether the bits depend on the pack: that is clause I2. Wrong gradients inside sequences: that is clause G3.
@@ -33,6 +36,7 @@ from deltaproof.verify.probes._memory import filled_buffers
 from deltaproof.verify.probes._runs import BACKWARD, finite, make, require
 
 TOKENS = ("q", "k", "v", "g", "beta")
+CHANGED = "changed-bounds"
 
 
 class Varlen(Probe):
@@ -40,8 +44,14 @@ class Varlen(Probe):
 
     name = "varlen"
     clause = "S4"
-    clauses = ("S4", "S1", "S3", "G3")
-    hazards = ("missing-base-offset", "unmasked-load", "unwritten-output", "unthreaded-option")
+    clauses = ("S4", "S1", "S3", "G3", "S0", "P2")
+    hazards = (
+        "missing-base-offset",
+        "unmasked-load",
+        "unwritten-output",
+        "unthreaded-option",
+        "incomplete-cache-key",
+    )
     forms = ("chunk", "recurrent", "prefill")
 
     def cases(self, plan: Plan) -> Iterator[Case]:
@@ -53,6 +63,8 @@ class Varlen(Probe):
         yield base.but(seqlens=(0, 0, 0), tail=1)
         options = {"gate_in_kernel": True, "beta_sigmoid": True, "neg_eigval": True, "scale": 0.4}
         yield base.but(seqlens=(6, 2) if recurrent else (15, 16, 18), chunk_size=64 if recurrent else 16, **options)
+        # as many tokens, sequences and chunks of 64 as with the bounds in reverse
+        yield base.but(label=CHANGED, seqlens=(5, 2) if recurrent else (70, 5), H=1, HV=1)
         if not base.is_pool:
             yield base.but(seqlens=(2, 0, 4), initial_state=False, dtype="bfloat16")
             yield base.but(label=BACKWARD, seqlens=(5, 0, 3), tail=3, gate_in_kernel=True)
@@ -67,8 +79,9 @@ class Varlen(Probe):
                     yield base.but(label=BACKWARD, seqlens=seqlens, tail=5, dtype="bfloat16")
 
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
+        look = {BACKWARD: self._gradients, CHANGED: self._changed}.get(case.label, self._pack)
         try:
-            yield from self._gradients(case, context) if case.label == BACKWARD else self._pack(case, context)
+            yield from look(case, context)
         except WrongResult as error:
             yield Observation(False, "S1", str(error))
 
@@ -83,6 +96,19 @@ class Varlen(Probe):
         yield from compare_all(got, want, "S4", "missing-base-offset", case)
         what = "the pack against each sequence alone"
         yield from compare_between(got, alone, want, want, "S4", "missing-base-offset", case, what)
+
+    def _changed(self, case: Case, context: Context) -> Iterator[Observation]:
+        """Call twice with one cu_seqlens, and in between reverse the lengths in place."""
+        assert case.seqlens is not None
+        bounds: torch.Tensor | None = None
+        for turn, lengths in enumerate((case.seqlens, case.seqlens[::-1])):
+            step = case.but(seqlens=lengths)
+            call: Any = context.call(step)
+            bounds = call.cu_seqlens if bounds is None else bounds.copy_(call.cu_seqlens)
+            call = call.with_(cu_seqlens=bounds)
+            outputs = context.run(step, call)
+            hazard = "incomplete-cache-key" if turn else "missing-base-offset"
+            yield from context.judge(step, outputs, call, clause="S4", hazard=hazard)
 
     def _alone(self, case: Case, context: Context) -> Values:
         """Return what the sequences give in one dense call each, put together as the pack is.

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
@@ -25,17 +26,8 @@ TESTS = {"operators": 48, "gradients": 49, "products": 6}
 def passed(name: str, interpreted: bool) -> int:
     """Run one file and return how many of its tests passed; all must."""
     environment = {**os.environ, VARIABLE: "1" if interpreted else "0", "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        str(FILES / f"{name}.py"),
-    ]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command = [sys.executable, "-m", "pytest", *options, str(FILES / f"{name}.py")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr
     (count,) = re.findall(r"^(\d+) passed", done.stdout, re.MULTILINE)
@@ -51,6 +43,7 @@ def test_in_the_interpreter(name):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["operators", "gradients"])
 def test_on_a_gpu(name):
     assert passed(name, interpreted=False) == TESTS[name]

@@ -123,7 +123,7 @@ def test_the_torch_backend_passes(form):
 
 def test_every_layout_pack_group_and_cotangent_is_covered():
     cases = list(PROBE.cases(Plan(operator("gated_delta_rule"), "chunk", "smoke", "cpu")))
-    assert {"both", "o-only", "state-only", "varlen", "some-inputs"} == {case.label for case in cases}
+    assert {"both", "o-only", "state-only", "varlen", "some-inputs", "parameters"} == {case.label for case in cases}
     assert {case.layout for case in cases} == {"k_first", "v_first"}
     assert all(case.K != case.V for case in cases)
     assert any(0 in (case.seqlens or ()) and case.HV > case.H > 1 for case in cases)

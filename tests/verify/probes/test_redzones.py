@@ -13,7 +13,7 @@ from deltaproof.reports.model import Status
 from deltaproof.verify.case import Case
 from deltaproof.verify.inputs import guarded
 from deltaproof.verify.probes._memory import Canaries, surroundings
-from deltaproof.verify.probes.redzones import BACKWARD, OUT, PROBE
+from deltaproof.verify.probes.redzones import BACKWARD, OUT, PROBE, UNCHECKED
 from tests.verify.probes.probing import assert_fail, assert_pass, check, forms, full, smoke
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
@@ -155,3 +155,55 @@ def test_surroundings_are_told_from_the_tensor_itself() -> None:
     beyond(x, offset=-6).fill_(0)
     seen = surroundings("x", x, "nan")
     assert not seen.ok and "in front of x, the first 1 elements away" in seen.message
+
+
+class Believes(TorchBackend):
+    """Takes num_tokens as it comes: a store for each token, wherever that is."""
+
+    def decode(self, call: DecodeCall) -> torch.Tensor:
+        o = super().decode(call)
+        assert call.num_tokens is not None
+        width = o.shape[2] * o.shape[3]
+        memory = torch.empty(0, dtype=o.dtype).set_(o.untyped_storage())
+        for row, count in enumerate(call.num_tokens.tolist()):
+            first = o.storage_offset() + (row * o.shape[1] + o.shape[1]) * width
+            memory[first : first + max(count - o.shape[1], 0) * width] = 0.25
+        return o
+
+
+class Refuses(TorchBackend):
+    """Looks at num_tokens."""
+
+    def decode(self, call: DecodeCall) -> torch.Tensor:
+        assert call.num_tokens is not None
+        if bool((call.num_tokens > call.q.shape[1]).any()):
+            raise ValueError("num_tokens beyond T")
+        return super().decode(call)
+
+
+class Zeros(TorchBackend):
+    """Skips a row whose num_tokens is above T."""
+
+    def decode(self, call: DecodeCall) -> torch.Tensor:
+        assert call.num_tokens is not None
+        T = call.q.shape[1]
+        return super().decode(call.with_(num_tokens=torch.where(call.num_tokens > T, 0, call.num_tokens)))
+
+
+class TestNumTokensThatNobodyChecked:
+    CASES = tuple(case for case in smoke(PROBE, "decode") if case.label == UNCHECKED)
+
+    def test_are_clamped_or_refused(self) -> None:
+        assert len(self.CASES) == 2
+        for case in self.CASES:
+            assert max(case.num_tokens) > case.T and min(case.num_tokens) < 0
+            # the project's own backend is reached below the functions that would look at them
+            assert_pass(check(TorchBackend(), PROBE, case, face=True))
+            assert_pass(check(Refuses(), PROBE, case))
+
+    def test_are_not_believed(self) -> None:
+        for case in self.CASES:
+            found = check(Believes(), PROBE, case)
+            assert found.status is Status.FAIL and found.clause in ("M1", "P1"), found.message
+            found = check(Zeros(), PROBE, case)
+            assert found.status is Status.FAIL and found.clause in ("P1", "P2"), found.message

@@ -8,7 +8,7 @@ from deltaproof.ops.common.calls import PrefillCall, SequenceCall
 from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
 from deltaproof.reports.model import Status
 from deltaproof.verify.case import Case
-from deltaproof.verify.probes.varlen import BACKWARD, PROBE
+from deltaproof.verify.probes.varlen import BACKWARD, CHANGED, PROBE
 from tests.verify.probes.probing import assert_fail, assert_pass, check, forms, full, smoke
 
 PACK = Case("recurrent", seqlens=(3, 0, 2), tail=3, K=8, V=12)
@@ -83,6 +83,36 @@ class WrongShape(TorchBackend):
     def recurrent(self, call: SequenceCall) -> Result:
         o, final = super().recurrent(call)
         return (o if call.cu_seqlens is None else o[:, : int(call.cu_seqlens[-1])]), final
+
+
+class KeptIndices(TorchBackend):
+    """Keeps what it worked out from cu_seqlens for as long as the caller passes the same tensor."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def bounds(self, given: torch.Tensor) -> torch.Tensor:
+        return self.kept.setdefault(id(given), (given, given.clone()))[1]
+
+    def chunk(self, call: SequenceCall) -> Result:
+        return super().chunk(call.with_(cu_seqlens=self.bounds(call.cu_seqlens)))
+
+    def recurrent(self, call: SequenceCall) -> Result:
+        return super().recurrent(call.with_(cu_seqlens=self.bounds(call.cu_seqlens)))
+
+    def prefill(self, call: PrefillCall) -> torch.Tensor:
+        return super().prefill(call.with_(cu_seqlens=self.bounds(call.cu_seqlens)))
+
+
+@forms(PROBE)
+def test_bounds_that_change_in_place_are_read_again(form: str) -> None:
+    (case,) = (case for case in smoke(PROBE, form) if case.label == CHANGED)
+    assert -(-case.seqlens[0] // 64) + -(-case.seqlens[1] // 64) == (2 if form == "recurrent" else 3)
+    assert_fail(check(KeptIndices(), PROBE, case), "S4", "incomplete-cache-key")
+    assert_pass(check(KeptIndices(), PROBE, case.but(seqlens=(5, 5))))
+    backend = KeptIndices()
+    backend.unsupported = {"sync_free_varlen": "the bounds are read on the host"}
+    assert_fail(check(backend, PROBE, case), "S4", "incomplete-cache-key")
 
 
 @forms(PROBE)
