@@ -10,15 +10,25 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["N"])
-def chunk_table_kernel(cu_seqlens, chunk_offsets, chunk_sequence, N, C: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit
+def sequence_bounds(cu_seqlens, n, T):
+    """Return a sequence's first token and its length, inside [0, T] whatever the bounds say (clause E1)."""
+    first = tl.minimum(tl.maximum(tl.load(cu_seqlens + n).to(tl.int64), 0), T)
+    end = tl.minimum(tl.maximum(tl.load(cu_seqlens + n + 1).to(tl.int64), first), T)
+    return first, end - first
+
+
+@triton.jit(do_not_specialize=["N", "T", "bound"])
+def chunk_table_kernel(
+    cu_seqlens, chunk_offsets, chunk_sequence, N, T, bound, C: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
     """Write chunk_offsets [N + 1] and the sequence of every chunk [bound]; one program, sequences in order."""
     total = tl.zeros([], tl.int32)
     at = tl.arange(0, BLOCK)
     tl.store(chunk_offsets, total)
     for n in range(N):
-        length = (tl.load(cu_seqlens + n + 1) - tl.load(cu_seqlens + n)).to(tl.int32)
-        count = (length + C - 1) // C
+        first, length = sequence_bounds(cu_seqlens, n, T)
+        count = tl.minimum((length + C - 1) // C, bound - total).to(tl.int32)
         for start in range(0, count, BLOCK):
             tl.store(chunk_sequence + total + start + at, tl.zeros([BLOCK], tl.int32) + n, mask=start + at < count)
         total += count
@@ -31,10 +41,10 @@ def chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C: tl.co
     if VARLEN:
         used = chunk < tl.load(chunk_offsets + N)
         n = tl.load(chunk_sequence + chunk, mask=used, other=0).to(tl.int64)
-        start = tl.load(cu_seqlens + n).to(tl.int64)
-        end = tl.load(cu_seqlens + n + 1).to(tl.int64)
-        first = start + (chunk - tl.load(chunk_offsets + n)).to(tl.int64) * C
-        count = tl.where(used, tl.minimum(end - first, C), 0)
+        first, length = sequence_bounds(cu_seqlens, n, T)
+        before = (chunk - tl.load(chunk_offsets + n)).to(tl.int64) * C
+        first += before
+        count = tl.where(used, tl.minimum(length - before, C), 0)
     else:
         chunks = (T + C - 1) // C
         n = chunk // chunks
@@ -48,9 +58,9 @@ def chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C: tl.co
 def sequence_place(n, T, cu_seqlens, chunk_offsets, C: tl.constexpr, VARLEN: tl.constexpr):
     """Return a sequence's first token in [B * T], its length and its first chunk."""
     if VARLEN:
-        first = tl.load(cu_seqlens + n).to(tl.int64)
-        length = tl.load(cu_seqlens + n + 1).to(tl.int64) - first
+        first, length = sequence_bounds(cu_seqlens, n, T)
         chunk = tl.load(chunk_offsets + n).to(tl.int64)
+        length = tl.minimum(length, (tl.load(chunk_offsets + n + 1).to(tl.int64) - chunk) * C)
     else:
         first = n * T
         length = tl.zeros([], tl.int64) + T

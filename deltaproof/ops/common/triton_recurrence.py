@@ -13,6 +13,7 @@ import triton.language as tl
 
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
 from deltaproof.ops.common.triton_language import normalized, sigmoid, softplus, stored
+from deltaproof.ops.common.triton_places import sequence_bounds
 
 
 @triton.jit(do_not_specialize=["T", "slots"])
@@ -74,8 +75,7 @@ def recurrence_kernel(
     inner = v_in[:, None] & k_in[None, :]  # [BV, BK]
 
     if VARLEN:
-        first = tl.load(cu_seqlens + row).to(tl.int64)
-        count = tl.load(cu_seqlens + row + 1).to(tl.int64) - first
+        first, count = sequence_bounds(cu_seqlens, row, T)
     else:
         first = row * T
         count = tl.zeros([], tl.int64) + T

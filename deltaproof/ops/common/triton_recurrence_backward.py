@@ -13,6 +13,7 @@ import triton.language as tl
 
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
 from deltaproof.ops.common.triton_language import normalized, sigmoid, softplus, stored
+from deltaproof.ops.common.triton_places import sequence_bounds
 
 
 @triton.jit
@@ -109,8 +110,7 @@ def recurrence_backward_kernel(
     v_in = v_at < V
     inner = v_in[:, None] & k_in[None, :]  # [BV, BK]
     if VARLEN:
-        first = tl.load(cu_seqlens + n).to(tl.int64)
-        count = tl.load(cu_seqlens + n + 1).to(tl.int64) - first
+        first, count = sequence_bounds(cu_seqlens, n, T)
     else:
         first = n * T
         count = tl.zeros([], tl.int64) + T

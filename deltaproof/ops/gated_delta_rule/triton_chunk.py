@@ -53,7 +53,7 @@ class Chunks:
         cu_seqlens = cu_seqlens.contiguous()
         offsets = call.allocate((N + 1,), dtype=torch.int32, device=q.device)
         sequence = call.allocate((bound,), dtype=torch.int32, device=q.device)
-        chunk_table_kernel[(1,)](cu_seqlens, offsets, sequence, N, C=C, BLOCK=128, num_warps=4)
+        chunk_table_kernel[(1,)](cu_seqlens, offsets, sequence, N, T, bound, C=C, BLOCK=128, num_warps=4)
         return cls(call, q, k, v, bound, (cu_seqlens, offsets, sequence), table)
 
     @property

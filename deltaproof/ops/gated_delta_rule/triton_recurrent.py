@@ -6,7 +6,7 @@ import torch
 import triton
 
 from deltaproof.ops.common.calls import DecodeCall, SequenceCall
-from deltaproof.ops.common.triton_host import given, state_strides, zero_tail
+from deltaproof.ops.common.triton_host import aligned, given, state_strides, zero_tail
 from deltaproof.ops.common.triton_recurrence import recurrence_kernel
 from deltaproof.ops.gated_delta_rule.triton_tables import recurrence
 
@@ -25,7 +25,7 @@ def _launch(
     write = None if decode is None else decode.read_index if decode.write_index is None else decode.write_index
 
     recurrence_kernel[(rows * HV * triton.cdiv(V, launch.BV),)](
-        *(x.contiguous() for x in (call.q, call.k, call.v, call.g, call.beta)),
+        *(aligned(x) for x in (call.q, call.k, call.v, call.g, call.beta)),
         given(call.A_log, o),
         given(call.dt_bias, o),
         o,
