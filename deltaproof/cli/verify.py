@@ -121,9 +121,9 @@ def _verify(
     if device == "cuda" and not torch.cuda.is_available():
         _usage("--device: expected a device this machine has, got cuda (no GPU is visible)")
     try:
-        selection = Selection(find_operator(operator), forms, probes, cases, tier, device)
-        total = len(selection.tasks()[0])
         setup = Setup(backend, operator, device, seed, threads=1)
+        selection = Selection(find_operator(operator), forms, probes, cases, tier, device, setup.interpreted)
+        total = len(selection.tasks()[0])
         with _progress(total) as advance:
             report = Runner(setup, selection, jobs, lambda check: advance(check.probe)).run(
                 ["deltaproof", *sys.argv[1:]]

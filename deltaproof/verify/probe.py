@@ -37,12 +37,15 @@ class Plan:
         form: the form to cover.
         tier: "smoke" or "full".
         device: "cpu" or "cuda".
+        interpreted: whether kernels run in Triton's interpreter, thousands of times slower than compiled: the largest
+            cases are then of fewer tokens, heads and rows, with chunks small enough that their borders stay.
     """
 
     operator: Operator
     form: str
     tier: str
     device: str
+    interpreted: bool = False
 
     @property
     def full(self) -> bool:
@@ -188,6 +191,7 @@ class Probe(ABC):
         hazards: names of the hazards it shows.
         forms: forms it applies to.
         cuda_only: whether it needs a GPU.
+        alone: whether its cases take so much memory of a GPU that no other may run beside them.
         timeout: seconds one case may take.
     """
 
@@ -197,6 +201,7 @@ class Probe(ABC):
     hazards: ClassVar[tuple[str, ...]]
     forms: ClassVar[tuple[str, ...]] = ("chunk", "recurrent", "decode", "prefill")
     cuda_only: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
     timeout: ClassVar[float] = 60.0
 
     @abstractmethod

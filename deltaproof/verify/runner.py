@@ -40,6 +40,7 @@ class Selection:
         cases: ids of cases to run; empty means all. Looked for in both tiers.
         tier: "smoke" or "full".
         device: "cpu" or "cuda".
+        interpreted: whether the backend's kernels run in Triton's interpreter.
     """
 
     operator: Operator
@@ -48,6 +49,7 @@ class Selection:
     cases: tuple[str, ...] = ()
     tier: str = "smoke"
     device: str = "cpu"
+    interpreted: bool = False
 
     def __post_init__(self) -> None:
         for name, chosen, known in (("form", self.forms, self.operator.forms), ("probe", self.probes, tuple(probes()))):
@@ -78,7 +80,7 @@ class Selection:
         tiers = ("smoke", "full") if self.cases else (self.tier,)
         seen = set()
         for tier in tiers:
-            for case in probe.cases(Plan(self.operator, form, tier, self.device)):
+            for case in probe.cases(Plan(self.operator, form, tier, self.device, self.interpreted)):
                 if case.id in seen and len(tiers) == 1:
                     raise AssertionError(f"probe {probe.name} names two cases {case.id!r}")
                 if case.id not in seen and (not self.cases or case.id in self.cases):
@@ -178,7 +180,11 @@ class Runner:
                 worker.start()
             info = workers[0].info
             assert info is not None
-            done = self._drain(workers, deque(tasks))
+            alone = [task for task in tasks if self.setup.device == "cuda" and probes()[task.probe].alone]
+            done = self._drain(workers, deque(task for task in tasks if task not in alone))
+            for worker in workers[1:]:
+                worker.stop()
+            done += self._drain(workers[:1], deque(alone))
         finally:
             for worker in workers:
                 worker.stop()

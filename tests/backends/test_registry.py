@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +17,10 @@ from deltaproof.backends.protocol import Backend
 from deltaproof.contracts.conventions import Conventions
 from deltaproof.ops import registry as operators
 from deltaproof.ops.common.calls import DeltaRuleOptions, SequenceCall
+from deltaproof.ops.common.triton_interpreter import VARIABLE
 from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
 
+INTERPRETED = os.environ.get(VARIABLE) == "1"
 OPERATOR = "gated_delta_rule"
 OWN = list(operators.operator(OPERATOR).backends)
 NAMED = [*OWN, *ADAPTERS[OPERATOR]]
@@ -249,6 +252,49 @@ def test_without_a_wish_the_first_own_backend_that_can_make_the_call_is_chosen(p
     with pytest.raises(ContractError) as caught:
         registry.select(OPERATOR, "chunk", call(batch_invariant=True), None)
     assert "none: mine lacks chunk (mine has no form 'chunk'); torch lacks batch_invariant (" in str(caught.value)
+
+
+@pytest.fixture
+def own(install, monkeypatch):
+    """Give the operator own backends: one of a class with these attributes, then torch."""
+
+    def give(**attributes: Any) -> None:
+        monkeypatch.setattr(registry, "_loaded", {(OPERATOR, "first"): changed(**attributes)()})
+        known = operators.operators()
+        backends = {"first": "nowhere:First", "torch": known[OPERATOR].backends["torch"]}
+        monkeypatch.setattr(operators, "operators", lambda: {OPERATOR: replace(known[OPERATOR], backends=backends)})
+
+    return give
+
+
+def test_on_a_gpu_triton_is_the_first_choice_and_without_one_torch():
+    pytest.importorskip("triton")
+    assert OWN == ["triton", "torch"]
+    assert registry.preferred(OPERATOR, "cpu") == "torch"
+    assert registry.preferred(OPERATOR, "cuda") == "triton" or INTERPRETED
+    assert registry.select(OPERATOR, "chunk", call(), None).name == "torch"
+
+
+def test_a_backend_may_ask_to_be_taken_only_when_it_is_asked_for(own):
+    own()
+    assert registry.preferred(OPERATOR, "cpu") == "first"
+    assert registry.select(OPERATOR, "chunk", call(), None).name == "changed"
+    own(only_when_asked="it is interpreted")
+    assert registry.preferred(OPERATOR, "cpu") == "torch"
+    assert registry.select(OPERATOR, "chunk", call(), None).name == "torch"
+    assert registry.select(OPERATOR, "chunk", call(), "first").name == "changed"
+    with pytest.raises(ContractError) as caught:
+        registry.select(OPERATOR, "chunk", call(batch_invariant=True), None)
+    assert "none: first (only when it is asked for: it is interpreted); torch lacks batch_invariant (" in str(
+        caught.value
+    )
+
+
+def test_a_backend_that_cannot_run_here_is_never_taken_and_says_why(own):
+    own(cannot_run="numpy 2.4.6 is too new")
+    assert registry.select(OPERATOR, "chunk", call(), None).name == "torch"
+    with pytest.raises(ContractError, match=r"got changed \(chunk: numpy 2.4.6 is too new\)"):
+        registry.select(OPERATOR, "chunk", call(), "first")
 
 
 def test_a_wish_is_kept_or_refused_never_replaced(path):

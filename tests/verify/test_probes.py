@@ -34,10 +34,10 @@ class TestEachProbe:
         assert probe.clause in probe.clauses
 
     @pytest.mark.parametrize("tier", ["smoke", "full"])
-    @pytest.mark.parametrize("device", ["cpu", "cuda"])
-    def test_names_its_cases_apart_and_keeps_to_the_form(self, name, tier, device):
+    @pytest.mark.parametrize(("device", "interpreted"), [("cpu", False), ("cuda", False), ("cpu", True)])
+    def test_names_its_cases_apart_and_keeps_to_the_form(self, name, tier, device, interpreted):
         probe = probes()[name]
         for form in probe.forms:
-            cases = list(probe.cases(Plan(OPERATOR, form, tier, device)))
+            cases = list(probe.cases(Plan(OPERATOR, form, tier, device, interpreted)))
             assert len({case.id for case in cases}) == len(cases)
             assert {case.form for case in cases} <= {form}

@@ -74,6 +74,7 @@ class LargeOffsets(Probe):
     clause = "P5"
     clauses = ("P5", "P2")
     hazards = ("narrow-offset",)
+    alone = True
     timeout = 180.0
 
     def cases(self, plan: Plan) -> Iterator[Case]:

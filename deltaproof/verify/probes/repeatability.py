@@ -45,16 +45,23 @@ class Repeatability(Probe):
     def cases(self, plan: Plan) -> Iterator[Case]:
         form = plan.form
         base = Case(form, B=3, T={"decode": 5, "recurrent": 19}.get(form, 90), K=40, V=56)
+        packed, short = ((33, 0, 70, 5), (20, 7)) if form != "recurrent" else ((3, 0, 9, 5), (20, 7))
+        if plan.interpreted:
+            base = base.but(B=3 if form == "decode" else 2, H=1, HV=2, K=20, V=24)
+            if form == "recurrent":
+                base, packed, short = base.but(T=5), (3, 0, 2), (4, 1)
+            elif form != "decode":
+                base, packed, short = base.but(T=18, chunk_size=16), (17, 0, 5), (18, 3)
         low = base.but(dtype="bfloat16", gate_in_kernel=True, beta_sigmoid=True, layout="v_first")
         yield base
         if form == "decode":
             rows = ((4, 5, 6, 7, 8), (9, 2, 10, 10, 10), (11, 11, 11, 11, 11))
             yield low.but(num_tokens=(5, 2, 0), write=rows, slots=12)
         else:
-            yield low.but(seqlens=(33, 0, 70, 5) if form != "recurrent" else (3, 0, 9, 5), tail=3)
+            yield low.but(seqlens=packed, tail=3)
         if form in plan.operator.forms[:2]:
             yield base.but(label=BACKWARD)
-            yield low.but(label=BACKWARD, seqlens=(20, 7), tail=2)
+            yield low.but(label=BACKWARD, seqlens=short, tail=2)
         if plan.full:
             for K, V in ((128, 128), (64, 256), (96, 48)):
                 for dtype in ("float32", "bfloat16", "float16"):

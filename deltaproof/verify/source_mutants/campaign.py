@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from deltaproof.contracts.errors import ContractError
@@ -55,7 +55,7 @@ class Campaign:
         tiers = ("smoke", "full") if chosen.tier == "full" and not chosen.cases else (chosen.tier,)
         found: dict[tuple[str, str], tuple[int, Task]] = {}
         for rank, tier in enumerate(tiers):
-            part = Selection(chosen.operator, chosen.forms, chosen.probes, chosen.cases, tier, chosen.device)
+            part = replace(chosen, tier=tier)
             for task in part.tasks()[0]:
                 found.setdefault((task.probe, task.case.id), (rank, task))
         return list(found.values())
@@ -264,5 +264,6 @@ def campaign_for(
     **options: object,
 ) -> Campaign:  # fmt: skip
     """Return a campaign from what a command line says; see ``Campaign`` for the options."""
-    selection = Selection(operator(name), forms, probes, cases, tier, device)
+    # on the CPU the kernels are interpreted
+    selection = Selection(operator(name), forms, probes, cases, tier, device, interpreted=device == "cpu")
     return Campaign(selection, **options)  # type: ignore[arg-type]
