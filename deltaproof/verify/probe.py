@@ -37,8 +37,7 @@ class Plan:
         form: the form to cover.
         tier: "smoke" or "full".
         device: "cpu" or "cuda".
-        interpreted: whether kernels run in Triton's interpreter, thousands of times slower than compiled: the largest
-            cases are then of fewer tokens, heads and rows, with chunks small enough that their borders stay.
+        interpreted: whether kernels run in Triton's interpreter.
     """
 
     operator: Operator
@@ -51,6 +50,15 @@ class Plan:
     def full(self) -> bool:
         """Return whether the full tier is asked for."""
         return self.tier == "full"
+
+    @property
+    def light(self) -> bool:
+        """Return whether the largest cases of the smoke tier are to be of fewer tokens, heads and rows.
+
+        Interpreted kernels are thousands of times slower than compiled ones. Chunks are then of 16 tokens, so that a
+        case keeps as many borders of chunks.
+        """
+        return self.interpreted and not self.full
 
 
 @dataclass

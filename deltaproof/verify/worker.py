@@ -6,12 +6,12 @@ sees that and starts another.
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import torch
 
-from deltaproof.ops.common import triton_interpreter
 from deltaproof.reports.model import BackendInfo, Check
 from deltaproof.verify.case import Case
 from deltaproof.verify.execute import execute
@@ -86,11 +86,16 @@ def serve(connection: Connection, setup: Setup) -> None:
     torch.set_num_threads(setup.threads)
     try:
         if setup.interpreted:
-            triton_interpreter.switch_on()
+            # here alone: source mutants load the kernels' files anew
+            from deltaproof.ops.common.triton_interpreter import switch_on
+
+            switch_on()
         context = Context(Target.load(setup.spec, setup.operator), setup.seed, setup.device)
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
         return
+    # what is loaded stays: the collector need not go through it again and again
+    gc.freeze()
     connection.send(describe(context.target))
     while True:
         try:

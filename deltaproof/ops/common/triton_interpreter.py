@@ -79,11 +79,12 @@ def hurry() -> bool:
     global _hurried
     if _hurried or not _triton().startswith(tuple(f"{known}." for known in HURRIED)):
         return _hurried
-    from triton.language import core
+    from triton.language import core, semantic
     from triton.runtime import interpreter
 
     _patch_once_a_launch(interpreter)
     _make_types_once(core, interpreter)
+    _leave_equal_operands(core, semantic)
     _hurried = True
     return True
 
@@ -164,3 +165,34 @@ def _make_types_once(core: Any, interpreter: Any) -> None:
     core.tensor.__init__ = value_init
     core.tuple.__eq__ = tuple_eq
     interpreter._get_np_dtype = kept_numpy_type
+
+
+def _leave_equal_operands(core: Any, semantic: Any) -> None:
+    """Do not ask how two operands of one type, or of one shape, are to be made alike; needs ``_make_types_once``."""
+    convert: Callable[..., Any] = semantic.TritonSemantic.binary_op_type_checking_impl
+    broadcast: Callable[[Any, Any, Any], Any] = semantic.TritonSemantic.broadcast_impl_value
+
+    def convert_unequal(
+        self: Any,
+        lhs: Any,
+        rhs: Any,
+        allow_lhs_ptr: bool = False,
+        allow_rhs_ptr: bool = False,
+        arithmetic_check: bool = True,
+        div_or_mod: bool = False,
+    ) -> Any:
+        if type(lhs) is core.tensor and type(rhs) is core.tensor and not div_or_mod:
+            one, other = lhs.type, rhs.type
+            equal = one is other or (one.is_block() and one.__dict__["_of_values"] is other.__dict__.get("_of_values"))
+            if equal and not one.scalar.is_ptr():
+                return lhs, rhs
+        return convert(self, lhs, rhs, allow_lhs_ptr, allow_rhs_ptr, arithmetic_check, div_or_mod)
+
+    def broadcast_unequal(self: Any, lhs: Any, rhs: Any) -> Any:
+        sizes = lhs.type.__dict__.get("_sizes")
+        if sizes is not None and sizes == rhs.type.__dict__.get("_sizes"):
+            return lhs, rhs
+        return broadcast(self, lhs, rhs)
+
+    semantic.TritonSemantic.binary_op_type_checking_impl = convert_unequal
+    semantic.TritonSemantic.broadcast_impl_value = broadcast_unequal

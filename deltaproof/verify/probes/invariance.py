@@ -70,8 +70,8 @@ class Invariance(Probe):
         form = plan.form
         length = {"decode": 3, "recurrent": 11}.get(form, 75)
         base = Case(form, B=1, T=length, K=24, V=40, batch_invariant=form in ("chunk", "prefill"))
-        if plan.interpreted:
-            base = base.but(H=1, HV=2, K=9, V=24)
+        if plan.light:
+            base = base.but(H=1, HV=2, K=9, V=13)
             if form != "decode":
                 base = base.but(T=4) if form == "recurrent" else base.but(T=18, chunk_size=16)
         low = base.but(dtype="bfloat16", gate_in_kernel=True, beta_sigmoid=True, layout="v_first")

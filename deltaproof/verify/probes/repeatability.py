@@ -45,8 +45,9 @@ class Repeatability(Probe):
     def cases(self, plan: Plan) -> Iterator[Case]:
         form = plan.form
         base = Case(form, B=3, T={"decode": 5, "recurrent": 19}.get(form, 90), K=40, V=56)
-        packed, short = ((33, 0, 70, 5), (20, 7)) if form != "recurrent" else ((3, 0, 9, 5), (20, 7))
-        if plan.interpreted:
+        packed: tuple[int, ...] = (33, 0, 70, 5) if form != "recurrent" else (3, 0, 9, 5)
+        short = (20, 7)
+        if plan.light:
             base = base.but(B=3 if form == "decode" else 2, H=1, HV=2, K=20, V=24)
             if form == "recurrent":
                 base, packed, short = base.but(T=5), (3, 0, 2), (4, 1)

@@ -51,7 +51,7 @@ class Values(Probe):
     def cases(self, plan: Plan) -> Iterator[Case]:
         form = plan.form
         base = Case(form, T={"decode": 6, "recurrent": 37}.get(form, 100), B=3 if form == "decode" else 2)
-        if plan.interpreted and form != "decode":
+        if plan.light and form != "decode":
             base = base.but(B=1, T=9 if form == "recurrent" else 70)
         yield base
         yield base.but(dtype="bfloat16", gate_dtype="bfloat16", layout="v_first", K=64, V=48)

@@ -70,8 +70,9 @@ def test_without_triton_the_reason_is_that(monkeypatch):
 def test_it_is_switched_on_for_what_is_imported_next():
     pytest.importorskip("triton")
     code = (
-        "import sys; from deltaproof.ops.common.triton_interpreter import switch_on; assert 'triton' not in sys.modules;"
-        "switch_on(); from deltaproof.ops.common.triton_language import INTERPRETED, dot; "
+        "import sys; from deltaproof.ops.common.triton_interpreter import switch_on; "
+        "assert 'triton' not in sys.modules; switch_on(); "
+        "from deltaproof.ops.common.triton_language import INTERPRETED, dot; "
         "print(INTERPRETED, type(dot).__name__)"
     )
     assert python("-c", code) == "True InterpretedFunction"
