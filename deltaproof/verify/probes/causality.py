@@ -54,10 +54,12 @@ class Causality(Probe):
         form = plan.form
         base = Case(form, B=2, T={"decode": 6, "recurrent": 19}.get(form, 137), H=1, HV=2, K=24, V=40)
         lengths = (5, 3, 9) if form == "recurrent" else (40, 17, 80)
-        if plan.light and form == "recurrent":
-            base, lengths = base.but(B=1, T=7, K=9, V=13), (3, 1, 4)
-        elif plan.light and form != "decode":
-            base, lengths = base.but(B=1, T=35, K=9, V=13, chunk_size=16), (10, 5, 20)
+        if plan.light:
+            base = base.but(K=9, V=13) if form == "decode" else base.but(B=1, K=9, V=13)
+            if form == "recurrent":
+                base, lengths = base.but(T=7), (3, 1, 4)
+            elif form != "decode":
+                base, lengths = base.but(T=20, chunk_size=16), (10, 5, 20)
         base = _with_states(base)
         low = base.but(dtype="bfloat16", gate_in_kernel=True, beta_sigmoid=True, layout="v_first")
         pack = base.but(normalize=False, seqlens=lengths, checkpoints=None)

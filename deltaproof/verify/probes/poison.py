@@ -48,6 +48,8 @@ class Poison(Probe):
 
     def cases(self, plan: Plan) -> Iterator[Case]:
         base = Case(plan.form, T=21, K=20, V=36, chunk_size=16 if plan.form in ("chunk", "prefill") else 64)
+        if plan.light:
+            base = base.but(H=1, HV=2, V=12)
         yield from self._decode(base, plan.full) if plan.form == "decode" else self._sequences(base, plan.full)
 
     def _decode(self, base: Case, full: bool) -> Iterator[Case]:

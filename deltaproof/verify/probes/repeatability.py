@@ -48,7 +48,7 @@ class Repeatability(Probe):
         packed: tuple[int, ...] = (33, 0, 70, 5) if form != "recurrent" else (3, 0, 9, 5)
         short = (20, 7)
         if plan.light:
-            base = base.but(B=3 if form == "decode" else 2, H=1, HV=2, K=20, V=24)
+            base = base.but(B=3 if form == "decode" else 1, H=1, HV=2, K=20, V=24)
             if form == "recurrent":
                 base, packed, short = base.but(T=5), (3, 0, 2), (4, 1)
             elif form != "decode":
