@@ -49,6 +49,8 @@ class Layouts(Probe):
     def cases(self, plan: Plan) -> Iterator[Case]:
         form = plan.form
         base = Case(form, T=4 if form in ("decode", "recurrent") else 18, gates="slow")
+        if plan.light:
+            base = base.but(B=1)
         for layout in ("k_first", "v_first"):
             yield base.but(label="unequal", K=16, V=24, layout=layout)
             yield base.but(label="equal", K=16, V=16, layout=layout)

@@ -59,6 +59,8 @@ class RedZones(Probe):
         pool = {"slot_padding": 20, "head_padding": 12} if base.is_pool else {}
         base = base.but(**pool)
         yield base
+        if plan.light:
+            base = base.but(H=1, HV=2)
         yield base.but(K=3, V=5, gate_in_kernel=True, beta_sigmoid=True, dtype="bfloat16", layout="v_first")
         if form == "decode":
             yield base.but(label=OUT, B=3, num_tokens=(3, 1, 0), K=9, V=13)

@@ -88,19 +88,20 @@ class Slots(Probe):
         if not decode:
             base = base.but(seqlens=(5, 18, 3))
 
-        yield from self._padding(base)
+        # a light prefill leaves to decode what both do with one index as with another
+        yield from self._padding(base, (-1, SLOTS, INT32_MIN) if plan.light and not decode else OUTSIDE)
         yield from self._placement(base)
         yield from self._memory(base)
         if decode:
             yield from self._per_token(base)
         else:
-            yield from self._checkpoints(base)
+            yield from self._checkpoints(base, 16 if plan.light else 64)
         if plan.full:
             yield from self._combined(base)
 
-    def _padding(self, base: Case) -> Iterator[Case]:
+    def _padding(self, base: Case, outside: tuple[int, ...]) -> Iterator[Case]:
         """Indices outside the pool, and rows without an initial state."""
-        for slot in OUTSIDE:
+        for slot in outside:
             yield base.but(label="padding", read=(2, slot, 5))
             yield base.but(label="write-outside", read=(2, 4, 5), write=(3, slot, 1))
         dead = base.but(label="padding", dead_tokens=True)
@@ -149,17 +150,22 @@ class Slots(Probe):
         yield ragged.but(read=(4, 5, -1), write=((0, 1, 2), (3, SLOTS, 6), (-1, 6, 6)))
         yield ragged.but(read=(4, 5, 6), write=(1, -1, 3), fresh=(True, True, False), nan_slots=(4,))
 
-    def _checkpoints(self, base: Case) -> Iterator[Case]:
+    def _checkpoints(self, base: Case, every: int) -> Iterator[Case]:
         """Prefill: a dense batch, empty sequences, checkpoints."""
         yield base.but(label="elsewhere", seqlens=None, T=20, read=(3, SLOTS, 4), write=(5, 1, 6))
         yield base.but(label="owner", seqlens=(0, 7, 0), tail=3, read=(1, 4, 5), write=(2, 4, 5))
-        # 63 is too short for the first, 64 and 128 are exactly long enough; slots of the others stay
-        reached = base.but(label="checkpoints", seqlens=(63, 64, 129), checkpoint_every=64, slots=12)
+        # the first is one token too short, the others are exactly long enough; slots of those not reached stay
+        base = base.but(label="checkpoints", checkpoint_every=every, chunk_size=every, slots=12)
+        reached = base.but(seqlens=(every - 1, every, 2 * every + 1))
         yield reached.but(read=(0, 1, 2), checkpoints=((3, 4), (5, 6), (7, 8)))
         yield reached.but(
-            read=(0, -1, 2), write=(1, 9, -1), checkpoints=((3, 4), (5, 6), (12, 11)), dead_tokens=True, chunk_size=32
+            read=(0, -1, 2),
+            write=(1, 9, -1),
+            checkpoints=((3, 4), (5, 6), (12, 11)),
+            dead_tokens=True,
+            chunk_size=max(every // 2, 16),
         )
-        dense = base.but(label="checkpoints", seqlens=None, B=2, T=128, checkpoint_every=64, slots=12)
+        dense = base.but(seqlens=None, B=2, T=2 * every)
         yield dense.but(read=(0, 1), checkpoints=((3, -1), (-12, 6)), layout="v_first", index_dtype="int32")
 
     def _combined(self, base: Case) -> Iterator[Case]:

@@ -134,7 +134,10 @@ class Strides(Probe):
     def cases(self, plan: Plan) -> Iterator[Case]:
         form = plan.form
         base = Case(form, T=3 if form == "decode" else 18, K=16, V=24)
-        for label in ("head-first", "fused", "second-tokens", "second-channels", "expanded"):
+        yield base.but(label="head-first")
+        if plan.light:
+            base = base.but(H=1, HV=2)
+        for label in ("fused", "second-tokens", "second-channels", "expanded"):
             yield base.but(label=label)
         yield base.but(label="parameters", gate_in_kernel=True)
         if not base.is_pool:

@@ -54,6 +54,8 @@ class Values(Probe):
         if plan.light and form != "decode":
             base = base.but(B=1, T=9 if form == "recurrent" else 70)
         yield base
+        if plan.light:
+            base = base.but(H=1, HV=2)
         yield base.but(dtype="bfloat16", gate_dtype="bfloat16", layout="v_first", K=64, V=48)
         yield base.but(gate_in_kernel=True, beta_sigmoid=True, neg_eigval=True, scale=0.7)
         yield base.but(normalize=False, gates="slow", K=32, V=16, H=1, HV=2)

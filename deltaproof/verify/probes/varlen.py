@@ -59,6 +59,8 @@ class Varlen(Probe):
         recurrent = plan.form == "recurrent"
         # an odd tail draws int32 bounds, an even one int64
         yield base.but(seqlens=(5, 0, 3, 9) if recurrent else (17, 0, 64, 5), tail=3)
+        if plan.light:
+            base = base.but(H=1, HV=2)
         yield base.but(seqlens=(0, 1, 7, 0) if recurrent else (0, 1, 65, 0), tail=2, layout="v_first")
         yield base.but(seqlens=(0, 0, 0), tail=1)
         options = {"gate_in_kernel": True, "beta_sigmoid": True, "neg_eigval": True, "scale": 0.4}
