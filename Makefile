@@ -44,7 +44,7 @@ $(READY): pyproject.toml constraints/cpu.txt
 	$(BIN)/python $(PIP) $(CONSTRAINT) -e '.[torch,transformers,dev]'
 	@touch $@
 
-test: lint docs-check bare
+test: lint docs-check bare kernels
 	$(PYTEST)
 
 lint: $(READY)

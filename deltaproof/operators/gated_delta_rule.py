@@ -186,8 +186,8 @@ def chunk_gated_delta_rule(
         batch_invariant=batch_invariant,
     )
     call = SequenceCall(
-        q, k, v, g, beta, options, A_log, dt_bias, initial_state, output_final_state, cu_seqlens,
-        allocate=_allocator(out_init),
+        q, k, v, g, beta, options, A_log, dt_bias, initial_state=initial_state,
+        output_final_state=output_final_state, cu_seqlens=cu_seqlens, allocate=_allocator(out_init),
     )  # fmt: skip
     return _sequence("chunk", call, backend, validate)
 
@@ -274,8 +274,8 @@ def fused_recurrent_gated_delta_rule(
         g = v.new_zeros(v.shape[:3], dtype=torch.float32) if g is None else g
         beta = v.new_ones(v.shape[:3], dtype=torch.float32) if beta is None else beta
     call = SequenceCall(
-        q, k, v, g, beta, options, A_log, dt_bias, initial_state, output_final_state, cu_seqlens,  # type: ignore[arg-type]
-        allocate=_allocator(out_init),
+        q, k, v, g, beta, options, A_log, dt_bias, initial_state=initial_state,  # type: ignore[arg-type]
+        output_final_state=output_final_state, cu_seqlens=cu_seqlens, allocate=_allocator(out_init),
     )  # fmt: skip
     return _sequence("recurrent", call, backend, validate)
 
@@ -355,8 +355,9 @@ def gated_delta_rule_decode(
         batch_invariant=batch_invariant,
     )
     call = DecodeCall(
-        q, k, v, g, beta, options, A_log, dt_bias, write_index, num_tokens, has_initial_state, out,
-        pool=pool, read_index=read_index, allocate=_allocator(out_init),
+        q, k, v, g, beta, options, A_log, dt_bias, pool=pool, read_index=read_index,
+        write_index=write_index, num_tokens=num_tokens, has_initial_state=has_initial_state, out=out,
+        allocate=_allocator(out_init),
     )  # fmt: skip
     check_decode(call, gate_per_channel=False, values=_values(validate, q))
     chosen: Any = select(NAME, "decode", call, backend)
@@ -441,8 +442,9 @@ def gated_delta_rule_prefill(
         batch_invariant=batch_invariant,
     )
     call = PrefillCall(
-        q, k, v, g, beta, options, A_log, dt_bias, write_index, has_initial_state, cu_seqlens,
-        checkpoint_every, checkpoint_index, pool=pool, read_index=read_index, allocate=_allocator(out_init),
+        q, k, v, g, beta, options, A_log, dt_bias, pool=pool, read_index=read_index,
+        write_index=write_index, has_initial_state=has_initial_state, cu_seqlens=cu_seqlens,
+        checkpoint_every=checkpoint_every, checkpoint_index=checkpoint_index, allocate=_allocator(out_init),
     )  # fmt: skip
     check_prefill(call, gate_per_channel=False, values=_values(validate, q))
     chosen: Any = select(NAME, "prefill", call, backend)

@@ -42,6 +42,8 @@ class DeltaRuleOptions:
 
 @dataclass(frozen=True)
 class _Call:
+    # Dynamo up to torch 2.11 takes fields in their order for arguments in theirs: what follows ``allocate`` is
+    # keyword-only too
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
@@ -63,7 +65,7 @@ class _Call:
         return replace(self, **changes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SequenceCall(_Call):
     """Forms ``chunk`` and ``recurrent``; returns ``(o, final_state or None)``.
 
@@ -82,7 +84,7 @@ class SequenceCall(_Call):
         return self.q.shape[0] if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecodeCall(_Call):
     """Form ``decode``: 1 to 16 tokens a row against a pool; returns ``o`` and updates ``pool`` in place.
 
@@ -91,15 +93,15 @@ class DecodeCall(_Call):
     num_tokens [N] or None; has_initial_state [N] bool or None; out [N, T, HV, V] or None.
     """
 
-    pool: torch.Tensor = field(kw_only=True)
-    read_index: torch.Tensor = field(kw_only=True)
+    pool: torch.Tensor
+    read_index: torch.Tensor
     write_index: torch.Tensor | None = None
     num_tokens: torch.Tensor | None = None
     has_initial_state: torch.Tensor | None = None
     out: torch.Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrefillCall(_Call):
     """Form ``prefill``: whole sequences against a pool; returns ``o`` and updates ``pool`` in place.
 
@@ -107,8 +109,8 @@ class PrefillCall(_Call):
     checkpoint_index [N, M] names the slot that keeps the state after (j + 1) * checkpoint_every tokens.
     """
 
-    pool: torch.Tensor = field(kw_only=True)
-    read_index: torch.Tensor = field(kw_only=True)
+    pool: torch.Tensor
+    read_index: torch.Tensor
     write_index: torch.Tensor | None = None
     has_initial_state: torch.Tensor | None = None
     cu_seqlens: torch.Tensor | None = None

@@ -46,7 +46,10 @@ def _flat_options(call: SequenceCall | DecodeCall | PrefillCall) -> tuple[Any, .
 def _sequence(arguments: tuple[Any, ...]) -> SequenceCall:
     q, k, v, g, beta, A_log, dt_bias, state, cu_seqlens, final, *rest = arguments
     options, allocate = _options(tuple(rest))
-    return SequenceCall(q, k, v, g, beta, options, A_log, dt_bias, state, final, cu_seqlens, allocate=allocate)
+    return SequenceCall(
+        q, k, v, g, beta, options, A_log, dt_bias, initial_state=state, output_final_state=final,
+        cu_seqlens=cu_seqlens, allocate=allocate,
+    )  # fmt: skip
 
 
 def _flat_tokens(call: SequenceCall | DecodeCall | PrefillCall) -> tuple[Any, ...]:
@@ -140,8 +143,8 @@ def _decode(pool: Tensor, out: Tensor, *arguments: Any) -> None:
     q, k, v, g, beta, A_log, dt_bias, read, write, num_tokens, fresh, *rest = arguments
     options, allocate = _options(tuple(rest))
     call = DecodeCall(
-        q, k, v, g, beta, options, A_log, dt_bias, write, num_tokens, fresh, out, pool=pool, read_index=read,
-        allocate=allocate,
+        q, k, v, g, beta, options, A_log, dt_bias, pool=pool, read_index=read, write_index=write,
+        num_tokens=num_tokens, has_initial_state=fresh, out=out, allocate=allocate,
     )  # fmt: skip
     triton_recurrent.decode(call, out)
 
@@ -150,8 +153,9 @@ def _prefill(pool: Tensor, out: Tensor, *arguments: Any) -> None:
     q, k, v, g, beta, A_log, dt_bias, read, write, fresh, cu_seqlens, every, checkpoints, *rest = arguments
     options, allocate = _options(tuple(rest))
     call = PrefillCall(
-        q, k, v, g, beta, options, A_log, dt_bias, write, fresh, cu_seqlens, every, checkpoints, pool=pool,
-        read_index=read, allocate=allocate,
+        q, k, v, g, beta, options, A_log, dt_bias, pool=pool, read_index=read, write_index=write,
+        has_initial_state=fresh, cu_seqlens=cu_seqlens, checkpoint_every=every, checkpoint_index=checkpoints,
+        allocate=allocate,
     )  # fmt: skip
     triton_chunk.prefill(call, out)
 

@@ -68,7 +68,8 @@ def recurrent_forward(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | 
     B, T, _, HV, K, V = call.dims
     layout = call.options.layout
     o = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=call.q.device)
-    state = call.initial_state
+    # a state's strides choose how its loads are laid out over threads, and with that the order of sums
+    state = None if call.initial_state is None else aligned(call.initial_state)
     final = None
     if call.output_final_state:
         dtype = torch.float32 if state is None else state.dtype

@@ -142,6 +142,7 @@ class Strides(Probe):
         yield base.but(label="parameters", gate_in_kernel=True)
         if not base.is_pool:
             yield base.but(label="state-transposed")
+            yield base.but(label="state-transposed", layout="v_first", K=8, V=5)
             yield base.but(label="second-states", layout="v_first")
         if form == "decode":
             yield base.but(label="indices", num_tokens=(3, 2), write=(4, 5), fresh=(False, True))
