@@ -147,17 +147,18 @@ def check_sequence(call: SequenceCall, *, gate_per_channel: bool, values: bool) 
     _check_cu_seqlens(call)
     _check_state(call)
     if values:
-        end = _check_bounds(call)
+        end = None if call.cu_seqlens is None else checked_bounds(call.cu_seqlens, call.q.shape[1])[-1]
         live = slice(None) if end is None else slice(0, end)
         _check_ranges(call, call.g[:, live], call.beta[:, live])
 
 
-def _check_bounds(call: SequenceCall | PrefillCall) -> int | None:
-    """Check the values of cu_seqlens and return its last one."""
-    if call.cu_seqlens is None:
-        return None
-    T = call.q.shape[1]
-    bounds = call.cu_seqlens.tolist()
+def checked_bounds(cu_seqlens: torch.Tensor, T: int) -> list[int]:
+    """Return the values of cu_seqlens of T tokens, on the host (a sync on a GPU).
+
+    Raises:
+        ContractError: they do not start at 0, fall, or end behind T.
+    """
+    bounds: list[int] = cu_seqlens.tolist()
     if bounds[0] != 0:
         raise ContractError("cu_seqlens", "0 first", bounds[0])
     for n, (a, b) in enumerate(pairwise(bounds)):
@@ -165,7 +166,7 @@ def _check_bounds(call: SequenceCall | PrefillCall) -> int | None:
             raise ContractError("cu_seqlens", "non-decreasing values", f"{a} then {b} at position {n + 1}")
     if bounds[-1] > T:
         raise ContractError("cu_seqlens", f"a last value of at most T = {T}", bounds[-1])
-    return int(bounds[-1])
+    return bounds
 
 
 def _check_ranges(call: Call, g: torch.Tensor, beta: torch.Tensor) -> None:

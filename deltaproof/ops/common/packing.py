@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from deltaproof.ops.common.calls import SequenceCall
+from deltaproof.ops.common.checks import checked_bounds
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,16 @@ class Packing:
 
     @classmethod
     def of(cls, batch: tuple[int, int], cu_seqlens: torch.Tensor | None, width: int) -> Packing:
-        """Plan rows of ``width`` tokens. Reads ``cu_seqlens`` on the host (a sync on a GPU)."""
+        """Plan rows of ``width`` tokens. Reads ``cu_seqlens`` on the host (a sync on a GPU).
+
+        Raises:
+            ContractError: bounds that are none.
+        """
         B, T = batch
         if cu_seqlens is None:
             return cls(width, (B,) * -(-T // width), None, None, None, None, batch)
-        bounds = cu_seqlens.tolist()
+        # bounds that were not checked yet are: plans are made of them
+        bounds = checked_bounds(cu_seqlens, T)
         starts, lengths = bounds[:-1], [b - a for a, b in pairwise(bounds)]
         order = sorted(range(len(lengths)), key=lambda n: -lengths[n])
         rows: list[tuple[int, int]] = []

@@ -13,12 +13,12 @@ from deltaproof.ops.common.checks import (
     ALIGNMENT,
     FLOATS,
     MAX_DECODE_TOKENS,
-    _check_bounds,
     _check_cu_seqlens,
     _check_options,
     _check_ranges,
     _check_tokens,
     check_tensor,
+    checked_bounds,
 )
 
 INTS = (torch.int32, torch.int64)
@@ -175,7 +175,7 @@ def check_prefill(call: PrefillCall, *, gate_per_channel: bool, values: bool) ->
 
 
 def _check_prefill_values(call: PrefillCall) -> None:
-    end = _check_bounds(call)
+    end = None if call.cu_seqlens is None else checked_bounds(call.cu_seqlens, call.q.shape[1])[-1]
     live = _inside(call.read_index, call.pool.shape[0])
     T, N = call.q.shape[1], call.sequences
     if call.cu_seqlens is None:

@@ -19,8 +19,8 @@ from deltaproof.verify.probes._runs import BACKWARD, drawn_cotangents, require
 
 VALUES, KEYS = "long-values", "long-keys"
 LABELS = (VALUES, KEYS, f"{VALUES}-{BACKWARD}", f"{KEYS}-{BACKWARD}")
-LAST = (40, 0, 24)
-"""Lengths of the sequences that are judged."""
+LAST = {"chunk": (40, 0, 24), "recurrent": (5, 0, 3)}
+"""Lengths of the sequences that are judged; the reference takes a second for a token of a recurrence's gradient."""
 TAIL = 3
 LENGTH = 2048
 """Tokens of a sequence of zeros, at most."""
@@ -45,7 +45,7 @@ def run(case: Case, context: Context, hazard: str) -> Iterator[Observation]:
     backward = case.label.endswith(BACKWARD)
     if backward:
         require(context, BACKWARD)
-    last = case.but(seqlens=LAST, tail=TAIL)
+    last = case.but(seqlens=LAST[case.form], tail=TAIL)
     _require_memory(case, context)
     try:
         yield from _judged(case, last, context, hazard, backward)
@@ -73,7 +73,7 @@ def _judged(case: Case, last: Case, context: Context, hazard: str, backward: boo
         do[:, first:] = cotangents["do"]
         assert outputs.final_state is not None
         d_final = torch.zeros_like(outputs.final_state)
-        d_final[-len(LAST) :] = cotangents["dstate"]
+        d_final[-last.sequences :] = cotangents["dstate"]
         roots = (outputs.o, outputs.final_state)
         gradients = torch.autograd.grad(roots, list(leaves.values()), (do, d_final))
         del do, d_final
@@ -93,7 +93,7 @@ def _compared(
         return
     got = got.detach()
     state = name in ("initial_state", "final_state")
-    cut = got.shape[0] - len(LAST) if state else first
+    cut = got.shape[0] - len(LAST[case.form]) if state else first
     before, after = (got[:cut], got[cut:]) if state else (got[:, :cut], got[:, cut:])
     seen = compare(after, expected, "P5", hazard, None if state else case.chunk_size)
     yield seen if seen.ok else replace(seen, message=f"{seen.message}, {cut} {'sequences' if state else 'tokens'} on")

@@ -65,8 +65,15 @@ class GradientsProbe(Probe):
         yield base.but(dtype="float16", gates="slow", initial_state=False, scale=0.5)
         yield base.but(label="some-inputs", gate_in_kernel=True)
         yield base.but(label="parameters", T=19, chunk_size=16, gate_in_kernel=True, parameter_dtype="bfloat16")
+        # more than one block of K or V: several programs have a share in a gradient
+        blocks = base.but(label="blocks", gate_in_kernel=True)
         if chunk:
-            yield base.but(chunk_size=16, T=37)
+            yield base.but(chunk_size=16, B=2, T=37)
+            yield blocks.but(K=40, V=72, T=18, chunk_size=16)
+        else:
+            yield blocks.but(K=128, V=40, T=5)
+            # a state is kept every so many tokens: long enough for several, and for an empty sequence between
+            yield base.but(label="varlen", seqlens=(37, 0, 34), K=9, V=5)
         if plan.full:
             T, last = (150, 69) if chunk else (30, 13)
             pack = {"seqlens": (T - last - 1, 0, 1, last), "tail": 5}

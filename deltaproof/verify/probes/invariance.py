@@ -36,7 +36,7 @@ from deltaproof.verify.probes._runs import require
 
 ORDER = 61
 TOKENS = ("q", "k", "v", "g", "beta")
-BATCH, PACK, RAGGED = "batch", "pack", "ragged rows"
+BATCH, SMALL_BATCH, PACK, RAGGED = "batch", "batch of 5", "pack", "ragged rows"
 BACKWARD = ", backward"
 
 
@@ -75,10 +75,10 @@ class Invariance(Probe):
             if form != "decode":
                 base = base.but(T=4) if form == "recurrent" else base.but(T=18, chunk_size=16)
         low = base.but(dtype="bfloat16", gate_in_kernel=True, beta_sigmoid=True, layout="v_first")
-        families = (BATCH, RAGGED) if form == "decode" else (BATCH, PACK)
+        batch = SMALL_BATCH if plan.light else BATCH
+        families = (batch, RAGGED) if form == "decode" else (batch, PACK)
         for label in families:
-            # its largest batch has 17 rows: one chunk of each
-            few = {"T": 9} if plan.light and label == BATCH and base.batch_invariant else {}
+            few = {"T": 9} if label == SMALL_BATCH and base.batch_invariant else {}
             yield base.but(label=label, **few)
             yield low.but(label=label, **few)
             if form in plan.operator.forms[:2]:
@@ -112,7 +112,8 @@ def _arrangements(case: Case, context: Context) -> Iterator[Arrangement]:
         yield Arrangement("first of 2", (), (T,))
         yield Arrangement("first of 2, beside other values", (), (T,), turn=50)
         yield Arrangement("last of 3", (T, T), ())
-        yield Arrangement("in the middle of 17", (T,) * 9, (T,) * 7)
+        before, after = (2, 2) if case.label.startswith(SMALL_BATCH) else (9, 7)
+        yield Arrangement(f"in the middle of {before + 1 + after}", (T,) * before, (T,) * after)
         if case.form == "decode" and context.target.backend.conventions.padding is not Padding.NONE:
             yield Arrangement("between padding rows", (None, T, None), (None,))
     elif case.label == RAGGED:

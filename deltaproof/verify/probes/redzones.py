@@ -4,18 +4,20 @@ What it does
     Makes one call twice: once with NaN around every argument (indices: numbers far out of range) and once with
     plausible stale values there. Every buffer the backend allocates through torch stands in a larger one, and so do
     ``out`` and the pool, whose gaps hold the same. Sizes are odd, so that no block is full. One decode has num_tokens
-    below 0 and above T, and is made without the public functions' look at values, as on a GPU.
+    below 0 and above T, and one pack has bounds below 0, above T and falling; these are made without the public
+    functions' look at values, as on a GPU.
 
 What it shows
     Loads and stores that reach past a tensor's end, into the next head's gap, or in front of the first row; a number of
-    tokens that is believed.
+    tokens or a bound that is believed.
 
 How it judges
     The two runs must give the same bits, all finite, the first within the bound of clause N2; and every byte around an
     argument, an output, a workspace and the pool's slots must be as it was. Two different fillings are used, so a stray
     store that writes one of them still shows in the other run. A backend that does not promise clause I1 is held to the
-    bounds instead of to the same bits. A num_tokens outside 0 to T counts as the nearer of the two (clause P1); a
-    backend may also refuse it with a ValueError.
+    bounds instead of to the same bits. A num_tokens outside 0 to T counts as the nearer of the two (clause P1); what
+    becomes of tokens between wrong bounds is open, but for the bytes around (clause E1). A backend may also refuse
+    either with a ValueError.
 
 What it cannot see
     A load of foreign memory that changes no result, a store more than 4096 elements away, and memory that a kernel
@@ -42,6 +44,8 @@ from deltaproof.verify.probes._runs import BACKWARD, Run, arguments, finite, mak
 
 OUT = "out"
 UNCHECKED = "num-tokens"
+BOUNDS = "bounds"
+FAR = 1 << 30
 AROUND: dict[Fill, str] = {"nan": "NaN lay around every argument", "stale": "stale values lay around every argument"}
 
 
@@ -69,9 +73,10 @@ class RedZones(Probe):
             yield few.but(write=((5, -1), (6, 0), (-1, 4)))
         else:
             yield base.but(seqlens=(7, 0, 9), tail=3, K=9, V=13)
+            yield base.but(label=BOUNDS, seqlens=(7, 3, 9), chunk_size=16, K=9, V=13)
         if not base.is_pool:
             yield base.but(label=BACKWARD, T=5, K=9, V=13, gate_in_kernel=True)
-            yield base.but(label=BACKWARD, seqlens=(3, 0, 4), tail=2, K=9, V=13)
+            yield base.but(label=BACKWARD, seqlens=(3, 0, 4), tail=2, H=1, HV=3, K=9, V=13)
         if plan.full:
             for K, V, dtype in ((1, 1, "float32"), (72, 136, "bfloat16"), (100, 33, "float32"), (256, 255, "bfloat16")):
                 yield base.but(label="sizes", T=min(base.T, 5), K=K, V=V, dtype=dtype)
@@ -86,10 +91,14 @@ class RedZones(Probe):
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         if case.label == BACKWARD:
             require(context, BACKWARD)
-        if case.label == UNCHECKED:
+        if case.label in (UNCHECKED, BOUNDS):
             # the public functions look at values in CPU tensors; below them nothing does
             context = copy.copy(context)
             context.target = replace(context.target, face=False)
+        if case.label == BOUNDS:
+            yield from self._bounds(case, context)
+            return
+        if case.label == UNCHECKED:
             try:
                 context.run(case, context.call(case))
             except ValueError as error:
@@ -108,6 +117,24 @@ class RedZones(Probe):
         for run in list(runs.values())[: 1 if repeatable(context) else None]:
             clause = "P1" if case.label == UNCHECKED else "N2"
             yield from context.judge(case, run.outputs, run.call, clause=clause)
+
+    def _bounds(self, case: Case, context: Context) -> Iterator[Observation]:
+        T, backward = case.tokens, not case.is_pool and "backward" not in context.target.backend.unsupported
+        for wrong in ((0, T + 5, 3, FAR), (-FAR, 9, -2, T + 1)):
+            for fill, what in AROUND.items():
+                canaries = Canaries(fill)
+                call: Any = context.call(case, fill=fill)
+                given = torch.tensor(wrong, dtype=call.cu_seqlens.dtype)
+                call = call.with_(cu_seqlens=inputs.guarded(given, fill, context.device))
+                try:
+                    run = make(case, context, call, fill=fill, backward=backward, inside=canaries)
+                except ValueError as error:
+                    yield Observation(True, "E1", f"refused: {error}")
+                    continue
+                where = f"cu_seqlens {list(wrong)} of {T} tokens"
+                for seen in (*canaries.observe(), *self._around(case, context, run, fill)):
+                    yield seen if seen.ok else replace(seen, clause="E1", message=f"{where}: {seen.message}")
+                yield from finite(run, "E1", "unmasked-load", f"{where}; {what}")
 
     def _make(self, case: Case, context: Context, fill: Fill, canaries: Canaries) -> Run:
         call: Any = context.call(case, fill=fill)

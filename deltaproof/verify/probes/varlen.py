@@ -62,7 +62,7 @@ class Varlen(Probe):
         if plan.light:
             base = base.but(H=1, HV=2)
         yield base.but(seqlens=(0, 1, 7, 0) if recurrent else (0, 1, 65, 0), tail=2, layout="v_first")
-        yield base.but(seqlens=(0, 0, 0), tail=1)
+        yield base.but(seqlens=(0, 0, 0), tail=1, H=2, HV=4, V=40)
         options = {"gate_in_kernel": True, "beta_sigmoid": True, "neg_eigval": True, "scale": 0.4}
         yield base.but(seqlens=(6, 2) if recurrent else (15, 16, 18), chunk_size=64 if recurrent else 16, **options)
         # as many tokens, sequences and chunks of 64 as with the bounds in reverse

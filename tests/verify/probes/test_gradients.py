@@ -123,10 +123,20 @@ def test_the_torch_backend_passes(form):
 
 def test_every_layout_pack_group_and_cotangent_is_covered():
     cases = list(PROBE.cases(Plan(operator("gated_delta_rule"), "chunk", "smoke", "cpu")))
-    assert {"both", "o-only", "state-only", "varlen", "some-inputs", "parameters"} == {case.label for case in cases}
+    assert {"both", "o-only", "state-only", "varlen", "some-inputs", "parameters", "blocks"} == {
+        case.label for case in cases
+    }
     assert {case.layout for case in cases} == {"k_first", "v_first"}
     assert all(case.K != case.V for case in cases)
     assert any(0 in (case.seqlens or ()) and case.HV > case.H > 1 for case in cases)
+
+
+def test_a_recurrence_is_walked_back_over_more_tokens_than_a_kernel_keeps_at_once():
+    pytest.importorskip("triton")
+    from deltaproof.ops.gated_delta_rule.triton_tables import SEGMENT
+
+    cases = list(PROBE.cases(Plan(operator("gated_delta_rule"), "recurrent", "smoke", "cpu", interpreted=True)))
+    assert any(case.seqlens and case.seqlens[0] > SEGMENT < case.seqlens[-1] for case in cases)
 
 
 @pytest.mark.parametrize("name", ["q", "k", "v", "g", "beta", "initial_state", "A_log", "dt_bias"])

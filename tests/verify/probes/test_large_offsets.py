@@ -150,7 +150,7 @@ class TestALongPack:
         long = [case for case in PROBE.cases(plan) if case.label in _long_pack.LABELS]
         assert {case.label for case in long} == set(_long_pack.LABELS)
         for case in long:
-            zeros = case.T - sum(_long_pack.LAST) - _long_pack.TAIL
+            zeros = case.T - sum(_long_pack.LAST["chunk"]) - _long_pack.TAIL
             assert zeros * case.HV * max(case.K, case.V) > 2**31
         assert not {case.label for case in cases("chunk", "full")} & set(_long_pack.LABELS)
 

@@ -13,7 +13,7 @@ from deltaproof.reports.model import Status
 from deltaproof.verify.case import Case
 from deltaproof.verify.inputs import guarded
 from deltaproof.verify.probes._memory import Canaries, surroundings
-from deltaproof.verify.probes.redzones import BACKWARD, OUT, PROBE, UNCHECKED
+from deltaproof.verify.probes.redzones import BACKWARD, BOUNDS, OUT, PROBE, UNCHECKED
 from tests.verify.probes.probing import assert_fail, assert_pass, check, forms, full, smoke
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
@@ -207,3 +207,39 @@ class TestNumTokensThatNobodyChecked:
             assert found.status is Status.FAIL and found.clause in ("M1", "P1"), found.message
             found = check(Zeros(), PROBE, case)
             assert found.status is Status.FAIL and found.clause in ("P1", "P2"), found.message
+
+
+class FollowsBounds(TorchBackend):
+    """Takes cu_seqlens as it comes: reads, or stores, at every bound, wherever that is."""
+
+    def __init__(self, stores: bool) -> None:
+        self.stores = stores
+
+    def recurrent(self, call: SequenceCall) -> Result:
+        assert call.cu_seqlens is not None
+        T = call.q.shape[1]
+        bounds = call.cu_seqlens.clamp(0, T).cummax(0).values
+        bounds[0] = 0
+        o, final = super().recurrent(call.with_(cu_seqlens=bounds))
+        for bound in call.cu_seqlens.tolist():
+            if T < bound < T + 9:
+                row = beyond(call.v, (bound - T) * call.v.shape[2] * call.v.shape[3] - 1)
+                if self.stores:
+                    row.fill_(3)
+                else:
+                    o = o + row.to(o.dtype)
+        return o, final
+
+
+class TestBoundsThatNobodyChecked:
+    CASE = next(case for case in smoke(PROBE, "recurrent") if case.label == BOUNDS)
+
+    @forms(PROBE)
+    def test_are_refused_by_the_torch_backend(self, form: str) -> None:
+        for case in smoke(PROBE, form):
+            if case.label == BOUNDS:
+                assert_pass(check(TorchBackend(), PROBE, case))
+
+    @pytest.mark.parametrize(("stores", "hazard"), [(False, "unmasked-load"), (True, "unmasked-store")])
+    def test_are_caught_where_they_are_followed(self, stores: bool, hazard: str) -> None:
+        assert_fail(check(FollowsBounds(stores), PROBE, self.CASE), "E1", hazard)
