@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 from deltaproof.reports.audit import Edit, Verdict
 
@@ -65,7 +65,7 @@ class Drop:
     reason: str
 
 
-Seen = Union[Hit, Drop]
+Seen = Hit | Drop
 
 
 class Rule:

@@ -1,0 +1,1 @@
+"""The project model that rules share: modules, names, functions, kernels, launches."""

@@ -1,0 +1,74 @@
+"""Reading one file: its text in the encoding it declares, and its tree."""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+MOST_BYTES = 8 << 20
+"""Larger files are generated data, not source."""
+
+
+class Unreadable(Exception):
+    """A file that cannot be analysed; its text says why."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file's text.
+
+    Attributes:
+        path: where it lies.
+        text: decoded, with "\\n" between lines.
+        lines: without line ends.
+    """
+
+    path: Path
+    text: str
+    lines: list[str]
+
+
+def read(path: Path) -> Source:
+    """Return a file's text.
+
+    Raises:
+        Unreadable: it cannot be opened or decoded, or it is too large.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise Unreadable(f"larger than {MOST_BYTES >> 20} MiB ({size} bytes)")
+        data = path.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"cannot be read: {error.strerror or error}") from None
+    if b"\0" in data:
+        raise Unreadable("holds NUL bytes: not a text file")
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        text = data.decode(encoding)
+    except (SyntaxError, UnicodeDecodeError, LookupError) as error:
+        raise Unreadable(f"cannot be decoded: {error}") from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return Source(path, text, text.split("\n"))
+
+
+def parse(source: Source) -> ast.Module:
+    """Return a file's tree.
+
+    Raises:
+        Unreadable: it is not Python, or nested too deeply for the parser.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(source.text)
+    except SyntaxError as error:
+        raise Unreadable(f"syntax error in line {error.lineno}: {error.msg}") from None
+    except (RecursionError, MemoryError):
+        raise Unreadable("nested too deeply to be parsed") from None
+    except ValueError as error:
+        raise Unreadable(f"cannot be parsed: {error}") from None
