@@ -34,7 +34,6 @@ class Range:
     Attributes:
         call: the call.
         extent: its end; None where it has none.
-        name: the variable that it was given to, or that it was added into; empty for one in place.
     """
 
     call: ast.Call
