@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 from deltaproof.bench.schema import bench_schema_files  # noqa: E402
 from deltaproof.reports.backends_page import render_backends  # noqa: E402
 from deltaproof.reports.pages import render_pages  # noqa: E402
+from deltaproof.reports.rule_text import render_rule_pages  # noqa: E402
 from deltaproof.reports.schema import schema_files  # noqa: E402
 
 SOURCES: tuple[Callable[[], Mapping[str, str]], ...] = (
@@ -20,10 +21,11 @@ SOURCES: tuple[Callable[[], Mapping[str, str]], ...] = (
     schema_files,
     bench_schema_files,
     render_backends,
+    render_rule_pages,
 )
 """Each returns pages by their path inside the docs folder."""
 
-OWNED_FOLDERS = ("probes",)
+OWNED_FOLDERS = ("probes", "rules")
 """Folders of docs/ that hold generated pages alone: a page there without a source is stale."""
 
 

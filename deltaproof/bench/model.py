@@ -106,10 +106,11 @@ class BenchBackend(_Model):
 
 
 class BenchReport(_Model):
-    """A whole run of ``deltaproof bench``."""
+    """A run of ``deltaproof bench``, or as much of it as was done when it was cut off."""
 
     schema_name: Literal["deltaproof.bench"] = "deltaproof.bench"
     schema_version: int = BENCH_SCHEMA_VERSION
+    complete: bool = Field(default=True, description="false: the run did not reach its end; later workloads are absent")
     operator: str
     verb: Literal["prefill", "backward", "decode"]
     device: str

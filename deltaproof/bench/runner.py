@@ -108,6 +108,7 @@ def run(
     command: str,
     progress: Callable[[Row], None] = lambda row: None,
     device: Device | None = None,
+    keep: Callable[[BenchReport], None] = lambda report: None,
 ) -> BenchReport:
     """Run and return the report.
 
@@ -116,6 +117,8 @@ def run(
         command: the command line, for the report.
         progress: called with every row as it ends, before it has its ratios.
         device: clock and memory; by default those of ``settings.device``.
+        keep: called with the report so far before the first workload and after every one; it is ``complete`` after the
+            last.
 
     Raises:
         ContractError: see ``load_backends``.
@@ -125,12 +128,8 @@ def run(
     device = device or device_of(settings.device)
     ceiling = ceilings.measure(device)
     bench = _Bench(settings, VERBS[settings.verb], device, ceiling, loaded, progress)
-    workloads, rows = [], []
-    for workload in settings.workloads:
-        info, found = bench.workload(workload)
-        workloads.append(info)
-        rows += found
-    return BenchReport(
+    report = BenchReport(
+        complete=not settings.workloads,
         operator=settings.operator,
         verb=cast(Literal["prefill", "backward", "decode"], settings.verb),
         device=settings.device,
@@ -140,13 +139,22 @@ def run(
         machine=machine(settings.device),
         versions=versions(),
         commit=commit(),
-        seconds=time.monotonic() - start,
         cache_bytes=device.cache_bytes,
         ceilings=ceiling,
         backends=[one.info for one in loaded],
-        workloads=workloads,
-        rows=rows,
+        workloads=[],
+        rows=[],
     )
+    # once before the first workload, so that no file of an earlier run is taken for this one's
+    keep(report)
+    for done, workload in enumerate(settings.workloads, start=1):
+        info, rows = bench.workload(workload)
+        report.workloads.append(info)
+        report.rows.extend(rows)
+        report.seconds = time.monotonic() - start
+        report.complete = done == len(settings.workloads)
+        keep(report)
+    return report
 
 
 def exit_code(report: BenchReport) -> int:

@@ -172,5 +172,8 @@ def print_report(report: BenchReport, console: Console) -> None:
         mean = geometric_mean(list(values.values()))
         _line(console, f"{own} / {peer}: geometric mean {mean:.2f}, worst {values[worst]:.2f} ({worst})")
     _without_time(report, console)
+    if not report.complete:
+        text = f"not whole: the run did not reach its end; workloads done: {len(report.workloads)}"
+        _line(console, Text(text, style="bold red"))
     counts = ", ".join(f"{len(report.of(status))} {status.value}" for status in RowStatus)
     _line(console, Text(f"{len(report.rows)} rows: {counts}; {report.seconds:.1f} s", style="bold"))

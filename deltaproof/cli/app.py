@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 COMMANDS = {
     "check": "deltaproof.cli.check:check",
     "verify": "deltaproof.cli.verify:verify",
+    "audit": "deltaproof.cli.audit:audit",
     "bench": "deltaproof.cli.bench:bench",
     "explain": "deltaproof.cli.explain:explain",
 }

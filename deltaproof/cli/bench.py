@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -11,10 +12,11 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from deltaproof.bench.model import Row
+from deltaproof.bench.model import BenchReport, Row
 from deltaproof.bench.text import PIPE_WIDTH, WORDS, ms, print_report
 from deltaproof.bench.workload import default_set, find
 from deltaproof.contracts.errors import ContractError
+from deltaproof.reports.replace_file import replace_file, replaceable
 
 
 class Verb(str, Enum):
@@ -53,7 +55,9 @@ def bench(
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Dtype of q, k, v and beta.")] = Dtype.BFLOAT16,
     replays: Annotated[int | None, typer.Option(min=1, help="Timed replays a row; 21 on a GPU, 5 on a CPU.")] = None,
-    json: Annotated[Path | None, typer.Option(help="File for the result as JSON, beside the table.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="File for the result as JSON, beside the table; written after every workload.")
+    ] = None,
 ) -> None:
     """Time backends on the same inputs in one process, each checked before it is timed.
 
@@ -76,11 +80,9 @@ def bench(
         find_operator(operator)
         workloads = find(verb.value, shapes or default_set(verb.value, place))
         settings = Settings(operator, verb.value, split_names(backends), workloads, place, dtype.value, replays)
-        report = run(settings, shlex.join(["deltaproof", *sys.argv[1:]]), _progress)
+        report = run(settings, shlex.join(["deltaproof", *sys.argv[1:]]), _progress, keep=_keep_in(json))
     except ContractError as error:
         _usage(str(error))
-    if json is not None:
-        json.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     console = Console()
     print_report(report, console if console.is_terminal else Console(width=PIPE_WIDTH))
     raise typer.Exit(exit_code(report))
@@ -90,6 +92,16 @@ def _progress(row: Row) -> None:
     """Say on standard error how a row ended: a long run that is cut off has shown its times."""
     came = WORDS.get(row.status, "") if row.time is None else f"{ms(row.time.median_ms)} ms"
     typer.echo(f"{row.workload:<20} {row.backend:<12} {came}", err=True)
+
+
+def _keep_in(path: Path | None) -> Callable[[BenchReport], None]:
+    """Return what writes the report so far: a run that is cut off has kept what it measured."""
+
+    def keep(report: BenchReport) -> None:
+        if path is not None and (report.complete or replaceable(path)):
+            replace_file(path, report.model_dump_json(indent=2) + "\n")
+
+    return keep
 
 
 def _usage(message: str) -> NoReturn:

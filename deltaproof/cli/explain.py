@@ -15,13 +15,13 @@ from deltaproof.reports import explain as texts
 KeyArgument = Annotated[
     str,
     typer.Argument(
-        help="A clause (P1), a hazard (padding-slot-address or HZ302) or a probe (slots).", show_default=False
+        help="A clause (P1), a hazard or rule (padding-slot-address or HZ302) or a probe (slots).", show_default=False
     ),
 ]
 
 
 def explain(key: KeyArgument) -> None:
-    """Explain a clause of the contract, a hazard or a probe.
+    """Explain a clause of the contract, a hazard, a rule of the audit or a probe.
 
     In a terminal the text is formatted; in a pipe it is the Markdown source. Exits 2 if nothing has this name.
     """

@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from enum import Enum
+from io import StringIO
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deltaproof.contracts.errors import ContractError
+from deltaproof.reports.replace_file import replace_file, replaceable
+
+if TYPE_CHECKING:
+    from deltaproof.reports.source_mutants import SourceMutantsReport
 
 PIPE_WIDTH = 160
 """Columns of a text result that no terminal shows: wide enough that no cell is cut."""
@@ -59,7 +64,10 @@ def verify(
     seed: Annotated[int, typer.Option(help="Seed of every input.")] = 0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes; up to 4 on the CPU, 1 on a GPU.")] = None,
     format: Annotated[Format, typer.Option(help="Format of the result.")] = Format.TEXT,
-    output: Annotated[Path | None, typer.Option(help="File for the result instead of standard output.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File for the result instead of standard output; with --source-mutants written as it runs."),
+    ] = None,
     mutants: Annotated[
         bool, typer.Option("--mutants", help="Verify verify itself: run it on backends broken on purpose.")
     ] = False,
@@ -179,16 +187,28 @@ def _source_mutants(
             mutants=mutants,
         )  # fmt: skip
         with _Bar(campaign.size()) as bar:
-            report = run(campaign, ["deltaproof", *sys.argv[1:]], bar)
+            report = run(
+                campaign, ["deltaproof", *sys.argv[1:]], bar, keep=lambda report: _keep(report, format, output)
+            )  # fmt: skip
     except ContractError as error:
         _usage(str(error))
+    _write_source_mutants(report, format, output)
+    raise typer.Exit(0 if report.held else 1)
+
+
+def _keep(report: SourceMutantsReport, format: Format, output: Path | None) -> None:
+    """Write a report that is not whole where the whole one will be: a run that is killed has kept its verdicts."""
+    if output is not None and replaceable(output):
+        _write_source_mutants(report, format, output)
+
+
+def _write_source_mutants(report: SourceMutantsReport, format: Format, output: Path | None) -> None:
     if format is Format.JSON:
         _write(report.model_dump_json(indent=2) + "\n", output)
     else:
         from deltaproof.reports.source_mutants_text import print_source_mutants
 
         _write_text(lambda console: print_source_mutants(report, console), output)
-    raise typer.Exit(0 if report.held else 1)
 
 
 class _Bar:
@@ -224,7 +244,7 @@ def _write(text: str, output: Path | None) -> None:
     if output is None:
         typer.echo(text, nl=False)
     else:
-        output.write_text(text)
+        replace_file(output, text)
 
 
 def _write_text(render: Callable[[Console], None], output: Path | None) -> None:
@@ -232,5 +252,6 @@ def _write_text(render: Callable[[Console], None], output: Path | None) -> None:
         console = Console()
         render(console if console.is_terminal else Console(width=PIPE_WIDTH))
     else:
-        with output.open("w") as file:
-            render(Console(file=file, width=PIPE_WIDTH))
+        file = StringIO()
+        render(Console(file=file, width=PIPE_WIDTH))
+        replace_file(output, file.getvalue())

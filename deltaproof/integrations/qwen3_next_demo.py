@@ -6,15 +6,17 @@ torch nor transformers.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from math import inf, isfinite
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from deltaproof.integrations.transformers import in_force, use_deltaproof
+from deltaproof.integrations.transformers import CHUNK, RECURRENT, in_force, use_deltaproof
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +36,10 @@ FORWARD_TOLERANCE = 256 * FLOAT32_EPSILON
 GRADIENT_TOLERANCE = 8192 * FLOAT32_EPSILON
 
 PROMPT, NEW_TOKENS, PADDING = 90, 16, 37
+
+KERNEL_PACKAGES = ("fla", "causal_conv1d")
+"""What transformers puts in the place of its own functions where it can be imported."""
+REPLACED = (CHUNK, RECURRENT, "causal_conv1d_fn", "causal_conv1d_update")
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,6 @@ def why_not() -> str | None:
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
             return f"{package} is not installed"
-    for package in ("fla", "causal_conv1d"):
-        if find_spec(package) is not None:
-            return f"{package} is installed: transformers would run its GPU kernels instead of its own path"
     if in_force():
         return "use_deltaproof is in force: transformers' own path is not there to compare with"
     return None
@@ -118,6 +121,60 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
+
+
+@contextmanager
+def _absent(packages: tuple[str, ...]) -> Iterator[None]:
+    """Let imports of some packages fail, as they do where the packages are not installed."""
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in packages}
+    for name in before:
+        del sys.modules[name]
+    # the import system takes None for a module that is not there
+    sys.modules.update(dict.fromkeys(packages))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in packages:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _without_kernels(module: ModuleType) -> ModuleType:
+    """Return a second copy of a modelling module, made where the packages with GPU kernels are not installed.
+
+    transformers chooses between a package's function and its own once, when a modelling module is imported. The module
+    that the process uses stays as it is.
+    """
+    assert module.__file__ is not None
+    spec = spec_from_file_location(f"{module.__name__}_without_kernels", module.__file__)
+    assert spec is not None and spec.loader is not None
+    copy = module_from_spec(spec)
+    sys.modules[spec.name] = copy
+    try:
+        with _absent(KERNEL_PACKAGES):
+            spec.loader.exec_module(copy)
+    finally:
+        del sys.modules[spec.name]
+    return copy
+
+
+@contextmanager
+def _own_path() -> Iterator[None]:
+    """Let the model run transformers' own functions, also where packages with GPU kernels are installed."""
+    from transformers.models.qwen3_next import modeling_qwen3_next as module
+
+    if not any(find_spec(package) for package in KERNEL_PACKAGES):
+        yield
+        return
+    copy = _without_kernels(module)
+    before = {name: getattr(module, name) for name in REPLACED}
+    for name in REPLACED:
+        setattr(module, name, getattr(copy, name))
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(module, name, function)
 
 
 def _share(ours: torch.Tensor, own: torch.Tensor) -> float:
@@ -177,6 +234,9 @@ def _gradients(model: Any, ids: torch.Tensor) -> _Result:
 def run_demo(seed: int = 0, *, backend: str | Backend | None = None) -> list[DemoRow]:
     """Run the model both ways, in float32 on the CPU, and compare.
 
+    Where flash-linear-attention or causal-conv1d is installed, transformers would run their GPU kernels: its own
+    functions are put in their place for the time of the call.
+
     Args:
         seed: of the weights and of the prompt.
         backend: the backend under our path; None is the default one.
@@ -193,7 +253,7 @@ def run_demo(seed: int = 0, *, backend: str | Backend | None = None) -> list[Dem
         raise RuntimeError(reason)
     import torch
 
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with _quiet(), _own_path(), torch.random.fork_rng(devices=[]):
         from transformers import Qwen3NextForCausalLM
 
         torch.manual_seed(seed)

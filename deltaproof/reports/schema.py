@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from deltaproof.reports.audit import AUDIT_SCHEMA_VERSION, AuditReport
 from deltaproof.reports.model import SCHEMA_VERSION, VerifyReport
 from deltaproof.reports.mutants import MUTANTS_SCHEMA_VERSION, MatrixReport
 from deltaproof.reports.source_mutants import SOURCE_MUTANTS_SCHEMA_VERSION, SourceMutantsReport
@@ -37,9 +38,15 @@ def source_mutants_schema() -> dict[str, Any]:
     return _schema(SourceMutantsReport, "source-mutants", SOURCE_MUTANTS_SCHEMA_VERSION)
 
 
+def audit_schema() -> dict[str, Any]:
+    """Return the schema of a report as `deltaproof audit --format json` writes it."""
+    return _schema(AuditReport, "audit", AUDIT_SCHEMA_VERSION)
+
+
 def schema_files() -> dict[str, str]:
     """Return the text of every schema file by its path inside the docs folder."""
     schemas = {
+        f"schemas/audit-{AUDIT_SCHEMA_VERSION}.json": audit_schema(),
         f"schemas/verify-{SCHEMA_VERSION}.json": verify_schema(),
         f"schemas/mutants-{MUTANTS_SCHEMA_VERSION}.json": mutants_schema(),
         f"schemas/source-mutants-{SOURCE_MUTANTS_SCHEMA_VERSION}.json": source_mutants_schema(),

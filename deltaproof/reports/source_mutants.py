@@ -48,10 +48,11 @@ class Score(_Model):
 
 
 class SourceMutantsReport(_Model):
-    """A whole run of ``deltaproof verify --source-mutants``."""
+    """A run of ``deltaproof verify --source-mutants``, or as much of it as was done when it was cut off."""
 
     schema_name: Literal["deltaproof.source-mutants"] = "deltaproof.source-mutants"
     schema_version: int = SOURCE_MUTANTS_SCHEMA_VERSION
+    complete: bool = Field(default=True, description="false: the run did not reach its end; verdicts are missing")
     operator: str = ""
     backend: str = ""
     device: str = ""
@@ -64,7 +65,7 @@ class SourceMutantsReport(_Model):
     seed: int = 0
     jobs: int = 1
     generated: int = Field(default=0, description="mutants that the kernel files have")
-    not_begun: int = Field(default=0, description="mutants that were chosen and not begun in time")
+    not_begun: int = Field(default=0, description="mutants that were chosen and not tried to an end")
     total: int = Field(description="mutants that were tried")
     killed: int
     killed_by_check: int = Field(description="killed by a comparison, not by an exception, a crash or a hang")
@@ -87,5 +88,6 @@ class SourceMutantsReport(_Model):
 
     @property
     def held(self) -> bool:
-        """Return whether the control passes, the reviewed list holds and enough mutants are killed."""
-        return not self.control_failures and not self.stale and self.total > 0 and self.score >= self.bar
+        """Return whether the run is whole, its control passes, the list holds and enough mutants are killed."""
+        sound = self.complete and not self.control_failures and not self.stale
+        return sound and self.total > 0 and self.score >= self.bar

@@ -58,7 +58,10 @@ def print_source_mutants(report: SourceMutantsReport, console: Console) -> None:
     _line(console)
     errors = report.killed - report.killed_by_check
     drawn = f"{report.total} of {report.generated} mutants tried; " if report.total < report.generated else ""
-    if report.not_begun:
+    if not report.complete:
+        text = f"not whole: the run did not reach its end; chosen mutants without a verdict: {report.not_begun}"
+        _line(console, Text(text, style="bold red"))
+    elif report.not_begun:
         _line(console, f"{report.not_begun} chosen mutants were not begun in time")
     _line(console, f"control: {report.control_passed} checks pass, {report.control_left_out} are left out")
     killed = f"{drawn}{report.killed} of {report.total} killed ({report.score:.1%}; asked for {report.bar:.0%})"

@@ -34,6 +34,7 @@ class Case:
         heads_outermost: the pool lies in memory as [HV, slots, ...], a permuted view.
         index_dtype: dtype of read and write indices and checkpoints; None means int32 reads and int64 writes.
         nan_slots: slots that hold NaN.
+        dt_bias: with gate_in_kernel, whether dt_bias is passed.
         dead_tokens: tokens of padding rows, and of a row past its num_tokens, hold what the red zones hold.
     """
 
@@ -77,6 +78,7 @@ class Case:
     heads_outermost: bool = False
     index_dtype: str | None = None
     nan_slots: tuple[int, ...] = ()
+    dt_bias: bool = True
     dead_tokens: bool = False
 
     @property

@@ -137,7 +137,8 @@ def build(case: Case, seed: int, device: str = "cpu", *, fill: Fill = "nan", gat
     k, v, g, beta = draw.keys(), draw.normal(B, T, case.HV, V), draw.gates(), draw.betas()
     channels = (K,) if gate_per_channel else ()
     A_log = place(draw.normal(case.HV) * 0.5 - 1.5, case.parameter_dtype) if case.gate_in_kernel else None
-    dt_bias = place(draw.time_bias(*channels), case.parameter_dtype) if case.gate_in_kernel else None
+    biased = case.gate_in_kernel and case.dt_bias
+    dt_bias = place(draw.time_bias(*channels), case.parameter_dtype) if biased else None
     end = T - case.tail
     if case.seqlens is not None:
         # rows in no sequence hold what the red zones hold

@@ -246,6 +246,48 @@ def test_a_backend_that_answers_nan_fails_with_null_in_json(monkeypatch):
     Draft202012Validator(bench_schema()).validate(data)
 
 
+def kept(*workloads, interrupt=None):
+    """Run the torch backend and return copies of what was kept; interrupt at the given row."""
+    found, rows = [], []
+
+    def progress(row):
+        rows.append(row)
+        if len(rows) == interrupt:
+            raise KeyboardInterrupt
+
+    def run_it():
+        return run(
+            settings("prefill", "torch", workloads=workloads), "deltaproof bench", progress,
+            keep=lambda report: found.append(report.model_copy(deep=True)),
+        )  # fmt: skip
+
+    if interrupt is None:
+        return found, run_it()
+    with pytest.raises(KeyboardInterrupt):
+        run_it()
+    return found, None
+
+
+def test_what_was_measured_is_kept_after_every_workload_and_is_complete_after_the_last():
+    found, report = kept(SHORT, LONG)
+    assert [(len(one.workloads), len(one.rows), one.complete) for one in found] == [
+        (0, 0, False), (1, 1, False), (2, 2, True),
+    ]  # fmt: skip
+    assert found[-1] == report
+    assert found[1].rows[0].to_floor is not None, "ratios and all"
+    validator = Draft202012Validator(bench_schema())
+    for one in found:
+        validator.validate(json.loads(one.model_dump_json()))
+    assert "not whole: the run did not reach its end; workloads done: 1" in shown(found[1])
+    assert "not whole" not in shown(report)
+
+
+def test_a_run_that_is_cut_off_has_kept_the_workloads_before():
+    found, _ = kept(SHORT, LONG, interrupt=2)
+    assert [row.workload for row in found[-1].rows] == [SHORT.name]
+    assert not found[-1].complete
+
+
 def test_the_table_names_floors_times_and_ratios():
     text = shown(bench("backward", "torch", "Peer", workloads=(SHORT, LONG)))
     head = next(line for line in text.splitlines() if line.startswith("workload"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,24 @@ from typer.testing import CliRunner
 
 from deltaproof.bench.model import BenchReport
 from deltaproof.cli.app import app
+
+STOPPING = """
+import os
+import signal
+
+from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
+
+
+class Stopping(TorchBackend):
+    name = "stopping"
+    shapes = set()
+
+    def chunk(self, call):
+        self.shapes.add(tuple(call.v.shape))
+        if len(self.shapes) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().chunk(call)
+"""
 
 BACKENDS = str(Path(__file__).parents[1] / "bench" / "backends.py")
 
@@ -28,7 +49,7 @@ def test_the_tiny_set_runs_anywhere(verb, tmp_path):
     assert "floor ms" in done.stdout and "torch ms" in done.stdout
     assert done.stderr.count("torch") == 2, "a line a row"
     report = BenchReport.model_validate_json(path.read_text())
-    assert report.verb == verb and len(report.rows) == 2
+    assert report.verb == verb and len(report.rows) == 2 and report.complete
     assert all(row.time.replays == 2 for row in report.rows)
     # a pipe gets plain text in which no cell is cut
     assert "\x1b[" not in done.stdout and "…" not in done.stdout
@@ -48,6 +69,21 @@ def test_a_backend_that_fails_its_check_makes_it_1_and_is_not_timed():
     assert done.exit_code == 1
     assert "FAIL" in done.stdout and "relative RMS error 0.1" in done.stdout
     assert "2 timed, 2 fail" in done.stdout
+
+
+def test_a_run_that_is_killed_leaves_the_rows_it_measured_in_place_of_an_older_file(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text("{}")
+    stopping = tmp_path / "stopping.py"
+    stopping.write_text(STOPPING)
+    command = [sys.executable, "-m", "deltaproof", "bench", "prefill", "--device", "cpu", "--shapes", "tiny"]
+    command += ["--backends", f"{stopping}:Stopping", "--replays", "1", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    report = BenchReport.model_validate_json(path.read_text())
+    assert not report.complete
+    assert [row.backend for row in report.rows] == ["stopping"] and report.rows[0].time is not None
+    assert list(tmp_path.glob(".result*")) == []
 
 
 @pytest.mark.parametrize(

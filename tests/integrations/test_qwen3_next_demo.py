@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +70,54 @@ def test_the_random_generator_of_the_caller_is_left_alone():
 def test_it_refuses_where_transformers_own_path_is_not_there():
     with use_deltaproof(models=["qwen3_next"]), pytest.raises(RuntimeError, match="in force"):
         demo.run_demo()
+
+
+KERNELS = """
+def refuse(*arguments, **options):
+    raise AssertionError("a GPU kernel was called on the CPU")
+
+{names} = refuse
+"""
+WITH_KERNELS = """
+import sys
+
+import fla.ops.gated_delta_rule
+from deltaproof.integrations import qwen3_next_demo as demo
+from transformers.models.qwen3_next import modeling_qwen3_next as module
+
+before = {name: getattr(module, name) for name in demo.REPLACED}
+try:
+    before[demo.CHUNK](*[None] * 5)
+except AssertionError as error:
+    assert "GPU kernel" in str(error)
+else:
+    raise RuntimeError("transformers did not take the package's function")
+rows = demo.run_demo()
+assert {name: getattr(module, name) for name in demo.REPLACED} == before
+assert sys.modules["fla"] is fla and "causal_conv1d" in sys.modules
+assert not [name for name in sys.modules if "without_kernels" in name]
+print(*(row.passed and row.difference > 0 for row in rows))
+"""
+
+
+def test_transformers_own_path_runs_where_packages_with_gpu_kernels_are_installed(tmp_path):
+    for place, names in (
+        ("fla/ops/gated_delta_rule", "chunk_gated_delta_rule = fused_recurrent_gated_delta_rule"),
+        ("causal_conv1d", "causal_conv1d_fn = causal_conv1d_update"),
+    ):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        for parent in (folder, *folder.relative_to(tmp_path).parents):
+            (tmp_path / parent / "__init__.py").touch()
+        (folder / "__init__.py").write_text(KERNELS.format(names=names))
+    (tmp_path / "__init__.py").unlink()
+    paths = (str(tmp_path), str(Path(__file__).parents[2]))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_KERNELS], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True"] * len(NAMES)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def test_it_holds_at_the_bar_with_a_control_and_a_list_that_hold() -> None:
     assert not report(*rows[1:]).held
     assert not report(*rows, control_failures=["values chunk: o differs"]).held
     assert not report(*rows, stale=["an entry: no such mutant"]).held
+    assert not report(*rows, complete=False).held
     assert not report().held
 
 
@@ -82,6 +83,12 @@ def test_a_failed_control_and_a_stale_reason_are_named() -> None:
     shown = text(report(row(1), control_failures=["values chunk: o differs"], stale=["an entry: no such mutant"]))
     assert "control fails  values chunk: o differs" in shown
     assert "stale reason  an entry: no such mutant" in shown
+
+
+def test_a_run_that_was_cut_off_says_so_and_how_many_verdicts_are_missing() -> None:
+    shown = text(report(row(1), complete=False, not_begun=7))
+    assert "not whole: the run did not reach its end; chosen mutants without a verdict: 7" in shown
+    assert "not whole" not in text(report(row(1), not_begun=7))
 
 
 def test_the_json_follows_its_schema() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,6 @@ class Access:
     other: ast.expr | None = None
     value: ast.expr | None = None
     boundary_check: ast.expr | None = None
-    _cache: dict[str, object] = field(default_factory=dict)
 
     @cached_property
     def block(self) -> BlockPointer | None:
@@ -115,7 +114,7 @@ class Access:
     @cached_property
     def ranges(self) -> list[Range]:
         """The ranges in the offsets."""
-        found = []
+        found: list[Range] = []
         for term in self.offsets:
             for name, call in origins(self.function, term).calls:
                 if name.endswith("arange") and all(call is not each.call for each in found):

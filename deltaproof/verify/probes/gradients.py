@@ -3,7 +3,8 @@
 What it does
     Calls chunk and recurrent, sends random cotangents back through o and through the final state, together and each
     alone, and asks for the gradients of q, k, v, g (or its raw input), beta, initial_state, A_log and dt_bias; once
-    of a few of them only. Packs with empty sequences and odd tails, grouped heads, both layouts, partial last chunks.
+    of a few of them only, and without dt_bias. Packs with empty sequences and odd tails, grouped heads, both layouts,
+    partial last chunks.
 
 What it shows
     A missing or wrong term, rows of the last chunk left out, the gradient of the final state dropped, a gradient in the
@@ -63,7 +64,9 @@ class GradientsProbe(Probe):
         yield varlen.but(layout="v_first", gate_in_kernel=True, dtype="bfloat16", H=1, HV=2)
         yield base.but(dtype="bfloat16", gate_dtype="bfloat16", state_dtype="bfloat16", layout="v_first", K=32, V=16)
         yield base.but(dtype="float16", gates="slow", initial_state=False, scale=0.5)
-        yield base.but(label="some-inputs", gate_in_kernel=True)
+        # without dt_bias nothing widens the raw gate on its way to softplus
+        raw = {"gate_in_kernel": True, "dt_bias": False, "beta_sigmoid": True, "gate_dtype": "bfloat16"}
+        yield base.but(label="some-inputs", **raw)
         yield base.but(label="parameters", T=19, chunk_size=16, gate_in_kernel=True, parameter_dtype="bfloat16")
         # more than one block of K or V: several programs have a share in a gradient
         blocks = base.but(label="blocks", gate_in_kernel=True)

@@ -10,11 +10,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from deltaproof.contracts.errors import ContractError
 from deltaproof.ops.registry import operator
+from deltaproof.reports.model import Check
 from deltaproof.reports.source_mutants import Score, SourceMutantRow, SourceMutantsReport
 from deltaproof.verify.machine import commit, machine, versions
 from deltaproof.verify.runner import Selection
@@ -24,6 +25,8 @@ from deltaproof.verify.source_mutants.nursery import Batch, Control, Finished, V
 from deltaproof.verify.source_mutants.source import sources
 from deltaproof.verify.worker import Setup, Task
 
+KEEP_SECONDS = 20.0
+"""A report so far is handed on at most this often."""
 NOT_RUN = "no check of this run launches it"
 
 
@@ -104,38 +107,64 @@ def _environment(device: str, cache: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _results(batch: Batch, advance: Callable[[str], None]) -> tuple[Control, list[Verdict], int]:
-    """Run a batch in a new process; return the control, the verdicts, and how many mutants were not begun in time."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    control = Control()
-    finished = None
-    verdicts: list[Verdict] = []
-    with tempfile.TemporaryDirectory(prefix="deltaproof-") as cache:
-        process = context.Process(target=nurse, args=(theirs, batch))
-        with _environment(batch.setup.device, cache):
-            process.start()
-        theirs.close()
-        try:
-            while True:
-                found = ours.recv()
-                if isinstance(found, Control):
-                    control = found
-                elif isinstance(found, Finished):
-                    finished = found
-                elif isinstance(found, Verdict):
-                    verdicts.append(found)
-                    advance(found.mutant)
-                else:
-                    advance(f"control {found.probe}")
-        except EOFError:
-            pass
-        finally:
-            ours.close()
-            process.join()
-    if finished is None:
-        control.failures.append(f"the process that mutants are forked from died: exit code {process.exitcode}")
-    return control, verdicts, 0 if finished is None else finished.left
+class _Keeper:
+    """Hands on what is so far known: at once, then at most every KEEP_SECONDS, and only where there is news."""
+
+    def __init__(self, keep: Callable[[], None]) -> None:
+        self.keep = keep
+        self.due = time.monotonic()
+        self.news = False
+
+    def wait(self) -> float | None:
+        """Hand on what is due; return after how many seconds to look again, None where nothing is waiting."""
+        if self.news and time.monotonic() >= self.due:
+            self.keep()
+            self.news, self.due = False, time.monotonic() + KEEP_SECONDS
+        return max(0.0, self.due - time.monotonic()) if self.news else None
+
+
+@dataclass
+class _Results:
+    """What has come from the process that mutants are forked from."""
+
+    control: Control = field(default_factory=Control)
+    verdicts: list[Verdict] = field(default_factory=list)
+    finished: Finished | None = None
+
+    def collect(self, batch: Batch, advance: Callable[[str], None], keep: Callable[[], None]) -> None:
+        """Run a batch in a new process, and take what it sends until it ends."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        keeper = _Keeper(keep)
+        with tempfile.TemporaryDirectory(prefix="deltaproof-") as cache:
+            process = context.Process(target=nurse, args=(theirs, batch))
+            with _environment(batch.setup.device, cache):
+                process.start()
+            theirs.close()
+            try:
+                while True:
+                    if ours.poll(keeper.wait()):
+                        self._take(ours.recv(), advance)
+                        keeper.news = self.finished is None
+            except EOFError:
+                pass
+            finally:
+                ours.close()
+                process.join()
+        if self.finished is None:
+            text = f"the process that mutants are forked from died: exit code {process.exitcode}"
+            self.control.failures.append(text)
+
+    def _take(self, found: object, advance: Callable[[str], None]) -> None:
+        if isinstance(found, Control):
+            self.control = found
+        elif isinstance(found, Finished):
+            self.finished = found
+        elif isinstance(found, Verdict):
+            self.verdicts.append(found)
+            advance(found.mutant)
+        elif isinstance(found, Check):
+            advance(f"control {found.probe}")
 
 
 def run(
@@ -143,6 +172,7 @@ def run(
     command: Sequence[str] | None = None,
     advance: Callable[[str], None] = lambda name: None,
     entries: Iterable[Equivalent] = EQUIVALENT,
+    keep: Callable[[SourceMutantsReport], None] = lambda report: None,
 ) -> SourceMutantsReport:
     """Run a campaign.
 
@@ -151,6 +181,7 @@ def run(
         command: the command line, for the report.
         advance: called with the name of every check of the control and of every mutant that is done.
         entries: the reviewed list.
+        keep: called from time to time with the report so far, which is not ``complete``.
 
     Raises:
         ContractError: the choice names nothing.
@@ -166,37 +197,44 @@ def run(
     stems = {name: source.stem for name, source in files.items()}
     seconds = None if campaign.minutes is None else campaign.minutes * 60
     batch = Batch(setup, texts, stems, campaign.tasks(), chosen, campaign.jobs, seconds)
-    control, verdicts, left = _results(batch, advance)
-    known = {item.mutant: item for item in verdicts}
-    rows = [_row(item, known[item.id], reason_of(item, device, entries)) for item in chosen if item.id in known]
-    killed = [item for item in chosen if item.id in known and known[item.id].killed_by]
-    report = summary(rows)
-    return report.model_copy(
-        update={
-            "operator": setup.operator,
-            "backend": campaign.backend,
-            "device": device,
-            "tier": campaign.selection.tier,
-            "forms": list(campaign.selection.forms),
-            "probes": list(campaign.selection.probes),
-            "cases": list(campaign.selection.cases),
-            "patterns": list(campaign.mutants),
-            "sample": campaign.sample,
-            "seed": campaign.seed,
-            "jobs": campaign.jobs,
-            "generated": len(everything),
-            "not_begun": left,
+    told = {
+        "operator": setup.operator,
+        "backend": campaign.backend,
+        "device": device,
+        "tier": campaign.selection.tier,
+        "forms": list(campaign.selection.forms),
+        "probes": list(campaign.selection.probes),
+        "cases": list(campaign.selection.cases),
+        "patterns": list(campaign.mutants),
+        "sample": campaign.sample,
+        "seed": campaign.seed,
+        "jobs": campaign.jobs,
+        "generated": len(everything),
+        "command": " ".join(command or ["deltaproof", *sys.argv[1:]]),
+        "machine": machine(device),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    results = _Results()
+
+    def report() -> SourceMutantsReport:
+        known = {item.mutant: item for item in results.verdicts}
+        rows = [_row(item, known[item.id], reason_of(item, device, entries)) for item in chosen if item.id in known]
+        killed = [item for item in chosen if item.id in known and known[item.id].killed_by]
+        control, finished = results.control, results.finished
+        found = {
+            "complete": finished is not None,
+            "not_begun": len(chosen) - len(rows) if finished is None else finished.left,
             "control_passed": len(control.ran),
             "control_left_out": control.left_out,
-            "control_failures": control.failures,
+            "control_failures": list(control.failures),
             "stale": stale(everything, killed, device, entries),
-            "command": " ".join(command or ["deltaproof", *sys.argv[1:]]),
-            "machine": machine(device),
-            "versions": versions(),
-            "commit": commit(),
             "seconds": time.perf_counter() - started,
         }
-    )
+        return summary(rows).model_copy(update={**told, **found})
+
+    results.collect(batch, advance, lambda: keep(report()))
+    return report()
 
 
 def _row(mutant: SourceMutant, verdict: Verdict, reason: str) -> SourceMutantRow:

@@ -6,7 +6,7 @@ the file around it changes; one that meets no mutant, or a mutant that a check k
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from deltaproof.verify.source_mutants.generate import SourceMutant
@@ -22,6 +22,7 @@ class Equivalent:
         operator: name of their operator; empty for any.
         before: what stands there, on one line; empty for anything.
         after: what the mutant puts there; empty for anything.
+        within: part of the statement it is in, where the same text stands elsewhere too; empty for anything.
         device: where this holds: "cpu" (the interpreter), "cuda", or empty for both.
     """
 
@@ -30,31 +31,191 @@ class Equivalent:
     operator: str = ""
     before: str = ""
     after: str = ""
+    within: str = ""
     device: str = ""
 
     def __str__(self) -> str:
         parts = [self.place, *([self.operator] if self.operator else [])]
         change = f": {self.before or '…'} → {self.after or '…'}" if self.before or self.after else ""
-        return ":".join(parts) + change
+        return ":".join(parts) + change + (f" in {self.within}" if self.within else "")
 
     def meets(self, mutant: SourceMutant) -> bool:
         """Return whether this entry is about a mutant."""
         asked = ((self.operator, mutant.operator), (self.before, mutant.before), (self.after, mutant.after))
-        return self.place == mutant.place and all(mine in ("", its) for mine, its in asked)
+        same = self.place == mutant.place and all(mine in ("", its) for mine, its in asked)
+        return same and self.within in mutant.statement
 
 
 INTERPRETED_ONLY = "only the interpreter runs this branch"
 ONE_THREAD = "the interpreter runs a program in one thread and programs one after another, so nothing can race"
+PROMOTED = "the other operand is fp32, and Triton widens this one for the operation: the same exact value"
+WIDE_ALREADY = "the other operand has 64 bits, and Triton widens this one for the operation"
+FITS = "T fits into 32 bits, and every offset that this enters has a 64-bit operand besides"
+ROW_DROPPED = "rows behind the chunk's end hold what was read there, and {}; only a memory checker sees the read"
+COLUMN_DROPPED = "columns behind the last one hold what was read there, and {}; only a memory checker sees the read"
+TWICE = "strictly lower twice: {}"
+
+INPUTS, PLACES = "common/triton_inputs", "common/triton_places"
+INVERSE, PREPARE = "common/triton_inverse", "gated_delta_rule/triton_prepare"
+RECURRENCE = "common/triton_recurrence:recurrence_kernel"
+RECURRENCE_BACKWARD = "common/triton_recurrence_backward:recurrence_backward_kernel"
+GRADIENTS, STATES = "gated_delta_rule/triton_gradients", "gated_delta_rule/triton_states"
+OUTPUTS = "gated_delta_rule/triton_outputs"
+VALUE = "tl.load(v + (token * HV + head) * V + v_at, mask=v_in, other=0.0)"
+
+
+def _widened() -> Iterator[Equivalent]:
+    """Yield casts to fp32 that Triton makes by itself, because an operand beside them is fp32."""
+    for place, loaded in (
+        (f"{INPUTS}:log_gate", "tl.load(dt_bias + head)"),
+        (f"{INPUTS}:head_gradients_kernel", "tl.load(parts + place, mask=inside, other=0.0)"),
+        (f"{INPUTS}:gate_gradients_kernel", "tl.load(dt_bias + head, mask=head < HV, other=0.0)"),
+        (RECURRENCE, VALUE),
+        (RECURRENCE, "tl.load(dt_bias + head)"),
+        ("common/triton_recurrence_backward:_scalars", "tl.load(dt_bias + head)"),
+        (RECURRENCE_BACKWARD, VALUE),
+        (RECURRENCE_BACKWARD, "tl.load(v + value, mask=v_in, other=0.0)"),
+        (RECURRENCE_BACKWARD, "tl.load(do + value, mask=v_in, other=0.0)"),
+        (f"{GRADIENTS}:key_gradients_kernel", "S"),
+        (f"{GRADIENTS}:key_gradients_kernel", "dS"),
+        (f"{GRADIENTS}:key_gradients_kernel", "b_q"),
+        (f"{GRADIENTS}:key_gradients_kernel", "b_k"),
+        (f"{PREPARE}:transform_kernel", "b_k"),
+        (f"{STATES}:states_kernel", "b_u"),
+        (f"{STATES}:reverse_states_kernel", "tl.load(states + tile, mask=inner & (chunks > 1), other=0.0)"),
+        (f"{STATES}:reverse_states_kernel", "tl.load(source + at, mask=inner & (chunks == 1), other=0.0)"),
+        (f"{STATES}:reverse_states_kernel", "b_de"),
+        (f"{STATES}:reverse_states_kernel", "b_do"),
+    ):
+        yield Equivalent(place, PROMOTED, "drop-upcast", f"{loaded}.to(tl.float32)", loaded)
+
+
+def _wide() -> Iterator[Equivalent]:
+    """Yield casts to 64 bits beside which nothing stays narrow."""
+    for place, loaded in (
+        (f"{INPUTS}:_tokens", "tl.load(cu_seqlens + N)"),
+        (f"{PLACES}:zero_tail_kernel", "tl.load(cu_seqlens + N)"),
+        (f"{PLACES}:sequence_place", "tl.load(chunk_offsets + n + 1)"),
+        (RECURRENCE, "tl.load(num_tokens + row)"),
+    ):
+        yield Equivalent(place, WIDE_ALREADY, "drop-widening", f"{loaded}.to(tl.int64)", loaded)
+    place = f"{PLACES}:chunk_place"
+    yield Equivalent(place, WIDE_ALREADY, "drop-widening", "(chunk - tl.load(chunk_offsets + n)).to(tl.int64)")
+    yield Equivalent(place, WIDE_ALREADY, "drop-widening", "tl.minimum(T - inside, C).to(tl.int64)")
+    slot = "a slot that is only compared with the number of slots"
+    yield Equivalent(f"{OUTPUTS}:outputs_kernel", slot, "drop-widening", "tl.load(read_index + n).to(tl.int64)")
+    for place, line in ((f"{PLACES}:sequence_place", "length ="), (RECURRENCE, "count =")):
+        yield Equivalent(place, FITS, "narrow-zero", within=line)
+        yield Equivalent(place, FITS, "drop-offset", "tl.zeros([], tl.int64) + T", "T", line)
+
+
+def _dropped() -> Iterator[Equivalent]:
+    """Yield loads whose mask keeps out what nobody uses."""
+    gate = "tl.load(G + token * HV + head, mask=inside, other=0.0)"
+    strength = "tl.load(strength + token * HV + head, mask=inside, other=0.0)"
+    decay = "chunk_decay takes no such row"
+    chosen = "are replaced where this is used"
+    for place, loaded, why in (
+        (f"{INPUTS}:log_gate", "tl.load(g + at, mask=inside, other=0.0)", chosen),
+        (f"{INPUTS}:write_strength", "tl.load(beta + at, mask=inside, other=0.0)", chosen),
+        (f"{OUTPUTS}:outputs_kernel", gate, f"{decay}, and no product adds up such rows"),
+        (f"{GRADIENTS}:local_gradients_kernel", gate, decay),
+        (
+            f"{GRADIENTS}:local_gradients_kernel",
+            strength,
+            "each is a row of its own, which the mask of the store drops",
+        ),
+        (f"{GRADIENTS}:score_gradients_kernel", "tl.load(G + gate, mask=inside, other=0.0)", decay),
+        (
+            f"{GRADIENTS}:key_gradients_kernel",
+            "tl.load(G + gate, mask=inside, other=0.0)",
+            "where drops them before rows are added up",
+        ),
+        (f"{STATES}:states_kernel", gate, chosen),
+        (f"{STATES}:states_kernel", strength, chosen),
+        (f"{STATES}:reverse_states_kernel", strength, chosen),
+    ):
+        yield Equivalent(place, ROW_DROPPED.format(why), "drop-load-mask", loaded)
+    alone = "every column is computed by itself and stored under a mask"
+    for place, loaded in (
+        (RECURRENCE, VALUE),
+        (RECURRENCE_BACKWARD, VALUE),
+        (f"{INPUTS}:gate_gradients_kernel", "tl.load(dt_bias + head, mask=head < HV, other=0.0)"),
+        (f"{INPUTS}:gate_gradients_kernel", "tl.load(A_log + head, mask=head < HV, other=0.0)"),
+    ):
+        yield Equivalent(place, COLUMN_DROPPED.format(alone), "drop-load-mask", loaded)
+    for line in ("x += tl.load(dt_bias", "rate = -tl.exp(tl.load(A_log"):
+        yield Equivalent(
+            f"{INPUTS}:gate_gradients_kernel", COLUMN_DROPPED.format(alone), "shift-bound", "head < HV", within=line
+        )
+    errors = "b_e = tl.load(errors"
+    yield Equivalent(
+        f"{OUTPUTS}:outputs_kernel", COLUMN_DROPPED.format(alone), "drop-mask-term",
+        "inside[:, None] & v_in[None, :]", "inside[:, None]", errors,
+    )  # fmt: skip
+
+
+def _said_twice() -> Iterator[Equivalent]:
+    """Yield conditions that another one repeats."""
+    lower = "at[:, None] > at[None, :]"
+    place = f"{PREPARE}:_lower"
+    taken = TWICE.format("invert_16 takes only what lies below the diagonal")
+    yield Equivalent(place, taken, "shift-bound", lower)
+    yield Equivalent(place, taken, "drop-select", "tl.where(lower, a * tl.exp(tl.where(lower, difference, 0.0)), 0.0)")
+    overflow = "what overflows above the diagonal is infinite, and the outer condition takes nothing from there"
+    yield Equivalent(place, overflow, "drop-select", "tl.where(lower, difference, 0.0)")
+    yield Equivalent(
+        f"{OUTPUTS}:chunk_decay", overflow, "drop-select", "tl.where(lower, b_G[:, None] - b_G[None, :], 0.0)"
+    )
+    place = f"{INVERSE}:invert_16"
+    given = TWICE.format("the caller's block is zero elsewhere")
+    yield Equivalent(place, given, "shift-bound", lower)
+    yield Equivalent(place, given, "drop-select", f"tl.where({lower}, -a, 0.0)")
+    zero = "a row is zero from its diagonal on, so the rows from there on are multiplied by zero"
+    yield Equivalent(place, zero, "shift-bound", "at[:, None] < i")
+    yield Equivalent(place, zero, "drop-select", "tl.where(at[:, None] < i, inverse, 0.0)")
+
+
+def _interpreted() -> Iterator[Equivalent]:
+    """Yield what the interpreter alone cannot show."""
+    yield Equivalent(
+        "common/triton_language:_dot_fp32", "the interpreter multiplies fp32 operands as they are", device="cpu"
+    )
+    yield Equivalent(RECURRENCE_BACKWARD, ONE_THREAD, "drop-barrier", device="cpu")
+    zeroed = "block[:, None] < block[None, :]"
+    yield Equivalent(
+        f"{PREPARE}:prepare_kernel", f"the blocks on the diagonal are stored afterwards; {ONE_THREAD}", "shift-bound",
+        zeroed, device="cpu",
+    )  # fmt: skip
+    shared = f"programs share what each writes before it reads; {ONE_THREAD}"
+    place = "(first // SEGMENT + n) * HV"
+    for operator, before, after in (
+        ("drop-offset", f"kept += {place} * V * K", ""),
+        ("drop-stride", place, ""),
+        ("drop-stride", f"{place} * V", ""),
+        ("drop-stride", f"{place} * V * K", ""),
+        ("drop-offset", "first // SEGMENT + n", ""),
+        ("drop-offset", "before += n * SEGMENT * HV * V * K", ""),
+        ("drop-stride", "n * SEGMENT", ""),
+        ("drop-stride", "n * SEGMENT * HV", ""),
+        ("drop-stride", "n * SEGMENT * HV * V", ""),
+        ("drop-stride", "n * SEGMENT * HV * V * K", ""),
+    ):
+        yield Equivalent(RECURRENCE_BACKWARD, shared, operator, before, after, device="cpu")
+    yield Equivalent(
+        RECURRENCE_BACKWARD, "the interpreter lets a loop change a variable's type; the first product widens it",
+        "drop-upcast", "tl.load(source + at, mask=inner, other=0.0).to(tl.float32)", device="cpu",
+    )  # fmt: skip
+
 
 EQUIVALENT: tuple[Equivalent, ...] = (
-    Equivalent(
-        "common/triton_language:_dot_fp32", "the interpreter multiplies fp32 operands as they are", device="cpu"
-    ),
     Equivalent("common/triton_language:stored", INTERPRETED_ONLY, device="cuda"),
     Equivalent("common/triton_language:dot", INTERPRETED_ONLY, "drop-upcast", device="cuda"),
-    Equivalent(
-        "common/triton_recurrence_backward:recurrence_backward_kernel", ONE_THREAD, "drop-barrier", device="cpu"
-    ),
+    *_widened(),
+    *_wide(),
+    *_dropped(),
+    *_said_twice(),
+    *_interpreted(),
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from deltaproof.verify.source_mutants.operators import OPERATORS
-from deltaproof.verify.source_mutants.source import Edit, Source, sources
+from deltaproof.verify.source_mutants.source import Edit, Kernel, Source, sources
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class SourceMutant:
         line: line in the file, from 1.
         before, after: what stood there and what stands there now, on one line.
         edit: the change of the text.
+        statement: the statement it is in, on one line; of a loop or condition its head alone.
     """
 
     id: str
@@ -34,6 +35,7 @@ class SourceMutant:
     before: str
     after: str
     edit: Edit
+    statement: str
 
     @property
     def place(self) -> str:
@@ -64,6 +66,14 @@ def shown(text: str) -> str:
     return line
 
 
+def statement_of(source: Source, kernel: Kernel, edit: Edit) -> str:
+    """Return the text of the innermost statement around an edit; of one with a body what stands before the body."""
+    spans = [source.span(node) for node in ast.walk(kernel.node) if isinstance(node, ast.stmt)]
+    start, end = max(span for span in spans if span[0] <= edit.start and edit.end <= span[1])
+    inner = [first for first, last in spans if start < first and last <= end]
+    return source.text.encode()[start : min(inner, default=end)].decode()
+
+
 def mutants_of(source: Source) -> Iterator[SourceMutant]:
     """Yield the mutants of one file; two operators that make the same text make one mutant."""
     for kernel in source.kernels():
@@ -81,11 +91,13 @@ def mutants_of(source: Source) -> Iterator[SourceMutant]:
                 name = f"{source.stem}:{kernel.name}:{operator.name}:{ordinal}"
                 hazard = _hazard(operator.hazard, edit)
                 before, after = shown(edit.before), shown(edit.after)
+                statement = one_line(statement_of(source, kernel, edit)).strip()
                 found.append(
                     SourceMutant(
-                        name, source.module, kernel.name, operator.name, hazard, edit.line, before, after, edit
+                        name, source.module, kernel.name, operator.name, hazard, edit.line, before, after, edit,
+                        statement,
                     )
-                )
+                )  # fmt: skip
         yield from sorted(found, key=lambda item: item.edit.start)
 
 

@@ -8,8 +8,10 @@ import pytest
 
 from deltaproof.contracts.errors import ContractError
 from deltaproof.ops.registry import operator
+from deltaproof.reports.source_mutants import SourceMutantsReport
 from deltaproof.verify.probe import Plan, probes
-from deltaproof.verify.source_mutants.campaign import NOT_RUN, Campaign, campaign_for, run
+from deltaproof.verify.source_mutants import campaign as source_campaign
+from deltaproof.verify.source_mutants.campaign import KEEP_SECONDS, NOT_RUN, Campaign, _Keeper, campaign_for, run
 from deltaproof.verify.source_mutants.equivalent import Equivalent
 from deltaproof.verify.source_mutants.generate import generate
 
@@ -68,11 +70,40 @@ def test_unchanged_kernels_pass_a_lost_scale_is_killed_and_what_is_not_run_lives
     assert (rows[kernel.id].killed_by, rows[kernel.id].probe) == ("check", "slots")
     assert rows[kernel.id].message
     assert (rows[unused.id].killed_by, rows[unused.id].note) == (None, NOT_RUN)
-    assert (report.killed, report.total, report.generated) == (1, 2, len(EVERY))
+    assert (report.killed, report.total, report.generated, report.complete) == (1, 2, len(EVERY), True)
     assert report.stale == [f"{entries[0]}: {kernel.id} is killed"]
     assert not report.held
     assert advanced.count(kernel.id) == 1
     assert advanced.count("control slots") == report.control_passed + report.control_left_out
+
+
+@pytest.mark.slow
+def test_what_is_known_is_kept_while_it_runs_and_is_not_whole(interpreter, monkeypatch) -> None:
+    monkeypatch.setattr(source_campaign, "KEEP_SECONDS", 0.0)
+    found: list[SourceMutantsReport] = []
+    chosen = tuple(item.id for item in scaled()[:2])
+    report = run(campaign(mutants=chosen), ["deltaproof"], keep=found.append)
+    assert not any(item.complete or item.held for item in found)
+    counts = [item.total for item in found]
+    assert counts == sorted(counts) and {0, 1} <= set(counts), "before the first verdict, and after each"
+    first = next(item for item in found if item.total == 1)
+    assert first.not_begun == 1 and first.control_passed == report.control_passed
+    assert first.rows[0] in report.rows and (first.command, first.commit) == (report.command, report.commit)
+    assert (report.complete, report.total, report.not_begun) == (True, 2, 0)
+
+
+def test_a_report_so_far_is_handed_on_at_once_then_now_and_then_and_only_with_news(monkeypatch) -> None:
+    now, kept = [100.0], []
+    monkeypatch.setattr(source_campaign.time, "monotonic", lambda: now[0])
+    keeper = _Keeper(lambda: kept.append(now[0]))
+    assert keeper.wait() is None and kept == []
+    keeper.news = True
+    assert keeper.wait() is None and kept == [100.0]
+    now[0] = 105.0
+    keeper.news = True
+    assert keeper.wait() == KEEP_SECONDS - 5 and kept == [100.0]
+    now[0] = 100.0 + KEEP_SECONDS
+    assert keeper.wait() is None and kept == [100.0, 100.0 + KEEP_SECONDS]
 
 
 @pytest.mark.slow

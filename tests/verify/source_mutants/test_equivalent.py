@@ -35,6 +35,17 @@ def test_what_the_mutant_puts_there_can_be_asked_for() -> None:
     assert not reason_of(SHIFTED, "cpu", [entry(after="n > K")])
 
 
+def test_the_same_text_in_another_statement_is_another_mutant() -> None:
+    text = (
+        "@triton.jit\ndef kernel(x, n, K):\n    if n < K:\n        y = tl.load(x, mask=n < K)\n        tl.store(x, y)\n"
+    )
+    bounds = [item for item in generate({"f": Source(text, "common/triton_f")}) if item.operator == "shift-bound"]
+    assert [item.statement for item in bounds] == ["if n < K:", "y = tl.load(x, mask=n < K)"]
+    given = [bool(reason_of(item, "cpu", [entry(within="y = tl.load(")])) for item in bounds]
+    assert given == [False, True]
+    assert str(entry(within="y =")) == "common/triton_f:kernel:shift-bound: n < K → … in y ="
+
+
 def test_a_reason_for_one_device_says_nothing_of_the_other() -> None:
     assert reason_of(SHIFTED, "cpu", [entry(device="cpu")])
     assert not reason_of(SHIFTED, "cuda", [entry(device="cpu")])

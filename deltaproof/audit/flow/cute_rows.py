@@ -1,0 +1,169 @@
+"""Where CuTe-DSL and cuTile kernels form a row's address in 32 bits."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deltaproof.audit.flow.access import arguments
+from deltaproof.audit.flow.dimensions import BATCH, of_name
+from deltaproof.audit.flow.trace import addends, called_name, factors, origins, resolved
+
+if TYPE_CHECKING:
+    from deltaproof.audit.model.function import Function
+
+DIMENSION_BITS = 7
+"""What each dimension behind the first one adds to its stride in practice."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row index in 32 bits that is multiplied by the row's length.
+
+    Attributes:
+        node: the expression that forms the address.
+        index: the index in it.
+        how: what forms the address, for a sentence.
+        fix: what to write instead.
+    """
+
+    node: ast.AST
+    index: ast.AST
+    how: str
+    fix: str
+
+
+def narrow_rows(function: Function) -> Iterator[Row]:
+    """Yield the row addresses that a function forms in 32 bits, in source order."""
+    text = function.module.text
+    cute = function.kind == "cute"
+    for node in function.nodes:
+        if isinstance(node, ast.Call):
+            last = called_name(function, node).rpartition(".")[2]
+            if cute and last == "local_tile":
+                yield from _tiles(function, node)
+            elif cute and last == "crd2idx":
+                yield from _coordinates(function, node)
+            elif last == "make_fake_tensor" and "sym_int" in text:
+                yield from _symbolic_strides(function, node)
+            elif last == "slice" and is_cutile(function):
+                yield from _ragged_slices(function, node)
+        elif cute and isinstance(node, ast.Subscript):
+            yield from _row_slices(function, node)
+
+
+def is_cutile(function: Function) -> bool:
+    """Return whether it is a kernel of cuTile."""
+    return any(name in ("ct.kernel", "cuda.tile.kernel") for name, _ in function.decorators)
+
+
+def _is_wide(function: Function, expr: ast.AST) -> bool:
+    return origins(function, expr).calls_any("Int64", "Uint64", "get_ptr_as_int64")
+
+
+def _from_block(function: Function, expr: ast.AST) -> bool:
+    return origins(function, expr).calls_any("block_idx")
+
+
+def _tiles(function: Function, call: ast.Call) -> Iterator[Row]:
+    """A flat index over several dimensions as a tile's coordinate."""
+    if len(call.args) < 3 or not isinstance(call.args[0], ast.Name) or not isinstance(call.args[2], ast.Tuple):
+        return
+    if call.args[0].id not in function.param_names:
+        return
+    behind = DIMENSION_BITS * (len(call.args[2].elts) - 1)
+    for coordinate in call.args[2].elts[:1]:
+        for term in addends(function, coordinate):
+            parts = factors(function, term)
+            if len(parts) < 2 or any(_is_wide(function, part) for part in parts):
+                continue
+            sizes = [size.bits for part in parts[1:] if (size := of_name(ast.unparse(part))) is not None]
+            if BATCH + sum(sizes) + behind > 31 and not isinstance(parts[0], ast.Constant):
+                yield Row(
+                    function.statement(term) if term in function.parents else call,
+                    parts[0],
+                    f"is flattened to {ast.unparse(term)} in 32 bits, which the layout multiplies by a row's length",
+                    f"Widen it before the product: Int64({ast.unparse(parts[0])}) * ...",
+                )
+                return
+
+
+def _coordinates(function: Function, call: ast.Call) -> Iterator[Row]:
+    """A row narrowed for ``crd2idx``."""
+    if not call.args or not isinstance(call.args[0], ast.Tuple) or not call.args[0].elts:
+        return
+    row = call.args[0].elts[0]
+    if not isinstance(row, ast.Call) or called_name(function, row).rpartition(".")[2] != "Int32":
+        return
+    if row.args and _from_block(function, row.args[0]):
+        yield Row(
+            call,
+            row.args[0],
+            "is passed as an Int32 coordinate, so that the layout forms row * length in 32 bits",
+            f"Pass Int64({ast.unparse(row.args[0])}), and form the row itself from an Int64 block index.",
+        )
+
+
+def _row_slices(function: Function, node: ast.Subscript) -> Iterator[Row]:
+    """A whole row of a tensor, taken by an index that comes from the grid."""
+    if not isinstance(node.value, ast.Name) or not isinstance(node.slice, ast.Tuple) or len(node.slice.elts) < 2:
+        return
+    param = next((param for param in function.params if param.name == node.value.id), None)
+    if param is None or not param.annotation.endswith("Tensor"):
+        return
+    row, *others = node.slice.elts
+    if not all(isinstance(other, ast.Constant) and other.value is None for other in others):
+        return
+    if isinstance(row, ast.Constant) or _is_wide(function, row) or not _from_block(function, row):
+        return
+    whole = resolved(function, row)
+    if not isinstance(whole, (ast.BinOp, ast.Name, ast.Subscript, ast.Call)):
+        return
+    yield Row(
+        node,
+        row,
+        f"selects a row of {node.value.id}, so that the layout forms row * length in 32 bits",
+        "Form the row's address in bytes from an Int64 index, and make the row's tensor from it.",
+    )
+
+
+def _symbolic_strides(function: Function, call: ast.Call) -> Iterator[Row]:
+    """A stride that is a 32-bit symbol."""
+    strides = arguments(call, ("dtype", "shape", "stride")).get("stride")
+    for part in strides.elts if isinstance(strides, (ast.Tuple, ast.List)) else ():
+        made = resolved(function, part)
+        if not isinstance(made, ast.Call) or called_name(function, made).rpartition(".")[2] != "sym_int":
+            continue
+        width = arguments(made, ("width",)).get("width")
+        if isinstance(width, ast.Constant) and width.value == 64:
+            continue
+        yield Row(
+            made,
+            part,
+            "is a stride with 32 bits, so that every index is multiplied by it in 32 bits",
+            "Use sym_int64 for strides.",
+        )
+        return
+
+
+def _ragged_slices(function: Function, call: ast.Call) -> Iterator[Row]:
+    """Rows of a packed tensor from an offset that was loaded."""
+    assert isinstance(call.func, (ast.Attribute, ast.Name))
+    if not isinstance(call.func, ast.Attribute) or not isinstance(call.func.value, ast.Name):
+        return
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    axis, start = given.get("axis"), given.get("start")
+    param = next((param for param in function.params if param.name == call.func.value.id), None)
+    if param is None or "IndexedWithInt64" in param.annotation or start is None:
+        return
+    if not isinstance(axis, ast.Constant) or axis.value != 0:
+        return
+    if origins(function, start).calls_any("load", "gather"):
+        yield Row(
+            call,
+            start,
+            f"is the first row of a slice of {param.name}, which is indexed in 32 bits",
+            f"Annotate the parameter: {param.name}: ct.IndexedWithInt64.",
+        )

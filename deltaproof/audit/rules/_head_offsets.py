@@ -1,0 +1,149 @@
+"""Addresses and head counts: no head index, two counts for one tensor, a program id split by the wrong one."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from deltaproof.audit.flow.access import Access, accesses
+from deltaproof.audit.flow.grids import grid_elements, grid_factors
+from deltaproof.audit.flow.indices import head_splits, is_head_count, products, reached_names
+from deltaproof.audit.flow.trace import names_in
+from deltaproof.audit.model.function import Function
+from deltaproof.audit.model.module import Module
+from deltaproof.audit.model.project import Project
+from deltaproof.audit.rule import Hit, Quote, Seen
+
+
+def head_findings(module: Module, kernel: Function, project: Project) -> Iterator[Seen]:
+    """Yield what the heads of a kernel's addresses show."""
+    if not any(is_head_count(name) for name in kernel.param_names):
+        return
+    yield from _headless(module, kernel)
+    yield from _mixed_heads(module, kernel)
+    yield from _wrong_split(module, kernel, project)
+
+
+def _terms(access: Access) -> list[ast.expr]:
+    block = access.block
+    strides = [] if block is None or block.strides is None else [block.strides]
+    return [*access.offsets, *strides]
+
+
+def _counts(access: Access) -> dict[str, ast.expr]:
+    """Return the head counts that an address strides by, with the product."""
+    found: dict[str, ast.expr] = {}
+    for term in _terms(access):
+        for product, parts in products(access.function, term):
+            for part in parts:
+                if isinstance(part, ast.Name) and is_head_count(part.id):
+                    found.setdefault(part.id, product)
+    return found
+
+
+def _headless(module: Module, kernel: Function) -> Iterator[Seen]:
+    """Addresses that stride over heads and have no head index."""
+    splits = head_splits(kernel)
+    if not splits:
+        return
+    heads = {name for split in splits for name in (split.head, split.whole) if name}
+    batch = frozenset(name for split in splits for name in split.batch)
+    rows = []
+    for access in accesses(kernel):
+        counts = _counts(access)
+        if counts and access.base in kernel.param_names:
+            rows.append((access, counts, reached_names(kernel, access.pointer, batch)))
+    said: set[str] = set()
+    good = [access for access, _, names in rows if names & heads]
+    for access, counts, names in rows:
+        other = next((each for each in good if each.base != access.base), None)
+        if names & heads or other is None or access.base in said:
+            continue
+        if _over_heads(access, batch, set(counts)):
+            continue
+        said.add(access.base)
+        count, product = next(iter(counts.items()))
+        yield Hit(
+            module,
+            access.call,
+            kernel,
+            f"`{access.base}` is strided by `{count}` heads without a head index, "
+            f"while `{other.base}` is advanced by `{splits[0].head}`.",
+            "likely",
+            f"Advance `{access.base}` by `{splits[0].head}` as its siblings are.",
+            [
+                Quote(module, product, "the stride over heads"),
+                Quote(module, other.call, "the sibling's address"),
+                Quote(module, splits[0].node, "the head index"),
+            ],
+        )
+
+
+def _over_heads(access: Access, batch: frozenset[str], counts: set[str]) -> bool:
+    """Return whether the address covers heads by a range or a loop of its own."""
+    function = access.function
+    for each in access.ranges:
+        if each.extent is not None and any(is_head_count(name) or "H" in name for name in names_in(each.extent)):
+            return True
+    for name in reached_names(function, access.pointer, batch):
+        for found in function.flow.definitions(name):
+            if found.kind == "loop" and found.value is not None and counts & names_in(found.value):
+                return True
+    return False
+
+
+def _mixed_heads(module: Module, kernel: Function) -> Iterator[Seen]:
+    """One tensor laid out with two numbers of heads."""
+    known: dict[str, dict[str, tuple[Access, ast.expr]]] = {}
+    if sum(is_head_count(name) for name in kernel.param_names) < 2:
+        return
+    for access in accesses(kernel):
+        if access.base not in kernel.param_names:
+            continue
+        for name, product in _counts(access).items():
+            known.setdefault(access.base, {}).setdefault(name, (access, product))
+    for base, counts in known.items():
+        if len(counts) != 2:
+            continue
+        (first, (_, one)), (second, (_, two)) = counts.items()
+        if {first, second} & names_in(one) & names_in(two):
+            continue
+        odd, usual = (one, two) if one.lineno < two.lineno else (two, one)
+        yield Hit(
+            module,
+            odd,
+            kernel,
+            f"`{base}` is strided by `{first}` here and by `{second}` there: a tensor has one number of heads.",
+            "likely",
+            f"Use one head count for every stride of `{base}`.",
+            [Quote(module, usual, "the other stride")],
+        )
+
+
+def _wrong_split(module: Module, kernel: Function, project: Project) -> Iterator[Seen]:
+    """Program ids split by one number of heads, launched by another."""
+    splits = [split for split in head_splits(kernel) if split.axis is not None]
+    if not splits or sum(is_head_count(name) for name in kernel.param_names) < 2:
+        return
+    for launch in project.launches_of(kernel):
+        elements = grid_elements(launch)
+        bound = {name: ast.unparse(value) for name, value in launch.bound(kernel).items()}
+        for split in splits:
+            if split.axis >= len(elements) or split.count not in bound:  # type: ignore[operator]
+                continue
+            parts = grid_factors(launch, elements[split.axis])  # type: ignore[index]
+            others = [
+                name for name, text in bound.items() if name != split.count and is_head_count(name) and text in parts
+            ]
+            if len(parts) < 2 or not others or bound[split.count] in parts:
+                continue
+            yield Hit(
+                module,
+                split.node,
+                kernel,
+                f"`{split.whole}` counts `{others[0]}` heads in the launch's grid and is split by `{split.count}`.",
+                "likely",
+                f"Split it by `{others[0]}`.",
+                [Quote(launch.host.module, elements[split.axis], "the grid")],  # type: ignore[index]
+            )
+            return

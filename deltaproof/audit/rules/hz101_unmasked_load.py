@@ -1,0 +1,19 @@
+'''x'''
+from __future__ import annotations
+from collections.abc import Iterator
+from deltaproof.audit.flow.bounds import gaps
+from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
+
+class UnmaskedLoad(Rule):
+    code = "HZ101"
+    name = "unmasked-load"
+    triggers = ("tl.load",)
+    kinds = ("load",)
+    def check(self, module, project) -> Iterator[Seen]:
+        for kernel in module.kernels:
+            for gap in gaps(kernel, self.kinds):
+                if gap.guard is not None:
+                    yield Drop(module, gap.access.call, kernel, f"guarded at line {gap.guard.lineno}")
+                    continue
+                yield Hit(module, gap.access.call, kernel, f"{gap.range.text} axis {gap.range.axis} vs line {gap.sibling.node.lineno} < {gap.sibling.limit}", "likely", "x", ())
+RULE = UnmaskedLoad()

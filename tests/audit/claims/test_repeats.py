@@ -1,0 +1,51 @@
+"""Repeats of one claim are grouped; other claims about the same place are not."""
+
+from __future__ import annotations
+
+from tests.audit.claims.conftest import SAMPLES, issue
+
+QUOTE = "`self.data[self.head] = row`"
+
+
+def repeats(report):
+    return [claim.repeats for claim in report.claims]
+
+
+def section(line, words, severity="HIGH"):
+    return f"---\n[Severity: {severity}]\n[Line {line}]\n**Issue:** {words}\n"
+
+
+def test_the_same_quote_in_the_same_place_is_a_repeat(check):
+    text = issue("pool/ring.py", 9, QUOTE) + section(10, f"again {QUOTE}") + section(90, f"and {QUOTE}")
+    assert repeats(check(text)) == [None, 1, 1]
+
+
+def test_the_path_may_be_spelt_in_two_ways(check):
+    assert repeats(check(issue("pool/ring.py", 10, QUOTE) + issue("python/pool/ring.py", 10, QUOTE))) == [None, 1]
+
+
+def test_other_code_on_the_same_line_is_another_claim(check):
+    text = issue("pool/ring.py", 9, "`a = b + c`") + section(9, "`d = e + f`") + section(9, "`a = b + c`", "LOW")
+    assert repeats(check(text)) == [None, None, None]
+
+
+def test_other_lines_without_code_are_other_claims(check):
+    assert repeats(check(issue("pool/table.py", 3, "wrong") + section(4, "wrong"))) == [None, None]
+
+
+def test_what_a_bot_calls_a_duplicate_is_one(check):
+    assert repeats(check((SAMPLES / "review.md").read_bytes())) == [None, None, None, 1, None]
+
+
+def test_a_prompt_repeats_the_comment_above_it(check):
+    report = check((SAMPLES / "review_page.md").read_bytes())
+    assert repeats(report) == [None, 1]
+    assert [[claim.index for claim in group] for group in report.groups()] == [[1, 2]]
+
+
+def test_two_rules_about_one_place_are_two_claims(check):
+    text = "".join(
+        f"## {rule} in `pool/ring.py` : 10\n```python\nself.data[self.head] = row\n```\n"
+        for rule in ("A_B", "C_D", "A_B")
+    )
+    assert repeats(check(text)) == [None, None, 1]
