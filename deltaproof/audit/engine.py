@@ -187,15 +187,26 @@ def _inspect(work: Work, files: Sequence[Path], jobs: int, progress: Progress) -
             done += len(results)
             progress(done, total)
             yield from results
-    # A process died: one file at a time shows which one ends it.
-    for path in lost:
+    for result in _one_by_one(work, lost):
         done += 1
         progress(done, total)
-        try:
-            with _pool(work, 1) as pool:
-                yield from pool.submit(_inspect_chunk, [path]).result()
-        except BrokenProcessPool:
-            yield FileResult(visible(_relative(path, work.root)), unreadable="the process that read it was ended")
+        yield result
+
+
+def _one_by_one(work: Work, files: Sequence[Path]) -> Iterator[FileResult]:
+    """Inspect files in a process apart, so that it shows which of them ends it; then go on in a new one."""
+    waiting = list(files)
+    while waiting:
+        with _pool(work, 1) as pool:
+            while waiting:
+                path = waiting.pop(0)
+                try:
+                    yield from pool.submit(_inspect_chunk, [path]).result()
+                except BrokenProcessPool:
+                    yield FileResult(
+                        visible(_relative(path, work.root)), unreadable="the process that read it was ended"
+                    )
+                    break
 
 
 def _pool(work: Work, jobs: int) -> ProcessPoolExecutor:

@@ -18,7 +18,8 @@ from deltaproof.reports.audit import Edit, Evidence, Verdict
 from deltaproof.reports.visible import visible
 
 QUOTED_LINES = 6
-"""Lines of a statement that are quoted; of a longer one the first ones."""
+QUOTED_ELSEWHERE = 1
+"""Lines that are quoted of the finding's own statement, and of others; of a longer one the first ones."""
 CONTINUED = "continued"
 
 
@@ -104,9 +105,9 @@ def _line(module: Module, number: int) -> str:
     return module.lines[number - 1] if 0 < number <= len(module.lines) else ""
 
 
-def _quote(module: Module, node: ast.AST, why: str) -> list[Evidence]:
+def _quote(module: Module, node: ast.AST, why: str, most: int) -> list[Evidence]:
     first = getattr(node, "lineno", 1)
-    last = min(max(last_line(node), first), first + QUOTED_LINES - 1)
+    last = min(max(last_line(node), first), first + most - 1)
     path = visible(module.path)
     return [
         Evidence(
@@ -128,9 +129,9 @@ def _place(rule: int, seen: Hit | Drop) -> Place:
     where = (rule, visible(module.path), line, max(last_line(node), line), _column(module, node), visible(function))
     if isinstance(seen, Drop):
         return Place(*where, statement="", message=visible(seen.reason))
-    evidence = _quote(module, node, visible(seen.message))
+    evidence = _quote(module, node, visible(seen.message), QUOTED_LINES)
     for quote in seen.quotes:
-        evidence += _quote(quote.module, quote.node, visible(quote.why))
+        evidence += _quote(quote.module, quote.node, visible(quote.why), QUOTED_ELSEWHERE)
     return Place(
         *where, _statement(module, line), visible(seen.message), seen.verdict, visible(seen.fix), seen.edit,
         tuple(evidence),

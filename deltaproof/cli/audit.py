@@ -5,11 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
 from enum import Enum
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,7 +19,6 @@ from deltaproof.reports.replace_file import replace_file
 from deltaproof.reports.visible import visible
 
 if TYPE_CHECKING:
-    from deltaproof.audit.settings import Settings
     from deltaproof.reports.audit import AuditReport
 
 PIPE_WIDTH = 160
@@ -94,12 +92,11 @@ def audit(
         _writable("--write-baseline", write_baseline)
         if claims is not None or fixed_root is not None:
             _claims(claims, root, fixed_root, paths, package, format, output)
-        with ExitStack() as stack:
-            targets, base, cached = _targets(stack, paths or [], package, root)
-            settings = _settings(base if base is not None else None, targets, package)
-            _check_threshold(fail_on)
-            report = _run(targets, base, settings, select, ignore, preview, baseline, write_baseline, jobs,
-                          cached and not no_cache)  # fmt: skip
+        report, threshold = _report(
+            paths or [], package, root, write_baseline is not None,
+            select=select or (), ignore=ignore or (), preview=preview, baseline=baseline, fail_on=fail_on, jobs=jobs,
+            cached=not no_cache,
+        )  # fmt: skip
         if write_baseline is not None:
             from deltaproof.audit.baseline import render as render_baseline
 
@@ -115,97 +112,32 @@ def audit(
         # Python's own exit code for a crash is that of findings.
         Console(stderr=True).print_exception()
         _usage("the auditor failed; this is a fault of its own")
+    from deltaproof.reports.audit_summary import exit_code, plural
+
     if write_baseline is not None:
-        typer.echo(f"wrote {write_baseline}: {len(report.findings)} findings are known from now on", err=True)
+        typer.echo(f"wrote {write_baseline}: {plural(len(report.findings), 'known finding')}", err=True)
         raise typer.Exit(0)
-    from deltaproof.reports.audit_summary import exit_code
-
-    raise typer.Exit(exit_code(report, fail_on if fail_on is not None else settings.fail_on))
+    raise typer.Exit(exit_code(report, threshold))
 
 
-def _targets(
-    stack: ExitStack, paths: list[Path], package: str | None, root: Path | None
-) -> tuple[list[Path], Path | None, bool]:
-    """Return the targets, the root if one is named, and whether results may be kept."""
-    if package is None:
-        if not paths:
-            raise ContractError("PATH", "a file or a folder, or --package", "nothing")
-        return paths, root, True
-    if paths or root is not None:
-        raise ContractError("--package", "neither PATH nor --root with it", package)
-    from deltaproof.audit.package import PackageError
+def _report(
+    paths: list[Path], package: str | None, root: Path | None, all_new: bool, **options: Any
+) -> tuple[AuditReport, str | None]:
+    """Return the report, and the severity or verdict that fails the run."""
+    from deltaproof.audit.request import Request, audit_package, carry_out
 
-    try:
-        folder = stack.enter_context(_unpacked(package))
-    except PackageError as error:
-        raise ContractError("--package", "a wheel that can be fetched and unpacked", str(error)) from None
-    return [folder], folder, False
-
-
-def _unpacked(spec: str) -> AbstractContextManager[Path]:
-    from contextlib import contextmanager
-
-    from deltaproof.audit import package as packages
-
-    @contextmanager
-    def folder():  # type: ignore[no-untyped-def]
-        on_disk = Path(spec)
-        opened = packages.archive(on_disk) if on_disk.is_file() else packages.package(spec)
-        with opened as found:
-            yield found.root
-
-    return folder()
-
-
-def _settings(root: Path | None, targets: list[Path], package: str | None) -> Settings:
-    from deltaproof.audit import settings
-    from deltaproof.audit.discover import default_root
-
-    # A package's own settings would choose what is found in it.
-    return settings.Settings() if package is not None else settings.load((root or default_root(targets)).resolve())
-
-
-def _check_threshold(name: str | None) -> None:
-    from deltaproof.audit.settings import THRESHOLDS
-
-    if name is not None and name not in THRESHOLDS:
-        raise ContractError("--fail-on", f"one of {', '.join(THRESHOLDS)}", repr(name))
-
-
-def _run(
-    targets: list[Path], root: Path | None, settings: Settings, select: list[str] | None, ignore: list[str] | None,
-    preview: bool, baseline: Path | None, write_baseline: Path | None, jobs: int | None, cached: bool,
-) -> AuditReport:  # fmt: skip
-    from deltaproof.audit import baseline as baselines
-    from deltaproof.audit.cache import Cache, folder_for
-    from deltaproof.audit.discover import default_root
-    from deltaproof.audit.engine import run
-    from deltaproof.audit.own_rules import OWN_RULES
-    from deltaproof.audit.registry import all_rules, chosen
-
-    known_rules = (*all_rules(), *OWN_RULES)
-    rules = chosen(
-        known_rules,
-        select=select or settings.select,
-        ignore=(*(ignore or ()), *settings.ignore),
-        preview=preview or settings.preview,
-    )
-    if not any(rule not in OWN_RULES for rule in rules) and not any(_names(select, rule.name) for rule in OWN_RULES):
-        waiting = len(known_rules) - len(OWN_RULES)
-        raise ContractError("--select", "at least one rule that runs", f"none ({waiting} with --preview)")
-    place = baseline if baseline is not None else settings.baseline
-    # Whoever writes a baseline anew wants all findings in it.
-    known = baselines.load(place) if place is not None and write_baseline is None else None
-    cache = Cache(folder_for((root or default_root(targets)).resolve())) if cached else None
+    command = shlex.join(["deltaproof", *sys.argv[1:]])
+    request = Request(paths, root, all_new=all_new, command=command, **options)
+    if package is not None:
+        if paths or root is not None:
+            raise ContractError("--package", "neither PATH nor --root with it", package)
+        with _Bar() as progress:
+            return audit_package(package, request, progress), request.fail_on
+    if not paths:
+        raise ContractError("PATH", "a file or a folder, or --package", "nothing")
+    request = request.with_settings()
     with _Bar() as progress:
-        return run(
-            targets, rules, root=root, exclude=settings.exclude, jobs=jobs, cache=cache, known=known,
-            command=shlex.join(["deltaproof", *sys.argv[1:]]), progress=progress,
-        )  # fmt: skip
-
-
-def _names(select: list[str] | None, name: str) -> bool:
-    return any(name == part.strip() for key in select or () for part in key.split(","))
+        return carry_out(request, progress), request.fail_on
 
 
 def _claims(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from deltaproof.reports.audit import AuditReport
 
 
 def render(report: AuditReport) -> str:
-    """Return the whole report."""
-    return report.model_dump_json(indent=2, by_alias=True) + "\n"
+    """Return the whole report, in ASCII: what is quoted from source cannot reach a terminal as it is."""
+    text = json.dumps(report.model_dump(mode="json", by_alias=True), indent=2)
+    return text.replace("\x7f", "\\u007f") + "\n"

@@ -175,4 +175,4 @@ def render(report: AuditReport, rules: Mapping[str, RuleText]) -> str:
         "properties": {"analysed": report.analysed.model_dump()},
     }
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
-    return json.dumps(log, indent=2) + "\n"
+    return json.dumps(log, indent=2).replace("\x7f", "\\u007f") + "\n"

@@ -76,10 +76,10 @@ class ClaimsReport(_Model):
         return self.count("grounded") + self.count("moved")
 
     def groups(self) -> list[list[CheckedClaim]]:
-        """Return the claims with their repeats, a list for each claim that repeats none."""
-        found: dict[int, list[CheckedClaim]] = {}
+        """Return the claims with their repeats; a repeat with another verdict stands by itself."""
+        found: dict[tuple[int, ClaimVerdict], list[CheckedClaim]] = {}
         for claim in self.claims:
-            found.setdefault(claim.repeats or claim.index, []).append(claim)
+            found.setdefault((claim.repeats or claim.index, claim.verdict), []).append(claim)
         return list(found.values())
 
 

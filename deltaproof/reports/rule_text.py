@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from inspect import cleandoc
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def rule_texts(folders: Sequence[Path] = RULE_FOLDERS) -> dict[str, RuleText]:
     return {text.name: text for text in sorted(found, key=lambda text: (text.code, text.name))}
 
 
+@cache
 def _read(path: Path) -> RuleText:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     doc = ast.get_docstring(tree)

@@ -46,9 +46,9 @@ def audit_schema() -> dict[str, Any]:
 def schema_files() -> dict[str, str]:
     """Return the text of every schema file by its path inside the docs folder."""
     schemas = {
-        f"schemas/audit-{AUDIT_SCHEMA_VERSION}.json": audit_schema(),
         f"schemas/verify-{SCHEMA_VERSION}.json": verify_schema(),
         f"schemas/mutants-{MUTANTS_SCHEMA_VERSION}.json": mutants_schema(),
         f"schemas/source-mutants-{SOURCE_MUTANTS_SCHEMA_VERSION}.json": source_mutants_schema(),
+        f"schemas/audit-{AUDIT_SCHEMA_VERSION}.json": audit_schema(),
     }
     return {path: json.dumps(schema, indent=2) + "\n" for path, schema in schemas.items()}

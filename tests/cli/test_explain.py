@@ -54,7 +54,7 @@ def test_an_unknown_key_exits_2_and_suggests_the_nearest():
     done = run("explain", "padding-slot-adress")
     assert done.exit_code == 2
     assert done.stdout == ""
-    assert "key: expected a clause code, a hazard's name or code, or a probe's name" in done.stderr
+    assert "key: expected a clause code, a hazard's or rule's name or code, or a probe's name" in done.stderr
     assert "padding-slot-address" in done.stderr and "got 'padding-slot-adress'" in done.stderr
 
 

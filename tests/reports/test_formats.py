@@ -220,7 +220,12 @@ def test_the_schema_is_itself_valid_and_its_file_is_up_to_date():
     Draft202012Validator.check_schema(verify_schema())
     docs = Path(__file__).parents[2] / "docs"
     files = schema_files()
-    assert list(files) == ["schemas/verify-1.json", "schemas/mutants-1.json", "schemas/source-mutants-1.json"]
+    assert list(files) == [
+        "schemas/verify-1.json",
+        "schemas/mutants-1.json",
+        "schemas/source-mutants-1.json",
+        "schemas/audit-1.json",
+    ]
     for path, content in files.items():
         assert (docs / path).read_text(encoding="utf-8") == content
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deltaproof.audit.claims.claim import Claim
@@ -57,6 +57,10 @@ def check_claims(report: Path, root: Path, fixed_root: Path | None = None) -> Cl
     tree, newer = Tree(root), None if fixed_root is None else Tree(fixed_root)
     judged = [_judge(claim, tree) for claim in reading.claims]
     same = repeated(reading.claims, [(one.hit, one.view) for one in judged])
+    for at, origin in enumerate(same):
+        # A repeat in plain words says what the claim before it quotes.
+        if origin is not None and judged[at].verdict == "absent" and not judged[at].quote:
+            judged[at] = replace(judged[origin - 1], why=f"says again what claim {origin} says")
     claims = [
         _checked(index, claim, one, newer, same[index - 1])
         for index, (claim, one) in enumerate(zip(reading.claims, judged, strict=True), 1)

@@ -234,8 +234,7 @@ class View:
                 roles.add("self-test")
                 continue
             text = self.lines[line - 1]
-            if text.strip():
-                roles.add(self._role(self._line_starts[line - 1] + len(text) - len(text.lstrip())))
+            roles.add(self._role(self._line_starts[line - 1] + len(text) - len(text.lstrip())))
         order: tuple[Role, ...] = ("self-test", "docstring", "comment", "string")
         return next((role for role in order if role in roles), None)
 

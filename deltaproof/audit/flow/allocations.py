@@ -156,9 +156,14 @@ def handers(kernel: Function, project: Project) -> list[Handed]:
 
 
 def returned(function: Function, name: str) -> bool:
-    """Return whether a function returns a variable."""
+    """Return whether a function returns a variable, or a view of it; what it gives to a call does not count."""
     for node in function.nodes:
         if isinstance(node, ast.Return) and node.value is not None:
-            if any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(node.value)):
-                return True
+            for each in node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]:
+                while isinstance(each, (ast.Attribute, ast.Subscript)) or (
+                    isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute)
+                ):
+                    each = each.func if isinstance(each, ast.Call) else each.value
+                if isinstance(each, ast.Name) and each.id == name:
+                    return True
     return False

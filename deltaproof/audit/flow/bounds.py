@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import Access, accesses
 from deltaproof.audit.flow.guards import guards
-from deltaproof.audit.flow.polynomials import Atom, Indices, Poly, add, atom, atoms, dividends, flat, holds, indices
+from deltaproof.audit.flow.polynomials import Atom, Indices, Poly, add, atom, dividends, flat, holds, indices
 from deltaproof.audit.flow.polynomials import ranges as ranges_of
 from deltaproof.audit.flow.polynomials import text as written
 from deltaproof.audit.flow.trace import is_broadcast, names_in, origins, resolved
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 _UPPER = (ast.Lt, ast.LtE)
 _LOWER = (ast.Gt, ast.GtE)
-_WHOLE_TILES = re.compile(r"even|divis|align|full|mask|bound|exact|_pad|pad_|interior|is_tail|partial", re.I)
+_TILE = re.compile(r"^(B[A-Z]{1,2}\d?|\w*(BLOCK|TILE|CHUNK|SPLIT)\w*|\d+)$")
+"""Names of tile sizes: an index below one of them stays inside its tile, whatever the data's length is."""
+_WHOLE_TILES = re.compile(r"even|divis|align|full|mask|bound|exact|_pad|pad_|interior|tail|partial", re.I)
 """Names of switches that tell whether tiles are whole."""
 
 
@@ -153,12 +155,17 @@ def _dimensions(access: Access) -> list[tuple[str, ast.expr, Poly, bool]]:
 
 
 def _split(low: Poly, high: Poly) -> tuple[Poly, Poly]:
-    """Return what a comparison ``low < high`` bounds, and its limit, each with its own sign."""
+    """Return what a comparison ``low < high`` bounds, and its limit.
+
+    What changes from lane to lane, program to program or turn to turn belongs to the index, whatever its sign.
+    """
     whole = add(low, high, -1)
-    return (
-        frozenset((product, count) for product, count in whole if count > 0),
-        frozenset((product, -count) for product, count in whole if count < 0),
+    index = frozenset(
+        (product, count)
+        for product, count in whole
+        if count > 0 or any(one.kind in ("range", "pid", "loop", "moved") for one in product)
     )
+    return index, frozenset((product, -count) for product, count in whole - index)
 
 
 def bounds(access: Access) -> list[Bound]:
@@ -181,7 +188,9 @@ def bounds(access: Access) -> list[Bound]:
 def _vacuous(index: Poly, limit: str) -> bool:
     """Return whether an index is a bare range that ends at the limit."""
     lanes = ranges_of(index)
-    return len(index) == 1 and len(lanes) == 1 and next(iter(lanes)).text == limit
+    return _TILE.match(limit) is not None or (
+        len(index) == 1 and len(lanes) == 1 and next(iter(lanes)).text == limit
+    )
 
 
 def covered(access: Access) -> set[tuple[str, int]] | None:
@@ -233,7 +242,7 @@ def gaps(kernel: Function, kinds: tuple[str, ...]) -> Iterator[Gap]:
         for lanes, sibling in pairs:
             if lanes.text not in seen:
                 seen.add(lanes.text)
-                yield Gap(access, lanes, sibling, guarded(access, lanes, sibling))
+                yield Gap(access, lanes, sibling, guarded_tile(access, lanes))
 
 
 def _block_gaps(access: Access, known: list[Bound]) -> Iterator[tuple[Atom, Bound]]:
@@ -258,7 +267,9 @@ def _pointer_gaps(access: Access, known: list[Bound]) -> Iterator[tuple[Atom, Bo
                 whole = flat(_on_axis(part, lanes))
                 for bound in known:
                     fits = any(one.text == lanes.text for one in ranges_of(bound.index))
-                    if fits and bound.access is not access and holds(whole, bound.index):
+                    if not fits or bound.access is access:
+                        continue
+                    if holds(whole, bound.index) and not _row(whole, lanes, bound.index):
                         yield lanes, bound
                         break
 
@@ -272,7 +283,40 @@ def _on_axis(poly: Poly, lanes: Atom) -> Poly:
     )
 
 
-def guarded(access: Access, lanes: Atom, sibling: Bound) -> ast.AST | None:
+def _row(whole: Poly, lanes: Atom, index: Poly) -> bool:
+    """Return whether the pointer itself lays out rows as long as the range, so that the range fills a row exactly."""
+    bare = Atom("range", lanes.text)
+    own = {product for product, _ in index}
+    for product, _ in whole:
+        if bare not in product:
+            continue
+        stride = list(product)
+        stride.remove(bare)
+        row = tuple(sorted([*(one.text for one in stride), lanes.text]))
+        for other, _ in whole:
+            rest = [one for one in other if one.kind != "range"]
+            names = [one.text for one in rest if one.kind == "name"]
+            if other == product or not _within(row, names):
+                continue
+            tile = [one for one in rest]
+            for each in stride:
+                if each in tile:
+                    tile.remove(each)
+            if tuple(tile) not in own:
+                return True
+    return False
+
+
+def _within(few: tuple[str, ...], many: list[str]) -> bool:
+    left = list(many)
+    for one in few:
+        if one not in left:
+            return False
+        left.remove(one)
+    return True
+
+
+def guarded_tile(access: Access, lanes: Atom) -> ast.AST | None:
     """Return the condition around an access that makes its tile a whole one, if there is one."""
     function = access.function
     index = indices(function)
@@ -295,11 +339,10 @@ def _other_branch(access: Access, node: ast.If, holds_here: bool) -> bool:
     other = node.orelse if holds_here else node.body
     inside = {id(each) for statement in other for each in ast.walk(statement)}
     return any(
-        id(each.call) in inside and each.kind == access.kind and each.base == access.base and each.mask is not None
+        id(each.call) in inside
+        and each.kind == access.kind
+        and each.base == access.base
+        and (each.mask is not None or each.boundary_check is not None)
         for each in accesses(access.function)
     )
 
-
-def limits(bound: Bound) -> set[str]:
-    """Return the names in a bound's index."""
-    return {one.text for one in atoms(bound.index) if one.kind == "name"}

@@ -37,8 +37,9 @@ class Row:
 
 def narrow_rows(function: Function) -> Iterator[Row]:
     """Yield the row addresses that a function forms in 32 bits, in source order."""
-    text = function.module.text
-    cute = function.kind == "cute"
+    cute, symbols = function.kind == "cute", _mentions(function, "sym_int(")
+    if not cute and not symbols and not is_cutile(function):
+        return
     for node in function.nodes:
         if isinstance(node, ast.Call):
             last = called_name(function, node).rpartition(".")[2]
@@ -46,12 +47,17 @@ def narrow_rows(function: Function) -> Iterator[Row]:
                 yield from _tiles(function, node)
             elif cute and last == "crd2idx":
                 yield from _coordinates(function, node)
-            elif last == "make_fake_tensor" and "sym_int" in text:
+            elif last == "make_fake_tensor" and symbols:
                 yield from _symbolic_strides(function, node)
             elif last == "slice" and is_cutile(function):
                 yield from _ragged_slices(function, node)
         elif cute and isinstance(node, ast.Subscript):
             yield from _row_slices(function, node)
+
+
+def _mentions(function: Function, text: str) -> bool:
+    lines = function.module.lines[function.line - 1 : function.end_line]
+    return text in function.module.text and any(text in line for line in lines)
 
 
 def is_cutile(function: Function) -> bool:
@@ -75,9 +81,12 @@ def _tiles(function: Function, call: ast.Call) -> Iterator[Row]:
         return
     behind = DIMENSION_BITS * (len(call.args[2].elts) - 1)
     for coordinate in call.args[2].elts[:1]:
-        for term in addends(function, coordinate):
+        terms = addends(function, coordinate)
+        if any(_is_wide(function, term) for term in terms):
+            return
+        for term in terms:
             parts = factors(function, term)
-            if len(parts) < 2 or any(_is_wide(function, part) for part in parts):
+            if len(parts) < 2:
                 continue
             sizes = [size.bits for part in parts[1:] if (size := of_name(ast.unparse(part))) is not None]
             if BATCH + sum(sizes) + behind > 31 and not isinstance(parts[0], ast.Constant):

@@ -79,8 +79,8 @@ _NAMES: tuple[tuple[re.Pattern[str], Size], ...] = tuple(
         (r"(NK|NV|NC|ND|NG)$", Size(rest=2)),
         (r"\w*stride_?\w*(_|q|k|v|o|x|h|b)(d|dim|k|v|col|n)$", Size(rest=0)),
         (r"\w*stride\w*_?(h|head|heads)$", Size(rest=8)),
-        (r"\w*stride\w*(slot|state|pool|cache|page|block|blk|batch)\w*$", Size(rest=20)),
-        (r"\w*stride\w*_(b|z)$", Size(rest=20)),
+        (r"\w*stride\w*(slot|state|pool|cache|page|block|blk)\w*$", Size(rest=20)),
+        (r"\w*stride\w*_(b|z)$", Size(rest=18)),
         (r"\w*stride\w*_(t|l|s|m|row|tok\w*|seq\w*)$", Size(rest=13)),
     )
 )
@@ -120,14 +120,33 @@ def of_name(name: str, beside: Collection[str] = ()) -> Size | None:
 
     Args:
         name: the name.
-        beside: the names it is used with: M beside N makes both the sides of a matrix.
+        beside: the names it is used with: M beside N makes both the sides of a matrix, H beside D makes D a head's size.
     """
     if name == "N" and "M" in beside:
         return Size(rest=13)
+    if name == "D" and any(each in beside for each in ("H", "HQ", "HV", "nheads")):
+        return Size(rest=7)
     for pattern, size in _NAMES:
         if pattern.match(name):
             return size
     return None
+
+
+_TIME_AXIS = re.compile(r"\w*_(t|l|m|q?s|seq\w*|tok\w*)$|\w*(seqlen|seq_len|token)\w*$")
+_HEAD_AXIS = re.compile(r"\w*h$|\w*head\w*$")
+_LAST_AXIS = re.compile(r"\w*(d|k|v|n|w|dim|dstate|col|kk|vv)$")
+
+
+def of_axis(name: str) -> Size:
+    """Return how long the axis is whose stride has that name; empty for a name that is not known."""
+    if _TIME_AXIS.match(name):
+        return Size(time=True)
+    return Size(rest=6 if _HEAD_AXIS.match(name) else 7)
+
+
+def is_last_axis(name: str) -> bool:
+    """Return whether a stride of that name belongs to the last axis, which is often left out."""
+    return _LAST_AXIS.match(name) is not None
 
 
 def of_index(name: str) -> Size | None:

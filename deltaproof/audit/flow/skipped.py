@@ -45,9 +45,30 @@ def stores(kernel: Function) -> dict[str, list[Access]]:
     """Return the stores of a kernel by the parameter that they start from."""
     found: dict[str, list[Access]] = {}
     for access in accesses(kernel):
-        if access.kind == "store" and access.base in kernel.param_names:
-            found.setdefault(access.base, []).append(access)
+        if access.kind == "store":
+            base = base_of(kernel, access)
+            if base:
+                found.setdefault(base, []).append(access)
     return found
+
+
+def base_of(kernel: Function, access: Access) -> str:
+    """Return the parameter that a pointer starts from, also where branches define it differently; else ""."""
+    if access.base in kernel.param_names:
+        return access.base
+    pointers = kernel.param_names - kernel.constexprs
+    waiting: list[tuple[ast.expr, int]] = [(term, 4) for term in access.addends]
+    while waiting:
+        term, left = waiting.pop(0)
+        if not isinstance(term, ast.Name):
+            continue
+        for reached in kernel.flow.reaching(term.id, term) if term in kernel.parents else ():
+            if reached.kind == "param" and term.id in pointers:
+                return term.id
+            if reached.value is not None and left and reached.kind in ("assign", "augmented"):
+                for inner in addends(kernel, reached.value)[:1]:
+                    waiting.append((inner, left - 1))
+    return ""
 
 
 def loads_behind(function: Function, expr: ast.AST) -> set[int]:
@@ -118,10 +139,31 @@ def by_condition(kernel: Function) -> Iterator[Skip]:
                 behind = loads_behind(kernel, tested)
                 if not behind:
                     continue
-                free = [each for each in writes if not behind & loads_behind(kernel, each.pointer)]
+                free = [
+                    each
+                    for each in writes
+                    if not behind & loads_behind(kernel, each.pointer) and not _scattered(kernel, each, guard)
+                ]
                 if free and not passes_on(kernel, param):
                     yield Skip(param, guard.node, guard.test, free[0])
                     break
+
+
+def _scattered(kernel: Function, access: Access, guard: Guard) -> bool:
+    """Return whether the address is looked up or counted, so that rows do not stand for what the condition tests."""
+    depends = origins(kernel, access.pointer)
+    for name, call in depends.calls:
+        if name.rpartition(".")[2] == "load" and call.args:
+            if not any(
+                part in each.lower() for each in names_in(call.args[0]) for part in ("seq", "lens", "indptr", "chunk")
+            ):
+                return True
+    counted = {
+        node.target.id
+        for node in (ast.walk(guard.node) if guard.kind == "if" else ())
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)
+    }
+    return bool(counted & depends.names)
 
 
 def by_mask(kernel: Function) -> Iterator[Skip]:

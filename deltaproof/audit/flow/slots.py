@@ -85,6 +85,35 @@ def walk_values(function: Function, expr: ast.AST, stops: list[ast.expr]) -> Ite
             waiting.extend(ast.iter_child_nodes(node))
 
 
+def tainted_names(function: Function, reads: list[ast.expr]) -> set[str]:
+    """Return the names that may hold a value computed from slot indices: cheap and generous."""
+    marked = set(reads)
+    pairs: list[tuple[set[str], set[str], bool]] = []
+    for node in function.nodes:
+        if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign)) and node.value is not None:
+            held = list(ast.walk(node.value))
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+            pairs.append((names, _names(node.value), any(each in marked for each in held)))
+    tainted: set[str] = set()
+    grown = True
+    while grown:
+        grown = False
+        for names, held, marked_here in pairs:
+            if not names <= tainted and (marked_here or held & tainted):
+                tainted |= names
+                grown = True
+    return tainted
+
+
+def touches(expr: ast.AST, reads: list[ast.expr], names: set[str]) -> bool:
+    """Return whether an expression spells out a slot read or one of the names."""
+    return any(
+        part in reads if isinstance(part, (ast.Call, ast.Subscript)) else isinstance(part, ast.Name) and part.id in names
+        for part in ast.walk(expr)
+    )
+
+
 @dataclass(frozen=True)
 class Use:
     """An address that is built from a slot index.
@@ -107,14 +136,19 @@ class Use:
 def uses(function: Function, reads: list[ast.expr]) -> list[Use]:
     """Return the addresses that are built from slot indices, in source order."""
     found = []
+    names = tainted_names(function, reads)
     if function.kind in ("triton", "gluon"):
         for access in accesses(function):
-            if access.call not in reads and slots_in(function, access.pointer, reads):
+            if access.call in reads or not touches(access.pointer, reads, names):
+                continue
+            if slots_in(function, access.pointer, reads):
                 stores = access.kind != "load"
                 found.append(Use(access.call, access.pointer, stores, access.mask, [access.call]))
         return found
     for node in function.nodes:
-        if isinstance(node, ast.Subscript) and node not in reads and slots_in(function, node.slice, reads):
+        if not isinstance(node, ast.Subscript) or node in reads or not touches(node.slice, reads, names):
+            continue
+        if slots_in(function, node.slice, reads):
             read, stored = _through(function, node)
             if read or not stored:
                 found.append(Use(node, node.slice, False, None, read or [node]))
@@ -144,15 +178,17 @@ def _through(function: Function, node: ast.Subscript) -> tuple[list[ast.AST], li
                     views.discard(target.id)
         elif isinstance(part, ast.Call) and part.args:
             name = called_name(function, part).rpartition(".")[2]
+            if name in VIEWS or not re.search(r"copy|(^|_)(store|write|save|commit|update|load|read|gather|prefetch)", name):
+                continue
             given = [_names(argument) & views or node in ast.walk(argument) for argument in part.args]
-            if not any(given) or name in VIEWS or name.startswith(("partition", "make_", "slice", "retile")):
+            if not any(given):
                 continue
             if "copy" in name:
                 into = 2 if name == "copy" and len(given) > 2 else 1
                 (stored if len(given) > into and given[into] else read).append(part)
             elif re.search(r"(^|_)(store|write|save|commit|update)", name):
                 stored.append(part)
-            elif re.search(r"(^|_)(load|read|gather|prefetch)", name):
+            else:
                 read.append(part)
     return read, stored
 

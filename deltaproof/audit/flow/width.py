@@ -7,12 +7,13 @@ bound one another: together they count the packed tokens, whatever the two are a
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from deltaproof.audit.flow.dimensions import Size, of_index, of_name, of_table
+from deltaproof.audit.flow.dimensions import Size, is_last_axis, of_axis, of_index, of_name, of_table
 from deltaproof.audit.flow.trace import called_name
 from deltaproof.audit.model.names import dotted
 
@@ -139,11 +140,15 @@ class Widths:
             if place is None:
                 continue
             tensor, axis = place
-            axes = [each[1] for value in bound.values() if (each := _stride_of(value)) and each[0] == tensor]
-            if axis < 0 or min(axes) < 0:
+            names = {
+                each[1]: param for param, value in bound.items() if (each := _stride_of(value)) and each[0] == tensor
+            }
+            if min(names) < 0:
                 return None
-            behind = max(axes) - axis
-            return Size(rest=(0, 7, 13, 20, 24)[min(behind + 1, 4)] if behind or axis < 2 else 0)
+            size = Size()
+            for behind in range(axis + 1, max(names) + 1):
+                size = size.times(of_axis(names.get(behind, "")))
+            return size if is_last_axis(names[max(names)]) else size.times(of_axis(""))
         return None
 
     def _call(self, call: ast.Call) -> list[Extent]:
@@ -155,8 +160,8 @@ class Widths:
             return self._cast(call, call.func.value, call.args[0])
         if last == "cast" and len(call.args) >= 2:
             return self._cast(call, call.args[0], call.args[1])
-        if last in ("load", "item"):
-            return [Extent(Size(), wide=True)]
+        if last == "load" and call.args:
+            return [Extent(of_table(self.function, call.args[0]) or Size(), wide=True)]
         if last == "arange" and len(call.args) == 2:
             return [replace(end, static=False, roots=()) for end in self.of(call.args[1])]
         if last == "cdiv" and len(call.args) == 2:
@@ -321,8 +326,9 @@ def host_size(host: Function, expr: ast.expr, depth: int = 8) -> Size | None:
         return _host_joined(expr.op, left, right)
     if isinstance(expr, ast.Call):
         last = (expr.func.attr if isinstance(expr.func, ast.Attribute) else dotted(expr.func)).rpartition(".")[2]
-        if last == "numel":
-            return Size(batch=True, time=True, rest=6)
+        if last == "numel" and isinstance(expr.func, ast.Attribute):
+            flat = re.search(r"loc|ind|ids|idx|len|slot|mask|rows", ast.unparse(expr.func.value))
+            return Size(rest=17) if flat else Size(batch=True, time=True, rest=6)
         if last == "cdiv" and len(expr.args) == 2:
             parts = [host_size(host, part, depth - 1) for part in expr.args]
             return _host_joined(ast.FloorDiv(), *parts)

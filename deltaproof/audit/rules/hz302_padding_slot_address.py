@@ -61,7 +61,7 @@ from typing import TYPE_CHECKING
 from deltaproof.audit.flow.access import accesses
 from deltaproof.audit.flow.definitions import leaves
 from deltaproof.audit.flow.guards import guards
-from deltaproof.audit.flow.slots import Use, is_slot_name, slot_reads, uses, walk_values
+from deltaproof.audit.flow.slots import Use, is_slot_name, slot_reads, tainted_names, touches, uses, walk_values
 from deltaproof.audit.flow.trace import alternatives, called_name
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
@@ -91,12 +91,18 @@ class _Kernel:
         self.function = function
         self.reads = reads
         self.clamps: dict[ast.AST, ast.AST] = {}
+        names = tainted_names(function, reads)
         for node in function.nodes:
-            self._clamp(node)
+            if isinstance(node, (ast.If, ast.IfExp)) and touches(node.test, reads, names):
+                self._clamp(node)
+            elif isinstance(node, ast.Call) and touches(node, reads, names):
+                self._clamp(node)
         self.exits = [
             node
             for node in function.nodes
-            if isinstance(node, ast.If) and (leaves(node.body) or (node.orelse and leaves(node.orelse)))
+            if isinstance(node, ast.If)
+            and touches(node.test, reads, names)
+            and (leaves(node.body) or (node.orelse and leaves(node.orelse)))
         ]
 
     def holds(self, expr: ast.AST) -> bool:
@@ -167,10 +173,9 @@ class PaddingSlotAddress(Rule):
         "conv_i",
         "ssm_i",
         "batch_i",
-        "h0_",
-        "ht_",
+        "h0_i",
+        "h0_o",
         "initial_i",
-        "out_i",
         "seq_id",
         "segment_id",
     )

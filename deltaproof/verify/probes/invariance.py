@@ -85,7 +85,7 @@ class Invariance(Probe):
                 backward = base.but(label=label + BACKWARD, gate_in_kernel=True, beta_sigmoid=True, **few)
                 if form == "chunk" and label == PACK:
                     # whole chunks: where a sequence ends and the next begins is not seen from a chunk that is not full
-                    backward = backward.but(T=2 * base.chunk_size, dtype="bfloat16")
+                    backward = backward.but(T=2 * base.chunk_size, HV=base.H, dtype="bfloat16")
                 yield backward
         if plan.full:
             for label in families:

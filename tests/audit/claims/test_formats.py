@@ -110,3 +110,46 @@ def test_a_comment_in_an_excerpt_is_no_heading():
 def test_tags_and_quotation_marks_of_a_page_are_no_text():
     found = lines("> <summary>a.py (1)</summary>\n> ```\n> x\n> ```", lambda raw: False)
     assert [(line.text.strip(), line.fence) for line in found] == [("a.py (1)", 0), ("x", 1)]
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "## R in `a/b.py` : 3-5",
+        "### 🚨 R in `a/b.py:3-5`",
+        "## **R** in a/b.py : 3 – 5",
+        "# R at `a/b.py`, lines 3 to 5",
+    ],
+)
+def test_the_heading_of_a_scan_has_some_freedom(heading):
+    (claim,) = read(plain(f"{heading}\n```python\nx = y + z\n```\n")).claims
+    assert (claim.path, claim.first, claim.last, claim.title) == ("a/b.py", 3, 5, "R")
+
+
+@pytest.mark.parametrize(
+    "heading",
+    ["## 📂 a/b.py", "### File: `a/b.py`", "## 3. **a/b.py**", "## `a/b.py` (120 lines)", "**File:** `a/b.py`"],
+)
+@pytest.mark.parametrize(
+    "place",
+    ["[Severity: HIGH]\n[Line 3-5]", "**Severity:** High | **Lines:** 3-5", "- **Line(s)** ~3‑5\n- Severity: high"],
+)
+def test_an_audit_has_some_freedom(heading, place):
+    (claim,) = read(plain(f"{heading}\n{place}\n**Issue:** `x = y + z`\n")).claims
+    assert (claim.path, claim.first, claim.last, claim.severity) == ("a/b.py", 3, 5, "high")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "In `@a/b.py`:\n- Around line 3 - 5: `x = y + z`",
+        "In `@a/b.py`:\n- Around line 3-5: `x = y + z`",
+        "In `@a/b.py` around lines 3 - 5, the sum `x = y + z`",
+        "a/b.py (1)\n\n`3-5`: ⚠️ Potential issue | 🟠 Major\n\n`x = y + z`",
+        "#### a/b.py (1)\n- **Line 3-5:** the sum `x = y + z`",
+    ],
+)
+def test_a_review_has_some_freedom(place):
+    (claim,) = read(plain(f"**Actionable comments posted: 1**\n\n{place}\n")).claims
+    assert (claim.path, claim.first, claim.last) == ("a/b.py", 3, 5)
+    assert [quote.text for quote in quotes(claim)] == ["x = y + z"]

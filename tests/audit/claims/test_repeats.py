@@ -49,3 +49,16 @@ def test_two_rules_about_one_place_are_two_claims(check):
         for rule in ("A_B", "C_D", "A_B")
     )
     assert repeats(check(text)) == [None, None, 1]
+
+
+def test_a_repeat_in_plain_words_has_the_verdict_of_what_it_repeats(check):
+    report = check(issue("pool/ring.py", 10, QUOTE) + section(10, "the store is raw") + section(3, "the store is raw"))
+    assert [claim.verdict for claim in report.claims] == ["grounded", "grounded", "not_executable"]
+    assert report.claims[1].why == "says again what claim 1 says"
+
+
+def test_a_repeat_that_quotes_other_code_has_its_own_verdict(check):
+    text = "In `@pool/ring.py`:\n- Around line 10: `self.data[self.head] = row`\n\nDuplicate comments (1)\n"
+    report = check(text + "pool/ring.py (1)\n\n`10`: Major\n\nIt is `a = b + c`.\n")
+    assert [(claim.verdict, claim.repeats) for claim in report.claims] == [("grounded", None), ("absent", 1)]
+    assert [[claim.index for claim in group] for group in report.groups()] == [[1], [2]]

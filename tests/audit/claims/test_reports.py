@@ -40,7 +40,7 @@ def test_a_row_stands_for_a_claim_and_its_repeats(check):
     text = render(check((SAMPLES / "review.md").read_bytes()))
     assert "pool/ring.py:8-10 (x 2)" in text
     assert len(re.findall(r"^\d  ", text, re.MULTILINE)) == 4
-    assert text.splitlines()[-1].startswith("3 of 5 findings quote code that exists")
+    assert text.splitlines()[-1].startswith("4 of 5 findings quote code that exists")
 
 
 def test_a_newer_tree_has_a_column(check, tree):

@@ -93,7 +93,7 @@ def test_a_report_without_claims_has_none(check, data):
     ],
 )
 def test_a_huge_or_torn_excerpt_is_absent_and_no_crash(check, body):
-    (claim,) = check(f"## R in `pool/ring.py` : 3\n```python\n{body}").claims
+    (claim,) = check(f"## R in `pool/ring.py` : 9\n```python\n{body}").claims
     assert (claim.verdict, claim.found) == ("absent", None)
 
 

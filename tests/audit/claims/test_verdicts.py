@@ -41,7 +41,7 @@ def test_the_review(check):
         ("grounded", 10),
         ("grounded", 3),
         ("moved", 3),
-        ("absent", None),
+        ("grounded", 10),
         ("not_executable", 3),
     ]
     assert [claim.repeats for claim in report.claims] == [None, None, None, 1, None]

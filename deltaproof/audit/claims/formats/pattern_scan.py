@@ -46,7 +46,7 @@ def _heading(text: str) -> tuple[str, str, int, int] | None:
     if found is None:
         return None
     groups = found.groupdict()
-    title = " ".join(re.sub(r"[^\x00-\x7f]|[*_\[\]](?![A-Za-z0-9])", " ", groups["title"]).split())
+    title = " ".join(re.sub(r"[^\x00-\x7f]|\*\*", " ", groups["title"]).split()).strip(" *_[]:")
     first, last = span(*found.groups()[-2:])
     return title, groups.get("ticked") or groups.get("path") or "", first, last
 

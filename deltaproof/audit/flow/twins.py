@@ -1,0 +1,98 @@
+"""Copies of a kernel: in the same file, under the same name elsewhere, or in the same file of a sibling folder."""
+
+from __future__ import annotations
+
+import ast
+import re
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+from deltaproof.audit.model.source import Unreadable
+
+if TYPE_CHECKING:
+    from deltaproof.audit.model.function import Function
+    from deltaproof.audit.model.module import Module
+    from deltaproof.audit.model.project import Project
+
+SAME = 0.6
+"""Share of statements that a copy has in common with its twin at least."""
+FEWEST = 8
+MOST_TWINS = 6
+_DEFINED = re.compile(r"^def (\w+)", re.MULTILINE)
+_VARIANT = re.compile(r"_(npu|ascend|v\d|opt|new|fast|varlen|update|tma|sm\d+|t1|merged|stage\d)(?=_|$)")
+
+
+def statements(function: Function) -> list[tuple[str, ast.stmt]]:
+    """Return a function's statements in order with their text, of compound ones the head; kept with the function."""
+    known: list[tuple[str, ast.stmt]] | None = function.__dict__.get("_statements")
+    if known is None:
+        known = [(_head(node), node) for node in function.nodes if isinstance(node, ast.stmt)]
+        if known and isinstance(known[0][1], ast.Expr) and function.docstring_lines:
+            known = known[1:]
+        function.__dict__["_statements"] = known
+    return known
+
+
+def _head(node: ast.stmt) -> str:
+    if isinstance(node, (ast.If, ast.While)):
+        return f"{'if' if isinstance(node, ast.If) else 'while'} {ast.unparse(node.test)}:"
+    if isinstance(node, ast.For):
+        return f"for {ast.unparse(node.target)} in {ast.unparse(node.iter)}:"
+    if isinstance(node, (ast.With, ast.Try, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return type(node).__name__
+    return ast.unparse(node)
+
+
+def _key(name: str, folder: str) -> str:
+    short = _VARIANT.sub("", name)
+    return short.replace(folder, "~") if len(folder) > 2 else short
+
+
+def _folder(path: str) -> str:
+    parts = path.split("/")
+    return parts[-2] if len(parts) > 1 else ""
+
+
+def _index(project: Project) -> dict[str, list[tuple[str, object]]]:
+    """Return, for each reduced name, the functions of that name in files with kernels; kept with the project."""
+    known: dict[str, list[tuple[str, object]]] | None = project.__dict__.get("_twin_index")
+    if known is not None:
+        return known
+    found: dict[str, list[tuple[str, object]]] = {}
+    for path in project.paths:
+        try:
+            text = project.source(path).text
+        except Unreadable:
+            continue
+        if ".jit" not in text and "cute.kernel" not in text:
+            continue
+        folder = _folder(project.relative(path))
+        for name in _DEFINED.findall(text):
+            found.setdefault(_key(name, folder), []).append((name, path))
+    project.__dict__["_twin_index"] = found
+    return found
+
+
+def twins(kernel: Function, project: Project) -> list[tuple[Function, SequenceMatcher[str]]]:
+    """Return the copies of a kernel, each with the alignment of its statements with the kernel's."""
+    mine = [text for text, _ in statements(kernel)]
+    if len(mine) < FEWEST:
+        return []
+    module: Module = kernel.module
+    near = [other for other in module.kernels if other is not kernel and other.kind == kernel.kind]
+    for name, path in _index(project).get(_key(kernel.name, _folder(module.path)), [])[: 4 * MOST_TWINS]:
+        try:
+            other = project.module(path).by_qualname.get(name)  # type: ignore[arg-type]
+        except Unreadable:
+            continue
+        if other is not None and other.module is not module and other.kind == kernel.kind:
+            near.append(other)
+    found = []
+    for other in near:
+        theirs = [text for text, _ in statements(other)]
+        if len(theirs) < FEWEST or not 0.6 < len(theirs) / len(mine) < 1.7:
+            continue
+        matcher: SequenceMatcher[str] = SequenceMatcher(None, mine, theirs, autojunk=False)
+        if matcher.real_quick_ratio() > SAME and matcher.quick_ratio() > SAME and matcher.ratio() > SAME:
+            found.append((other, matcher))
+    return found[:MOST_TWINS]

@@ -1,0 +1,138 @@
+"""autotuned-in-place
+
+## What it does
+Reports a Triton kernel under ``triton.autotune`` that loads and stores (or atomically updates) memory of one and the
+same pointer parameter, where the autotuner is given neither ``restore_value`` nor ``reset_to_zero`` for it.
+
+## Why it matters
+On the first call with a new key the autotuner runs every candidate many times on the caller's own tensors. A kernel
+that shifts a cache or adds to a buffer does so on every run: the first result is wrong, later ones are right.
+
+## Example
+Bad:
+
+```python
+@triton.autotune(configs=[triton.Config({"BD": 64}), triton.Config({"BD": 128})], key=["D"])
+@triton.jit
+def shift(cache, D, BD: tl.constexpr):
+    o_d = tl.program_id(0) * BD + tl.arange(0, BD)
+    b_c = tl.load(cache + o_d, mask=o_d < D)
+    tl.store(cache + o_d, b_c + 1, mask=o_d < D)
+```
+
+Good:
+
+```python
+@triton.autotune(
+    configs=[triton.Config({"BD": 64}), triton.Config({"BD": 128})], key=["D"], restore_value=["cache"]
+)
+@triton.jit
+def shift(cache, D, BD: tl.constexpr):
+    o_d = tl.program_id(0) * BD + tl.arange(0, BD)
+    b_c = tl.load(cache + o_d, mask=o_d < D)
+    tl.store(cache + o_d, b_c + 1, mask=o_d < D)
+```
+
+## Do this instead
+Name the parameter in ``restore_value`` (or ``reset_to_zero`` where it starts from zero), or write to another tensor.
+
+## Seen in
+The update step of a causal convolution, which shifted its cache dozens of times on the first call.
+
+## Known limits
+A kernel that gets one tensor under two names is not seen. Memory that a kernel writes before it reads it (scratch) is
+told from an update by order only: the load must come first, or stand in a loop.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from deltaproof.audit.flow.access import Access, accesses
+from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
+
+if TYPE_CHECKING:
+    from deltaproof.audit.model.function import Function
+    from deltaproof.audit.model.module import Module
+    from deltaproof.audit.model.project import Project
+
+
+class AutotunedInPlace(Rule):
+    """See the module's docstring."""
+
+    code = "HZ703"
+    name = "autotuned-in-place"
+    triggers = ("autotune",)
+
+    def check(self, module: Module, project: Project) -> Iterator[Seen]:
+        """Yield pointers that an autotuned kernel updates."""
+        for kernel in module.functions:
+            tuner = kernel.decorator("autotune") if kernel.kind == "triton" else None
+            if tuner is None or _single(tuner):
+                continue
+            saved = _saved(tuner)
+            updated = _updated(kernel)
+            for name, (store, load) in updated.items():
+                if saved is None:
+                    yield Drop(module, store.call, kernel, "what the autotuner restores is not spelled out")
+                elif name in saved:
+                    yield Drop(module, store.call, kernel, f"the autotuner restores `{name}`")
+                else:
+                    what = "adds to" if load is store else "reads and overwrites"
+                    yield Hit(
+                        module,
+                        tuner,
+                        kernel,
+                        f"The autotuned kernel {what} `{name}`, and the autotuner does not restore it: its trial runs "
+                        "change the caller's tensor.",
+                        "proven" if name in kernel.param_names else "likely",
+                        f"Add `{name}` to restore_value (or reset_to_zero).",
+                        (Quote(module, load.call, "read here"), Quote(module, store.call, "and written here")),
+                    )
+
+
+def _single(tuner: ast.Call) -> bool:
+    """Whether there is but one configuration: the autotuner then runs no trial."""
+    for keyword in tuner.keywords:
+        if keyword.arg == "configs":
+            return isinstance(keyword.value, ast.List) and len(keyword.value.elts) == 1
+    first = tuner.args[0] if tuner.args else None
+    return isinstance(first, ast.List) and len(first.elts) == 1 and not isinstance(first.elts[0], ast.Starred)
+
+
+def _saved(tuner: ast.Call) -> set[str] | None:
+    """Return the names that are restored or set to zero; None where they are not spelled out."""
+    found: set[str] = set()
+    for keyword in tuner.keywords:
+        if keyword.arg in ("restore_value", "reset_to_zero"):
+            if not isinstance(keyword.value, (ast.List, ast.Tuple)):
+                if isinstance(keyword.value, ast.Constant) and keyword.value.value is None:
+                    continue
+                return None
+            found |= {each.value for each in keyword.value.elts if isinstance(each, ast.Constant)}
+        elif keyword.arg in ("pre_hook", "post_hook"):
+            return None
+    return found
+
+
+def _updated(kernel: Function) -> dict[str, tuple[Access, Access]]:
+    """Return the pointer parameters that are updated: the store and the load before it."""
+    found: dict[str, tuple[Access, Access]] = {}
+    pointers = kernel.param_names - kernel.constexprs
+    loads: dict[str, Access] = {}
+    for access in accesses(kernel):
+        base = access.base
+        if base not in pointers:
+            continue
+        if access.kind == "load":
+            loads.setdefault(base, access)
+        elif access.kind == "atomic":
+            found.setdefault(base, (access, access))
+        elif base in loads:
+            found.setdefault(base, (access, loads[base]))
+    return found
+
+
+RULE = AutotunedInPlace()
