@@ -69,6 +69,7 @@ bare: $(BARE_READY)
 	$(BARE)/bin/deltaproof --help >/dev/null
 	$(BARE)/bin/deltaproof explain P1 >/dev/null
 	$(BARE)/bin/deltaproof explain padding-slot-address >/dev/null
+	$(BARE)/bin/deltaproof audit --preview --no-cache deltaproof/audit/story/after.py
 	$(BARE)/bin/python -c "import importlib.util as u; assert u.find_spec('torch') is None, 'torch is installed here'"
 	$(BARE)/bin/python -c "import deltaproof.hazards, deltaproof.reports.text, sys; \
 	  assert not {'torch', 'triton'} & set(sys.modules), 'hazards or reports import torch or triton'"

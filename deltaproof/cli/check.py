@@ -1,4 +1,4 @@
-"""``deltaproof check``: a real model, the smoke tier and one planted fault, on this machine."""
+"""``deltaproof check``: a real model, the smoke tier, a planted fault and a public bug, on this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from deltaproof.cli.check_source import package as check_package
+from deltaproof.cli.check_source import story
+from deltaproof.contracts.errors import ContractError
 
 if TYPE_CHECKING:
     from deltaproof.reports.model import Check, VerifyReport
@@ -19,14 +23,19 @@ INCIDENT = "decode"
 def check(
     seed: Annotated[int, typer.Option(help="Seed of every input.")] = 0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes; up to 4 on the CPU, 1 on a GPU.")] = None,
+    package: Annotated[
+        str | None, typer.Option(help="NAME==VERSION: audit this package instead, and verify it if it is installed.")
+    ] = None,
 ) -> None:
-    """Run a real model through our operators, verify the default backend, and catch a planted fault.
+    """Run a real model through our operators, verify the default backend, and catch two bugs.
 
-    Exits 0 if the model agrees, the smoke tier passes and the fault is caught, 1 if one of them does not hold, 2 if
-    the check itself could not run.
+    Exits 0 if the model agrees, the smoke tier passes and both bugs are caught, 1 if one of them does not hold, 2 if
+    the check itself could not run. With --package: 1 on findings or failures.
     """
     console = Console()
-    console.print("[bold]deltaproof check[/bold]: a real model, the contract, and a planted bug caught")
+    if package is not None:
+        raise typer.Exit(_package(console, package, seed, jobs))
+    console.print("[bold]deltaproof check[/bold]: a real model, the contract, a planted bug and a public one caught")
     try:
         from deltaproof.verify.runner import default_jobs
     except ImportError as error:
@@ -40,14 +49,35 @@ def check(
         _model(console, seed),
         _smoke(console, device, seed, workers),
         _incident(console, device, seed, workers),
+        story(console),
     ]
     console.print()
     if None in held:
         console.print("deltaproof check: a part could not run; see above")
         raise typer.Exit(2)
-    verdict = "all three parts hold" if all(held) else "a part does not hold; see above"
+    verdict = "all four parts hold" if all(held) else "a part does not hold; see above"
     console.print(f"[bold]deltaproof check: {verdict}[/bold]")
     raise typer.Exit(0 if all(held) else 1)
+
+
+def _package(console: Console, spec: str, seed: int, jobs: int | None) -> int:
+    """Audit a package, and verify it where its backend is installed in that very version."""
+    try:
+        code, backend = check_package(console, spec)
+    except ContractError as error:
+        typer.echo(str(error), err=True)
+        return 2
+    if backend is None:
+        return code
+    import torch
+
+    from deltaproof.reports.text import print_report
+    from deltaproof.verify.runner import default_jobs, exit_code
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    report = _run(backend, device, seed, jobs or default_jobs(device))
+    print_report(report, console)
+    return max(code, exit_code(report))
 
 
 def _model(console: Console, seed: int) -> bool | None:

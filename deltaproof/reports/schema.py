@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from deltaproof.reports.audit import AUDIT_SCHEMA_VERSION, AuditReport
+from deltaproof.reports.claims import CLAIMS_SCHEMA_VERSION, ClaimsReport
 from deltaproof.reports.model import SCHEMA_VERSION, VerifyReport
 from deltaproof.reports.mutants import MUTANTS_SCHEMA_VERSION, MatrixReport
 from deltaproof.reports.source_mutants import SOURCE_MUTANTS_SCHEMA_VERSION, SourceMutantsReport
@@ -43,6 +44,11 @@ def audit_schema() -> dict[str, Any]:
     return _schema(AuditReport, "audit", AUDIT_SCHEMA_VERSION)
 
 
+def claims_schema() -> dict[str, Any]:
+    """Return the schema of a report as `deltaproof audit --claims --format json` writes it."""
+    return _schema(ClaimsReport, "claims", CLAIMS_SCHEMA_VERSION)
+
+
 def schema_files() -> dict[str, str]:
     """Return the text of every schema file by its path inside the docs folder."""
     schemas = {
@@ -50,5 +56,6 @@ def schema_files() -> dict[str, str]:
         f"schemas/mutants-{MUTANTS_SCHEMA_VERSION}.json": mutants_schema(),
         f"schemas/source-mutants-{SOURCE_MUTANTS_SCHEMA_VERSION}.json": source_mutants_schema(),
         f"schemas/audit-{AUDIT_SCHEMA_VERSION}.json": audit_schema(),
+        f"schemas/claims-{CLAIMS_SCHEMA_VERSION}.json": claims_schema(),
     }
     return {path: json.dumps(schema, indent=2) + "\n" for path, schema in schemas.items()}

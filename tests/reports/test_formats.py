@@ -225,6 +225,7 @@ def test_the_schema_is_itself_valid_and_its_file_is_up_to_date():
         "schemas/mutants-1.json",
         "schemas/source-mutants-1.json",
         "schemas/audit-1.json",
+        "schemas/claims-1.json",
     ]
     for path, content in files.items():
         assert (docs / path).read_text(encoding="utf-8") == content

@@ -207,6 +207,8 @@ def covered(access: Access) -> set[tuple[str, int]] | None:
             found |= {(each.text, each.axis) for each in low}
         elif one.equal and high and not low:
             found |= {(each.text, each.axis) for each in high}
+        elif high and not low and any(count < 0 for _, count in one.high):
+            found |= {(each.text, each.axis) for each in high}  # a range that ends at a length: first lanes are cut
         elif low and high:
             relations.append((low, high))
         if not low and not high:

@@ -61,7 +61,7 @@ _NAMES: tuple[tuple[re.Pattern[str], Size], ...] = tuple(
     for pattern, size in (
         (r"(T|TQ|TK|L|seq_?len\w*|SEQ_?LEN\w*|max_?seq_?len\w*|seqlen\w*|N_CTX|T_max|max_T)$", Size(time=True)),
         (r"(NT|NTS?|TC|num_chunks|n_chunks|nchunks|NUM_CHUNKS)$", Size(time=True, rest=-6)),
-        (r"(B|N|BS|bs|bsz|batch|batch_size|BATCH|BATCH_SIZE|Z|num_seqs|n_seqs|num_reqs|num_sequences)$", Size(True)),
+        (r"(B|N|bs|bsz|batch|batch_size|BATCH|BATCH_SIZE|Z|num_seqs|n_seqs|num_reqs|num_sequences)$", Size(True)),
         (r"(BH|NH|BHV|NHV|batch_heads)$", Size(batch=True, rest=6)),
         (r"(total_tokens|all|total_len|n_rows|num_rows|total_rows|total_q_len|total_seq_len)$", Size(True, True)),
         (r"(num_tokens|n_tokens|M|num_token|tokens|NUM_TOKENS|EM|M_total)$", Size(rest=17)),
@@ -73,9 +73,10 @@ _NAMES: tuple[tuple[re.Pattern[str], Size], ...] = tuple(
         (r"(hidden\w*|HIDDEN\w*|D_?MODEL|d_model|n_cols|N_COLS|num_cols|n_elements_per_row)$", Size(rest=13)),
         (r"(intermediate\w*|INTERMEDIATE\w*)$", Size(rest=14)),
         (r"(vocab\w*|VOCAB\w*)$", Size(rest=17)),
-        (r"(BT|BK|BV|BS|BL|BN|BM|BI|BJ|BTL|BTS|S|C|BLOCK_?[A-Z]*|BLOCK_SIZE\w*|CHUNK\w*|chunk_size|BLOCK_\w+)$", Size(rest=6)),
+        (r"(BT|BK|BV|BS|BL|BN|BM|BI|BJ|BTL|BTS|S|C|BLOCK\w*|block_\w+|CHUNK\w*|chunk\w*)$", Size(rest=6)),
         (r"(BC|G|W|BW|GROUP\w*)$", Size(rest=3)),
-        (r"(page_size|PAGE_SIZE|block_size)$", Size(rest=5)),
+        (r"(page_size|PAGE_SIZE)$", Size(rest=5)),
+        (r"\w*stride\w*(indices|_ind|_idx|lens|mask)\w*$", Size(rest=4)),
         (r"(NK|NV|NC|ND|NG)$", Size(rest=2)),
         (r"\w*stride_?\w*(_|q|k|v|o|x|h|b)(d|dim|k|v|col|n)$", Size(rest=0)),
         (r"\w*stride\w*_?(h|head|heads)$", Size(rest=8)),
@@ -104,7 +105,7 @@ _TABLES: tuple[tuple[re.Pattern[str], Size], ...] = tuple(
         (r"(chunk_offsets?|split_offsets?|state_offsets?|block_offsets?)", Size(True, True, rest=-6)),
         (r"(chunk_ind\w*|block_ind\w*|tile_ind\w*)", Size(True, True, rest=-6)),
         (r"(token_ind\w*)", Size(True, True)),
-        (r"(cu_?seq\w*|\w*offsets?$|seq_?start\w*|qo_indptr|kv_indptr|indptr\w*|query_start_loc\w*|\w*start_loc\w*)", Size(True, True)),
+        (r"(cu_?seq\w*|offsets?$|seq_?start\w*|qo_indptr|kv_indptr|indptr\w*|query_start_loc\w*|\w*start_loc\w*)", Size(True, True)),
         (r"(\w*slot\w*|\w*state_(batch_)?ind\w*|\w*cache_ind\w*|\w*state_idx\w*|\w*h0_ind\w*|ssm_ind\w*)", Size(rest=13)),
         (r"(\w*block_?tables?\w*|\w*page_?tables?\w*|\w*page_ind\w*|\w*block_map\w*)", Size(rest=18)),
         (r"(kv_ind\w*|\w*cache_loc\w*|\w*kv_loc\w*|\w*req_to_token\w*)", Size(rest=22)),
@@ -134,13 +135,16 @@ def of_name(name: str, beside: Collection[str] = ()) -> Size | None:
 
 _TIME_AXIS = re.compile(r"\w*_(t|l|m|q?s|seq\w*|tok\w*)$|\w*(seqlen|seq_len|token)\w*$")
 _HEAD_AXIS = re.compile(r"\w*h$|\w*head\w*$")
-_LAST_AXIS = re.compile(r"\w*(d|k|v|n|w|dim|dstate|col|kk|vv)$")
+_SPLIT_AXIS = re.compile(r"\w*(os|split\w*)$")
+_LAST_AXIS = re.compile(r"\w*(_c|d|k|v|n|w|dim|dstate|col|kk|vv)$")
 
 
 def of_axis(name: str) -> Size:
     """Return how long the axis is whose stride has that name; empty for a name that is not known."""
     if _TIME_AXIS.match(name):
         return Size(time=True)
+    if _SPLIT_AXIS.match(name):
+        return Size(rest=4)
     return Size(rest=6 if _HEAD_AXIS.match(name) else 7)
 
 

@@ -134,13 +134,21 @@ def _divides(host: Function, extents: set[str]) -> bool:
 
 def _rounded_up(launch: Launch, element: ast.expr, extent: str, given: ast.expr | None) -> ast.expr | None:
     """Return where a grid element is a length divided by an extent, rounded up."""
-    for name, call in origins(launch.host, element).calls:
-        if name.rpartition(".")[2] in ("cdiv", "ceil_div", "ceildiv") and len(call.args) == 2:
-            by = call.args[1]
-            if (
-                (isinstance(by, ast.Subscript) and isinstance(by.slice, ast.Constant) and by.slice.value == extent)
-                or (given is not None and ast.unparse(by) == ast.unparse(given))
-                or names_in(by) == {extent}
-            ):
-                return call
+
+    def is_extent(by: ast.expr) -> bool:
+        if isinstance(by, ast.Subscript) and isinstance(by.slice, ast.Constant) and by.slice.value == extent:
+            return True
+        return (given is not None and ast.unparse(by) == ast.unparse(given)) or names_in(by) == {extent}
+
+    whole = resolved(launch.host, element)
+    calls = [call for _, call in origins(launch.host, whole).calls]
+    for node in [*ast.walk(whole), *calls]:
+        if isinstance(node, ast.Call) and len(node.args) == 2 and isinstance(node.func, (ast.Name, ast.Attribute)):
+            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            if name in ("cdiv", "ceil_div", "ceildiv") and is_extent(node.args[1]):
+                return node
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv) and is_extent(node.right):
+            left = node.left
+            if isinstance(left, ast.BinOp) and isinstance(left.op, ast.Sub) and ast.unparse(left.right) == "1":
+                return node
     return None

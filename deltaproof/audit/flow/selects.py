@@ -85,15 +85,18 @@ def broadcast(expr: ast.expr) -> str:
     if not isinstance(expr, ast.Subscript) or not is_broadcast(expr) or not isinstance(expr.slice, ast.Tuple):
         return ""
     kinds = [isinstance(part, ast.Slice) for part in expr.slice.elts]
-    return {(True, False): "rows", (False, True): "columns"}.get(tuple(kinds[:2]), "")  # type: ignore[call-overload]
+    return {(True, False): "rows", (False, True): "columns"}.get((kinds[0], kinds[-1]), "")
 
 
 def outer_difference(function: Function, call: ast.Call) -> tuple[ast.expr, ast.expr] | None:
     """Return the two values of ``exp(a[:, None] - b[None, :])``."""
     inner = resolved(function, call.args[0], 2)
-    if isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Sub):
-        if {broadcast(inner.left), broadcast(inner.right)} == {"rows", "columns"}:
-            return inner.left.value, inner.right.value  # type: ignore[attr-defined]
+    if (
+        isinstance(inner, ast.BinOp)
+        and isinstance(inner.op, ast.Sub)
+        and {broadcast(inner.left), broadcast(inner.right)} == {"rows", "columns"}
+    ):
+        return inner.left.value, inner.right.value  # type: ignore[attr-defined]
     return None
 
 
@@ -132,11 +135,13 @@ def selected_later(function: Function, node: ast.expr) -> ast.AST | None:
                 and any(isinstance(name, ast.Name) and name.id in names for name in ast.walk(parts[1]))
             ):
                 return each
-            if isinstance(each, (ast.Assign, ast.AugAssign)) and each.lineno >= statement.lineno:
-                if isinstance(each.value, (ast.BinOp, ast.Name, ast.UnaryOp)) and any(
-                    isinstance(name, ast.Name) and name.id in names for name in ast.walk(each.value)
-                ):
-                    grown |= _bound(each)
+            if (
+                isinstance(each, (ast.Assign, ast.AugAssign))
+                and each.lineno >= statement.lineno
+                and isinstance(each.value, (ast.BinOp, ast.Name, ast.UnaryOp))
+                and any(isinstance(name, ast.Name) and name.id in names for name in ast.walk(each.value))
+            ):
+                grown |= _bound(each)
         if grown == names:
             break
         names = grown

@@ -1,4 +1,4 @@
-"""Which rows of an output a Triton kernel leaves unwritten: early returns, masks on another index, triangles of tiles."""
+"""Which rows of an output a Triton kernel leaves unwritten: early returns, other indices in masks, triangles."""
 
 from __future__ import annotations
 
@@ -114,9 +114,7 @@ def _tested(function: Function, test: ast.expr, skips_when: bool) -> Iterator[as
             (op is ast.Eq and (number in (0, -1) or mark))
             or (op is ast.Lt and number in (0, 1))
             or (op is ast.LtE and number in (0, -1))
-        ):
-            yield left
-        elif op in (ast.Eq, ast.LtE, ast.GtE) and number is None and {"bos", "eos"} <= names_in(test):
+        ) or (op in (ast.Eq, ast.LtE, ast.GtE) and number is None and {"bos", "eos"} <= names_in(test)):
             yield left
 
 
@@ -153,11 +151,14 @@ def _scattered(kernel: Function, access: Access, guard: Guard) -> bool:
     """Return whether the address is looked up or counted, so that rows do not stand for what the condition tests."""
     depends = origins(kernel, access.pointer)
     for name, call in depends.calls:
-        if name.rpartition(".")[2] == "load" and call.args:
-            if not any(
+        if (
+            name.rpartition(".")[2] == "load"
+            and call.args
+            and not any(
                 part in each.lower() for each in names_in(call.args[0]) for part in ("seq", "lens", "indptr", "chunk")
-            ):
-                return True
+            )
+        ):
+            return True
     counted = {
         node.target.id
         for node in (ast.walk(guard.node) if guard.kind == "if" else ())
@@ -185,7 +186,10 @@ def _shifted(kernel: Function, access: Access) -> ast.expr | None:
     for condition in access.conditions:
         if not isinstance(condition, ast.Compare):
             continue
-        for side in (condition.left, *condition.comparators):
+        sides = [condition.left, *condition.comparators]
+        for place, side in enumerate(sides):
+            if any(loads_behind(kernel, other) for other in (*sides[:place], *sides[place + 1 :])):
+                continue  # a length that is loaded too: the rows of one sequence, counted from elsewhere
             extra = loads_behind(kernel, side) - address
             if extra and origins(kernel, side).calls_any("arange"):
                 return condition

@@ -91,10 +91,10 @@ def tainted_names(function: Function, reads: list[ast.expr]) -> set[str]:
     pairs: list[tuple[set[str], set[str], bool]] = []
     for node in function.nodes:
         if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign)) and node.value is not None:
-            held = list(ast.walk(node.value))
+            parts = list(ast.walk(node.value))
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names = {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
-            pairs.append((names, _names(node.value), any(each in marked for each in held)))
+            pairs.append((names, _names(node.value), any(each in marked for each in parts)))
     tainted: set[str] = set()
     grown = True
     while grown:
@@ -109,7 +109,9 @@ def tainted_names(function: Function, reads: list[ast.expr]) -> set[str]:
 def touches(expr: ast.AST, reads: list[ast.expr], names: set[str]) -> bool:
     """Return whether an expression spells out a slot read or one of the names."""
     return any(
-        part in reads if isinstance(part, (ast.Call, ast.Subscript)) else isinstance(part, ast.Name) and part.id in names
+        part in reads
+        if isinstance(part, (ast.Call, ast.Subscript))
+        else isinstance(part, ast.Name) and part.id in names
         for part in ast.walk(expr)
     )
 
@@ -178,7 +180,9 @@ def _through(function: Function, node: ast.Subscript) -> tuple[list[ast.AST], li
                     views.discard(target.id)
         elif isinstance(part, ast.Call) and part.args:
             name = called_name(function, part).rpartition(".")[2]
-            if name in VIEWS or not re.search(r"copy|(^|_)(store|write|save|commit|update|load|read|gather|prefetch)", name):
+            if name in VIEWS or not re.search(
+                r"copy|(^|_)(store|write|save|commit|update|load|read|gather|prefetch)", name
+            ):
                 continue
             given = [_names(argument) & views or node in ast.walk(argument) for argument in part.args]
             if not any(given):

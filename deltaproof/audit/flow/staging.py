@@ -1,4 +1,4 @@
-"""Host code around uninitialised memory: buffers copied back, optional inputs made up, early returns, grids from hints."""
+"""Host code around uninitialised memory: buffers copied back, made-up inputs, early returns, grids from hints."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _is_dummy(allocation: Allocation) -> bool:
 def left_early(function: Function) -> Iterator[tuple[Allocation, ast.Return, Guard]]:
     """Yield returns of uninitialised memory that leave before anybody wrote it, with the condition.
 
-    Where the condition says that the memory has no element, nothing is amiss.
+    Only the size that a product sums over counts: a product of nothing is zero, not what the memory holds.
     """
     for allocation in allocations(function):
         if filled(allocation) or _is_dummy(allocation):
@@ -103,7 +103,7 @@ def left_early(function: Function) -> Iterator[tuple[Allocation, ast.Return, Gua
             if allocation.statement not in reached or _used(function, allocation, node):
                 continue
             tested = [guard for guard in guards(function, node) if guard.kind == "if" and guard.holds]
-            if tested and not _no_element(function, allocation, tested[0].test):
+            if tested and _summed_size(function, allocation, tested[0].test):
                 yield allocation, node, tested[0]
 
 
@@ -113,27 +113,36 @@ def _used(function: Function, allocation: Allocation, until: ast.Return) -> bool
             if node.lineno < until.lineno and not isinstance(function.parents.get(node), ast.Attribute):
                 return True
             parent = function.parents.get(node)
-            if node.lineno < until.lineno and isinstance(parent, ast.Attribute):
-                if isinstance(function.parents.get(parent), ast.Call):
-                    return True
+            if (
+                node.lineno < until.lineno
+                and isinstance(parent, ast.Attribute)
+                and isinstance(function.parents.get(parent), ast.Call)
+            ):
+                return True
     return False
 
 
-def _no_element(function: Function, allocation: Allocation, test: ast.expr) -> bool:
-    if not any(isinstance(node, ast.Compare) for node in ast.walk(test)):
-        return True
+def _summed_size(function: Function, allocation: Allocation, test: ast.expr) -> bool:
+    """Return whether a condition says that the size which a product sums over is zero, while the memory has rows.
+
+    Such a size is unpacked from a shape behind the first place, and is none of the memory's.
+    """
+    if not isinstance(test, ast.Compare) or len(test.ops) != 1 or not isinstance(test.ops[0], (ast.Eq, ast.LtE)):
+        return False
+    zero = test.comparators[0]
+    if not isinstance(test.left, ast.Name) or not isinstance(zero, ast.Constant) or zero.value != 0:
+        return False
+    unpacked = [
+        each
+        for each in function.flow.reaching(test.left.id, test.left)
+        if each.kind == "unpacked"
+        and each.index
+        and isinstance(each.value, ast.Attribute)
+        and each.value.attr == "shape"
+    ]
     like = dotted(allocation.call.func).endswith("_like")
-    sizes, tested = {allocation.name}, names_in(test)
-    for each in [*allocation.call.args, allocation.call.func]:
-        sizes |= names_in(each)
-    for names in (sizes, tested):
-        for name in list(names):
-            for found in function.flow.definitions(name):
-                if found.value is not None and (like or found.kind != "unpacked"):
-                    names |= names_in(found.value)
-    return bool((sizes - {"torch", "self", "len"}) & tested) or not any(
-        isinstance(node, ast.Constant) and node.value == 0 for node in ast.walk(test)
-    )
+    sizes = {name for each in allocation.call.args for name in names_in(each)}
+    return bool(unpacked) and not like and test.left.id not in sizes
 
 
 def hinted_grids(function: Function) -> Iterator[tuple[Allocation, ast.Call, str, str]]:

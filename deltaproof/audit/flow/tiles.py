@@ -134,9 +134,14 @@ def unfilled_buffers(function: Function) -> Iterator[tuple[TileStore, ast.Call]]
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.targets[0], ast.Name):
             name = function.called(node.value).rpartition(".")[2]
             shape = node.value.args[0] if node.value.args else None
-            if name in BUFFERS[:1] and isinstance(shape, (ast.List, ast.Tuple)) and len(shape.elts) == 1:
-                if isinstance(shape.elts[0], ast.Constant) and shape.elts[0].value == 1:
-                    made[node.targets[0].id] = node.value
+            if (
+                name in BUFFERS[:1]
+                and isinstance(shape, (ast.List, ast.Tuple))
+                and len(shape.elts) == 1
+                and isinstance(shape.elts[0], ast.Constant)
+                and shape.elts[0].value == 1
+            ):
+                made[node.targets[0].id] = node.value
     if not made:
         return
     every = tile_stores(function)
@@ -175,7 +180,11 @@ def read_elsewhere(function: Function, buffer: str) -> Function | None:
             continue
         written = {id(store.target) for store in tile_stores(other)}
         for node in other.nodes:
-            if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in named:
-                if id(node) not in written:
-                    return other
+            if (
+                isinstance(node, ast.Subscript)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in named
+                and id(node) not in written
+            ):
+                return other
     return None

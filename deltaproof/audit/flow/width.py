@@ -316,7 +316,8 @@ def host_size(host: Function, expr: ast.expr, depth: int = 8) -> Size | None:
         return of_name(expr.attr)
     if isinstance(expr, ast.Subscript) and isinstance(expr.slice, ast.Constant):
         if isinstance(expr.value, ast.Attribute) and expr.value.attr == "shape":
-            return Size(rest=17) if expr.slice.value == 0 else None
+            weights = re.search(r"weight|scale|expert", ast.unparse(expr.value)) is not None
+            return (Size(rest=14) if weights else Size(batch=True, rest=5)) if expr.slice.value == 0 else None
         return of_name(str(expr.slice.value)) if isinstance(expr.slice.value, str) else None
     if isinstance(expr, ast.IfExp):
         arms = [size for part in (expr.body, expr.orelse) if (size := host_size(host, part, depth - 1)) is not None]

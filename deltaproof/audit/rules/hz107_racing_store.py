@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from deltaproof.audit.flow.access import Access, accesses
@@ -15,7 +16,8 @@ from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
-SEVERAL = 40
+_ONE = re.compile(r"split|single|decod|once", re.I)
+"""Switches that tell that an axis has one program."""
 
 
 def _stores(module: Module, kernel: Function, project: Project) -> Iterator[Seen]:
@@ -29,11 +31,12 @@ def _stores(module: Module, kernel: Function, project: Project) -> Iterator[Seen
         for part in parts(kernel, each.pointer):
             work.setdefault(part, each)
     singles = _single_axes(kernel, project)
+    ones = _asserted_ones(kernel, project)
     for store in stores:
         own = parts(kernel, store.pointer) | parts(kernel, store.mask)
         if store.block is not None:
             own |= parts(kernel, store.block.call)
-        left_out = [part for part in missing(own, work) if part.axis not in singles]
+        left_out = [part for part in missing(own, work) if part.axis not in singles and part.divisor not in ones]
         if not left_out:
             continue
         guard = next((each for each in guards(kernel, store.call) if _selects(kernel, each.test, each.kind, left_out)), None)
@@ -56,6 +59,8 @@ def _stores(module: Module, kernel: Function, project: Project) -> Iterator[Seen
 
 def _selects(kernel: Function, test: ast.expr, kind: str, left_out: list[Part]) -> bool:
     own = parts(kernel, test)
+    if kind == "if" and any(_ONE.search(name) for name in names_in(test) & kernel.constexprs):
+        return True
     if not any(part in own or Part(part.axis, "whole") in own for part in left_out):
         return False
     if kind == "if":
@@ -79,6 +84,18 @@ def _single_axes(kernel: Function, project: Project) -> set[int]:
             }
         )
     return set.intersection(*found) if found else set()
+
+
+def _asserted_ones(kernel: Function, project: Project) -> set[str]:
+    """Return the names that a launching function asserts to be 1."""
+    found = set()
+    for launch in project.launches_of(kernel):
+        for node in launch.host.nodes:
+            if isinstance(node, ast.Assert) and isinstance(node.test, ast.Compare) and len(node.test.ops) == 1:
+                right = node.test.comparators[0]
+                if isinstance(node.test.ops[0], ast.Eq) and isinstance(right, ast.Constant) and right.value == 1:
+                    found.add(ast.unparse(node.test.left))
+    return found
 
 
 def _grids(module: Module) -> Iterator[Seen]:
@@ -185,10 +202,10 @@ def _one_thread(kernel: Function, node: ast.AST, target: ast.Subscript) -> bool:
                 return True
         if isinstance(around, ast.If) and origins(kernel, around.test).calls_any("get_thread_binding", "get_thread_bindings"):
             return True
-        if isinstance(around, ast.If) and any("thread" in name or name in ("tx", "tid") for name in names_in(around.test)):
+        if isinstance(around, ast.If) and any("thread" in name or name == "tx" for name in names_in(around.test)):
             return True
-    index = origins(kernel, target.slice)
-    return index.calls_any("get_thread_binding", "get_thread_bindings") or any("thread" in name for name in index.names)
+    own = names_in(target.slice)
+    return "tx" in own or origins(kernel, target.slice).calls_any("get_thread_binding", "get_thread_bindings")
 
 
 def _neighbour(kernel: Function, inside: list[ast.AST], target: ast.Subscript, variables: set[str]) -> ast.Subscript | None:

@@ -186,9 +186,13 @@ def _summed(kernel: Function, wanted: dict[str, tuple[Handed, Allocation]]) -> I
 
 def _touched_before(handed: Handed, made: Allocation) -> int | None:
     for node in made.function.nodes:
-        if isinstance(node, ast.Name) and node.id == made.name and isinstance(node.ctx, ast.Load):
-            if made.statement.lineno < node.lineno < handed.call.lineno:
-                return node.lineno
+        if (
+            isinstance(node, ast.Name)
+            and node.id == made.name
+            and isinstance(node.ctx, ast.Load)
+            and made.statement.lineno < node.lineno < handed.call.lineno
+        ):
+            return node.lineno
     return None
 
 

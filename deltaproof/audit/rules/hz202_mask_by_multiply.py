@@ -106,7 +106,7 @@ def _past_the_end(kernel: Function) -> Iterator[Seen]:
                 if not isinstance(inner, ast.BinOp) or not isinstance(inner.op, ast.Sub):
                     continue
                 gate = _zero_filled(kernel, inner.left, loads, summed)
-                if gate is None or _same_load(kernel, inner.right, gate, loads):
+                if gate is None or _same_load(kernel, inner.right, gate, loads) or _whole(kernel, gate):
                     continue
                 told.add(id(factor))
                 yield Hit(
@@ -123,6 +123,24 @@ def _past_the_end(kernel: Function) -> Iterator[Seen]:
                         Quote(kernel.module, dot, "sums over these rows"),
                     ),
                 )
+
+
+def _whole(kernel: Function, gate: Access) -> bool:
+    """Return whether a tile lies before the program's own one, in a loop up to it: then all its rows exist."""
+    where = origins(kernel, gate.pointer).names
+    for around in kernel.ancestors(gate.call):
+        if (
+            isinstance(around, ast.For)
+            and isinstance(around.target, ast.Name)
+            and around.target.id in where
+            and isinstance(around.iter, ast.Call)
+            and around.iter.args
+        ):
+            stop = around.iter.args[0 if len(around.iter.args) == 1 else 1]
+            until = origins(kernel, stop)
+            if until.calls_any("program_id") and not until.calls_any("cdiv") and not until.params & {"T", "NT"}:
+                return True
+    return False
 
 
 def _turned(kernel: Function, operand: ast.expr) -> bool:
@@ -286,13 +304,15 @@ def _is_mask(kernel: Function, expr: ast.expr) -> bool:
         expr = _bare(kernel, expr.value)
     if isinstance(expr, ast.BinOp) and isinstance(expr.op, ast.BitAnd):
         return _is_mask(kernel, expr.left)
-    return isinstance(expr, ast.Compare) and any(
-        isinstance(op, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) for op in expr.ops
-    )
+    return isinstance(expr, ast.Compare) and any(isinstance(op, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) for op in expr.ops)
 
 
 def _may_overflow(kernel: Function, expr: ast.expr) -> bool:
-    if isinstance(expr, ast.Call) and expr.args and selects.last_name(kernel, expr) in (*selects.EXPS, "log", "log2", "rsqrt"):
+    if (
+        isinstance(expr, ast.Call)
+        and expr.args
+        and selects.last_name(kernel, expr) in (*selects.EXPS, "log", "log2", "rsqrt")
+    ):
         inner = resolved(kernel, expr.args[0], 2)
         return not (isinstance(inner, ast.Call) and selects.last_name(kernel, inner) in ("minimum", "where", "min"))
     return False

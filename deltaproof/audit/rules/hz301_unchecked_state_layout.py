@@ -23,6 +23,8 @@ Good:
 
 ```python
 def chunk_rule(q, k, v, initial_state=None, state_v_first=False, cu_seqlens=None):
+    if initial_state is not None and initial_state.shape[0] != len(cu_seqlens) - 1:
+        raise ValueError("one state a sequence")
     sizes = (v.shape[-1], k.shape[-1]) if state_v_first else (k.shape[-1], v.shape[-1])
     if initial_state is not None and tuple(initial_state.shape[-2:]) != sizes:
         raise ValueError(f"initial_state: expected {sizes} at the end, got {tuple(initial_state.shape)}")
@@ -67,7 +69,15 @@ class UncheckedStateLayout(Rule):
 
     code = "HZ301"
     name = "unchecked-state-layout"
-    triggers = ("state_v_first", "state_k_first", "transpose_state", "state_layout", "_transposed", "initial_state", "k_last")
+    triggers = (
+        "state_v_first",
+        "state_k_first",
+        "transpose_state",
+        "state_layout",
+        "_transposed",
+        "initial_state",
+        "k_last",
+    )
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
         """Yield entry points that believe the layout, and checks that leave the state out."""
@@ -85,7 +95,9 @@ class UncheckedStateLayout(Rule):
     def _layout(self, module: Module, function: Function, state: str, flag: str) -> Iterator[Seen]:
         leading = _leading_check(function, state)
         applies = any(isinstance(call.func, ast.Attribute) and call.func.attr == "apply" for call in function.calls)
-        if function.name.startswith("_") or function.owner is not None or not (leading or applies):
+        told = ast.get_docstring(function.node) or ""
+        entry = leading is not None or (applies and state in told)
+        if function.name.startswith("_") or function.owner is not None or not entry:
             return
         checked = _checked(function, state)
         if checked is not None:
@@ -116,19 +128,21 @@ class UncheckedStateLayout(Rule):
             return
         for state in states:
             used = any(state in names_in(node.test) for node in refusals)
-            passed = any(isinstance(node, ast.Name) and node.id == state for call in function.calls for node in call.args)
-            if used and not passed and not any(_owners(node, "dtype") & {state} for node in function.nodes):
-                if state not in looked:
-                    yield Hit(
-                        module,
-                        last,
-                        function,
-                        f"The dtypes of {', '.join(sorted(looked & function.param_names)[:4])} are checked, that of "
-                        f"`{state}` is not.",
-                        "possible",
-                        f"Refuse dtypes of `{state}` that the kernel does not read.",
-                    )
-                    return
+            passed = any(
+                isinstance(node, ast.Name) and node.id == state for call in function.calls for node in call.args
+            )
+            elsewhere = state in looked or any(_owners(node, "dtype") & {state} for node in function.nodes)
+            if used and not passed and not elsewhere:
+                yield Hit(
+                    module,
+                    last,
+                    function,
+                    f"The dtypes of {', '.join(sorted(looked & function.param_names)[:4])} are checked, that of "
+                    f"`{state}` is not.",
+                    "possible",
+                    f"Refuse dtypes of `{state}` that the kernel does not read.",
+                )
+                return
 
 
 def _refuses(node: ast.If) -> bool:
@@ -175,9 +189,9 @@ def _checked(function: Function, state: str) -> ast.AST | None:
             name = (function.called(node) or "").rpartition(".")[2]
             if _CHECKER.search(name) and any(state in names_in(each) for each in [*node.args, *node.keywords]):
                 return node
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
-            if ast.unparse(node.value) == f"{state}.shape":
-                return node
+        unpacked = isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple)
+        if unpacked and ast.unparse(node.value) == f"{state}.shape":  # type: ignore[attr-defined]
+            return node
     return None
 
 

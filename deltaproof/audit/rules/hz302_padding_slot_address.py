@@ -93,9 +93,8 @@ class _Kernel:
         self.clamps: dict[ast.AST, ast.AST] = {}
         names = tainted_names(function, reads)
         for node in function.nodes:
-            if isinstance(node, (ast.If, ast.IfExp)) and touches(node.test, reads, names):
-                self._clamp(node)
-            elif isinstance(node, ast.Call) and touches(node, reads, names):
+            tested = node.test if isinstance(node, (ast.If, ast.IfExp)) else node
+            if isinstance(node, (ast.If, ast.IfExp, ast.Call)) and touches(tested, reads, names):
                 self._clamp(node)
         self.exits = [
             node
@@ -125,9 +124,8 @@ class _Kernel:
             name = called_name(self.function, node).rpartition(".")[2]
             clamp = name in _CLAMPS and len(node.args) >= 2 and any(_constant(each) for each in node.args)
             choice = name in _CHOICES and len(node.args) == 3 and any(_constant(each) for each in node.args[1:])
-            if clamp and any(self.holds(each) for each in node.args):
-                self.clamps[node] = node
-            elif choice and self._compares(node.args[0]) and any(self.holds(each) for each in node.args[1:]):
+            chosen = choice and self._compares(node.args[0])
+            if (clamp or chosen) and any(self.holds(each) for each in node.args[1 if choice else 0 :]):
                 self.clamps[node] = node
 
     def _compares(self, expr: ast.AST) -> bool:
@@ -239,13 +237,21 @@ class PaddingSlotAddress(Rule):
         names = [param.name for param in function.params if _SEQUENCE.search(param.name.lower())]
         if not names:
             return
-        reads = [access.call for access in accesses(function) if access.kind == "load" and access.base in names]
+        loads = [access for access in accesses(function) if access.kind == "load" and access.base in names]
+        reads: list[ast.expr] = [access.call for access in loads]
         reads += [
             node
             for node in function.nodes
             if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in names
         ]
-        compares = [node for node in function.nodes if isinstance(node, ast.Compare) and len(node.ops) == 1]
+        if not reads:
+            return
+        held = tainted_names(function, reads)
+        compares = [
+            node
+            for node in function.nodes
+            if isinstance(node, ast.Compare) and len(node.ops) == 1 and touches(node, reads, held)
+        ]
         found = []
         for node in compares:
             left = {each for each in walk_values(function, node.left, reads) if each in reads}
@@ -322,18 +328,20 @@ def _index_name(function: Function, node: ast.Subscript) -> str:
     for each in alternatives(function, first):
         if isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute):
             each = each.func.value  # a cast: ``indices.long()``
-        if isinstance(each, ast.Name) and each.id in function.param_names and each.id.endswith("s"):
-            if is_slot_name(each.id):
-                return each.id
+        if not isinstance(each, ast.Name) or each.id not in function.param_names:
+            continue
+        if each.id.endswith("s") and is_slot_name(each.id):
+            return each.id
     return ""
 
 
 def _compared(function: Function, name: str) -> bool:
     """Whether the values of a tensor are compared or chosen from anywhere in a function."""
     for node in function.nodes:
-        if isinstance(node, ast.Compare) and not isinstance(node.ops[0], (ast.Is, ast.IsNot)):
-            if isinstance(node.left, ast.Name) and node.left.id == name:
-                return True
+        if not isinstance(node, ast.Compare) or isinstance(node.ops[0], (ast.Is, ast.IsNot)):
+            continue
+        if isinstance(node.left, ast.Name) and node.left.id == name:
+            return True
     return False
 
 

@@ -138,7 +138,7 @@ class AppendedCache(Rule):
                             module,
                             statement,
                             function,
-                            f"`{counter}` is advanced by layer 0 alone, and `{method.name}` returns it for every layer.",
+                            f"`{counter}` is advanced by layer 0 alone, and `{method.name}` returns it for all.",
                             "likely",
                             "Count for each layer.",
                             (Quote(module, told, "returned whatever layer is asked for"),),

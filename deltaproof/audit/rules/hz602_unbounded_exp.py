@@ -104,9 +104,10 @@ def _in_sigmoid(function: Function, call: ast.Call) -> bool:
         name = statement.targets[0].id
         for node in function.nodes:
             if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-                if any(isinstance(side, ast.Name) and side.id == name for side in (node.left, node.right)):
-                    if any(isinstance(side, ast.Constant) for side in (node.left, node.right)):
-                        return True
+                sides = (node.left, node.right)
+                named = any(isinstance(side, ast.Name) and side.id == name for side in sides)
+                if named and any(isinstance(side, ast.Constant) for side in sides):
+                    return True
     return False
 
 
@@ -114,11 +115,11 @@ def _bare(function: Function, expr: ast.expr) -> ast.expr:
     """Return what a cast of one value wraps."""
     for _ in range(4):
         expr = resolved(function, expr, 2)
-        if isinstance(expr, ast.Call) and len(expr.args) == 1 and not expr.keywords:
-            if selects.last_name(function, expr) in ("Float32", "float32", "cast", "float"):
-                expr = expr.args[0]
-                continue
-        break
+        if not isinstance(expr, ast.Call) or len(expr.args) != 1 or expr.keywords:
+            break
+        if selects.last_name(function, expr) not in ("Float32", "float32", "cast", "float"):
+            break
+        expr = expr.args[0]
     return expr
 
 

@@ -56,7 +56,9 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.module import Module
     from deltaproof.audit.model.project import Project
 
-_SIZE = re.compile(r"^_?(bt|chunk_size\w*|chunk_len|block_t|block_size_t|block_size|tile_size|chunk|block_tokens?)$", re.I)
+_SIZE = re.compile(
+    r"^_?(bt|chunk_size\w*|chunk_len|block_t|block_size_t|block_size|tile_size|chunk|block_tokens?)$", re.I
+)
 _TIME = re.compile(r"^_?(bt|chunk_size\w*|chunk_len|block_t|block_size_t|chunk)$", re.I)
 FIX = "Use the parameter, or raise where another value comes."
 
@@ -92,9 +94,9 @@ def _restricted(function: Function, name: str) -> bool:
     for node in function.nodes:
         if isinstance(node, ast.Assert) and name in names_in(node.test):
             return True
-        if isinstance(node, ast.If) and name in names_in(node.test):
-            if any(isinstance(inner, ast.Raise) for inner in node.body):
-                return True
+        raises = isinstance(node, ast.If) and any(isinstance(inner, ast.Raise) for inner in node.body)
+        if raises and name in names_in(node.test):  # type: ignore[attr-defined]
+            return True
     return False
 
 

@@ -3,8 +3,8 @@
 ## What it does
 Looks at what is kept between calls under a key: compiled kernels, casts, registered objects. It reports a key made from
 an object's address (``id(x)``, ``x.data_ptr()``) whose owner may die; a key of a compiled kernel that lacks what was
-baked in: the shape of a tensor that the compiler saw, the dtype, all strides but one, the device whose properties chose
-the options; and a key for compiled binaries that is made from source and target but not from the compiler's options.
+baked in: a compile-time constant, a name that the compiled function closes over, the shape of a tensor that the
+compiler saw, the dtype, all strides but one, the device whose properties chose the options; and a key for compiled binaries that is made from source and target but not from the compiler's options.
 
 ## Why it matters
 The second caller with another shape, dtype, stride or device gets the first caller's kernel. It runs without an error
@@ -47,7 +47,8 @@ Wrappers of hand-written decode kernels: head counts, gate dtype, inner strides 
 after the other; a cache of casts keyed by ``data_ptr`` served another layer's weights.
 
 ## Known limits
-Which arguments a compiler bakes in is told by where they come from (shapes, tensors), not by the kernel's signature.
+Which arguments a compiler bakes in is told by the kernel's annotations, where it is found, and by where they come
+from (shapes, tensors).
 Names of batch and token counts are taken to be dynamic. The ``key=`` of a Triton autotuner chooses speed, not results,
 and is not looked at.
 """
@@ -102,6 +103,7 @@ class IncompleteCacheKey(Rule):
                 compiled = _compile_call(function, store.value)
                 if compiled is not None:
                     yield from self._compiled(module, store, compiled, found)
+                    yield from self._baked(module, project, store, compiled, found)
 
     def _address(self, module: Module, store: CacheStore, found: list[ast.AST]) -> Iterator[Seen]:
         function = store.function
@@ -122,7 +124,7 @@ class IncompleteCacheKey(Rule):
                 isinstance(each, ast.Compare) and isinstance(each.ops[0], (ast.Is, ast.IsNot)) and _spells(each, text)
                 for each in function.nodes
             )
-            if held and not weak or checked:
+            if (held and not weak) or checked:
                 return
             key = ast.unparse(store.keys[0])
             if weak and not any(
@@ -137,14 +139,12 @@ class IncompleteCacheKey(Rule):
                 f"`{store.container}` is keyed by `{ast.unparse(node)}`, an address that the next object gets when "
                 f"`{text}` is freed.",
                 "likely",
-                f"Keep `{text}` alive with the entry, drop the entry when it dies (weakref.finalize), or use a counter.",
+                f"Keep `{text}` alive with the entry, drop the entry with it (weakref.finalize), or use a counter.",
                 (Quote(module, store.node, "stored under that key"),),
             )
             return
 
-    def _compiled(
-        self, module: Module, store: CacheStore, compiled: ast.Call, found: list[ast.AST]
-    ) -> Iterator[Seen]:
+    def _compiled(self, module: Module, store: CacheStore, compiled: ast.Call, found: list[ast.AST]) -> Iterator[Seen]:
         function = store.function
         names = {node.id for node in found if isinstance(node, ast.Name)}
         words = names | {node.attr for node in found if isinstance(node, ast.Attribute)}
@@ -172,7 +172,9 @@ class IncompleteCacheKey(Rule):
                 (quote,),
             )
         tensors = [
-            each for each in given if isinstance(each, ast.AST) and any(_is_handle(part) for part in reached(function, [each]))
+            each
+            for each in given
+            if isinstance(each, ast.AST) and any(_is_handle(part) for part in reached(function, [each]))
         ]
         if tensors and not any("dtype" in word.lower() for word in words) and not _dtype_checked(function):
             yield Hit(
@@ -197,6 +199,61 @@ class IncompleteCacheKey(Rule):
                     "likely",
                     "Ask the properties of the operands' device and add its architecture to the key.",
                     (Quote(module, query, "asked once, of one device"), quote),
+                )
+
+    def _baked(
+        self, module: Module, project: Project, store: CacheStore, compiled: ast.Call, found: list[ast.AST]
+    ) -> Iterator[Seen]:
+        """Yield compile-time constants and closed-over names that the key lacks."""
+        function = store.function
+        keys = {node.id for node in found if isinstance(node, ast.Name)}
+        inner = [each for each in module.functions if each.outer is function]
+        shown = {node.id for node in ast.walk(compiled) if isinstance(node, ast.Name)}
+        for each in inner:
+            if each.name not in shown:
+                continue
+            for name in _free_names(each):
+                if (
+                    name.id in keys
+                    or name.id not in _varying(function)
+                    or _derived_at(function, name.id, compiled, keys)
+                ):
+                    continue
+                keys.add(name.id)
+                yield Hit(
+                    module,
+                    name,
+                    each,
+                    f"`{each.name}` is compiled with `{name.id}` of the function around it, and the key lacks it.",
+                    "likely",
+                    FIX,
+                    (Quote(module, _key_node(function, store), "the key"), Quote(module, compiled, "compiled here")),
+                )
+        kernel = project.function(module.resolve(compiled.args[0]), module) if compiled.args else None
+        if kernel is None:
+            return
+        names = [param for param in kernel.params if param.name != "self"]
+        for param, argument in zip(names, _arguments(function, compiled), strict=False):
+            if not re.search(r"constexpr", param.annotation, re.I) or not isinstance(argument, ast.Name):
+                continue
+            if argument.id in keys or argument.id not in _varying(function):
+                continue
+            if _from_shape(function, argument) and not _DYNAMIC.match(argument.id):
+                continue  # said above
+            if not _derived(function, argument, keys):
+                keys.add(argument.id)
+                yield Hit(
+                    module,
+                    argument,
+                    function,
+                    f"`{argument.id}` is the compile-time constant `{param.name}` of `{kernel.name}`, and the key "
+                    "lacks it.",
+                    "likely",
+                    FIX,
+                    (
+                        Quote(module, _key_node(function, store), "the key"),
+                        Quote(kernel.module, kernel.node, "the kernel"),
+                    ),
                 )
 
     def _strides(self, module: Module, store: CacheStore, found: list[ast.AST], quote: Quote) -> Iterator[Seen]:
@@ -225,7 +282,9 @@ class IncompleteCacheKey(Rule):
         if not source or not target or not hashed:
             return
         words = set(names) | {node.id for node in function.nodes if isinstance(node, ast.Name)}
-        words |= {node.value for node in function.nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        words |= {
+            node.value for node in function.nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
         words |= {node.attr for node in function.nodes if isinstance(node, ast.Attribute)}
         if not any(_OPTIONS.search(word) for word in words):
             yield Hit(
@@ -322,9 +381,39 @@ def _derived(function: Function, name: ast.Name, keys: set[str]) -> bool:
     return bool(used) and not tensors and used <= keys
 
 
+def _varying(function: Function) -> set[str]:
+    """Return the names that may differ from call to call: parameters, and what is computed from them."""
+    found = set(function.param_names)
+    for node in function.nodes:
+        if isinstance(node, ast.Assign) and names_in(node.value) & found:
+            found |= {name for target in node.targets for name in names_in(target)}
+    return found
+
+
+def _free_names(function: Function) -> list[ast.Name]:
+    """Return the names that a function reads and does not define, one each."""
+    own = set(function.param_names)
+    for node in function.nodes:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+    found: dict[str, ast.Name] = {}
+    for node in function.nodes:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in own:
+            found.setdefault(node.id, node)
+    return list(found.values())
+
+
+def _derived_at(function: Function, name: str, at: ast.Call, keys: set[str]) -> bool:
+    """Whether a name has, where something is compiled, a value computed from names of the key alone."""
+    values = [each.value for each in function.flow.before(name, function.statement(at))]
+    used = {part for value in values if value is not None for part in names_in(value)}
+    return bool(used) and used <= keys
+
+
 def _is_handle(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and node.id in ("from_dlpack", "make_ptr") or (
-        isinstance(node, ast.Attribute) and node.attr in ("from_dlpack", "make_ptr")
+    return isinstance(node, (ast.Name, ast.Attribute)) and dotted(node).rpartition(".")[2] in (
+        "from_dlpack",
+        "make_ptr",
     )
 
 

@@ -40,8 +40,9 @@ Name the parameter in ``restore_value`` (or ``reset_to_zero`` where it starts fr
 The update step of a causal convolution, which shifted its cache dozens of times on the first call.
 
 ## Known limits
-A kernel that gets one tensor under two names is not seen. Memory that a kernel writes before it reads it (scratch) is
-told from an update by order only: the load must come first, or stand in a loop.
+A kernel that gets one tensor under two names is not seen. Memory that a kernel writes before it reads it is taken to be
+scratch. Load and store count as one place where their addresses are
+sums of the same terms.
 """
 
 from __future__ import annotations
@@ -51,12 +52,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import Access, accesses
+from deltaproof.audit.flow.trace import names_in
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
     from deltaproof.audit.model.module import Module
     from deltaproof.audit.model.project import Project
+
+
+ACCUMULATING = ("atomic_add", "atomic_xor")
+"""Atomics whose result depends on how often they run."""
 
 
 class AutotunedInPlace(Rule):
@@ -87,7 +93,7 @@ class AutotunedInPlace(Rule):
                         kernel,
                         f"The autotuned kernel {what} `{name}`, and the autotuner does not restore it: its trial runs "
                         "change the caller's tensor.",
-                        "proven" if name in kernel.param_names else "likely",
+                        "likely" if load is store else "proven",
                         f"Add `{name}` to restore_value (or reset_to_zero).",
                         (Quote(module, load.call, "read here"), Quote(module, store.call, "and written here")),
                     )
@@ -111,7 +117,7 @@ def _saved(tuner: ast.Call) -> set[str] | None:
                 if isinstance(keyword.value, ast.Constant) and keyword.value.value is None:
                     continue
                 return None
-            found |= {each.value for each in keyword.value.elts if isinstance(each, ast.Constant)}
+            found |= {str(each.value) for each in keyword.value.elts if isinstance(each, ast.Constant)}
         elif keyword.arg in ("pre_hook", "post_hook"):
             return None
     return found
@@ -121,18 +127,33 @@ def _updated(kernel: Function) -> dict[str, tuple[Access, Access]]:
     """Return the pointer parameters that are updated: the store and the load before it."""
     found: dict[str, tuple[Access, Access]] = {}
     pointers = kernel.param_names - kernel.constexprs
-    loads: dict[str, Access] = {}
+    loads: dict[str, list[Access]] = {}
+    written: set[str] = set()
     for access in accesses(kernel):
         base = access.base
-        if base not in pointers:
+        if base not in pointers or base in written:
             continue
         if access.kind == "load":
-            loads.setdefault(base, access)
+            loads.setdefault(base, []).append(access)
         elif access.kind == "atomic":
-            found.setdefault(base, (access, access))
-        elif base in loads:
-            found.setdefault(base, (access, loads[base]))
+            if kernel.called(access.call).endswith(ACCUMULATING):
+                found.setdefault(base, (access, access))
+        else:
+            place = _place(access)
+            load = next((each for each in loads.get(base, []) if _place(each) == place), None)
+            if load is not None:
+                found.setdefault(base, (access, load))
+            elif base not in loads:
+                written.add(base)  # scratch: what is read later was written by this run
     return found
+
+
+def _place(access: Access) -> tuple[str, ...]:
+    """Return how an address is spelled: its terms; of a block pointer its base and the names of its offsets."""
+    place = {ast.unparse(term) for term in access.addends}
+    if access.block is not None and access.block.offsets is not None:
+        place |= names_in(access.block.offsets)
+    return tuple(sorted(place))
 
 
 RULE = AutotunedInPlace()

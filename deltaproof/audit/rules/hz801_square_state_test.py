@@ -139,7 +139,7 @@ def _fixtures(module: Module) -> Iterator[Seen]:
                     module,
                     function.node,
                     function,
-                    f"`{function.name}` is {value} only, as is `{other.name}`: a tile or stride of the wrong one passes.",
+                    f"`{function.name}` is {value} only, as is `{other.name}`: a tile of the wrong one passes.",
                     "likely",
                     "Add a case in which they differ.",
                     (Quote(module, other.node, "the same number"),),

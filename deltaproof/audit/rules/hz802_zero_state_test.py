@@ -52,7 +52,9 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.module import Module
     from deltaproof.audit.model.project import Project
 
-_GIVEN = re.compile(r"^(initial_states?|init_states?|h0|s0|h0_source|ssm_states?|recurrent_states?|state|states|cache)$")
+_GIVEN = re.compile(
+    r"^(initial_states?|init_states?|h0|s0|h0_source|ssm_states?|recurrent_states?|state|states|cache)$"
+)
 _ABOUT = re.compile(r"initial_state|init_state|h0|state_carry|state_pass")
 
 
@@ -82,7 +84,9 @@ def _test(function: Function) -> Iterator[Seen]:
     } | {
         node.func.value.id
         for node in function.calls
-        if isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_") and isinstance(node.func.value, ast.Name)
+        if isinstance(node.func, ast.Attribute)
+        and node.func.attr.endswith("_")
+        and isinstance(node.func.value, ast.Name)
     }
     calls = [call for call in function.calls if any(word.arg and FINAL.search(word.arg) for word in call.keywords)]
     if not calls:

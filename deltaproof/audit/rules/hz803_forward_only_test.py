@@ -132,10 +132,11 @@ def _applied(function: Function) -> ast.ClassDef | None:
     }
     for each in function.module.classes:
         if each.name in names and any(dotted(base).endswith("Function") for base in each.bases):
-            for part in each.body:
-                if isinstance(part, ast.FunctionDef) and part.name == "backward":
-                    if not any(isinstance(statement, ast.Raise) for statement in part.body):
-                        return each
+            backward = next(
+                (part for part in each.body if isinstance(part, ast.FunctionDef) and part.name == "backward"), None
+            )
+            if backward is not None and not any(isinstance(part, ast.Raise) for part in backward.body):
+                return each
     return None
 
 

@@ -54,7 +54,9 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.module import Module
     from deltaproof.audit.model.project import Project
 
-_TELLS = re.compile(r"block_?diffusion|(^|[_./])d_?llm|dllm|diffusion_?(lm|llm|language)|masked_?diffusion", re.IGNORECASE)
+_TELLS = re.compile(
+    r"block_?diffusion|(^|[_./])d_?llm|dllm|diffusion_?(lm|llm|language)|masked_?diffusion", re.IGNORECASE
+)
 _TRIANGLES = ("tril", "triu", "generate_square_subsequent_mask")
 
 
@@ -104,13 +106,18 @@ def _triangles(function: Function) -> Iterator[tuple[ast.AST, str]]:
             yield call, f"`{ast.unparse(call)[:60]}` is triangular"
             continue
         for word in call.keywords:
-            if word.arg in ("is_causal", "causal") and isinstance(word.value, ast.Constant) and word.value.value is True:
+            if (
+                word.arg in ("is_causal", "causal")
+                and isinstance(word.value, ast.Constant)
+                and word.value.value is True
+            ):
                 yield word.value, f"`{word.arg}=True` is given"
     for node in function.nodes:
-        if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], (ast.GtE, ast.LtE)):
-            if {broadcast(node.left), broadcast(node.comparators[0])} == {"rows", "columns"}:
-                if origins(function, node).calls_any("arange"):
-                    yield node, f"`{ast.unparse(node)}` compares positions"
+        if not isinstance(node, ast.Compare) or len(node.ops) != 1 or not isinstance(node.ops[0], (ast.GtE, ast.LtE)):
+            continue
+        sides = {broadcast(node.left), broadcast(node.comparators[0])}
+        if sides == {"rows", "columns"} and origins(function, node).calls_any("arange"):
+            yield node, f"`{ast.unparse(node)}` compares positions"
 
 
 def _by_blocks(function: Function) -> bool:

@@ -1,0 +1,210 @@
+"""Tails that a kernel masks by half: one coordinate of two, one mode of two, a bound tested after the read."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deltaproof.audit.flow.access import accesses
+from deltaproof.audit.flow.bounds import bounds
+from deltaproof.audit.flow.polynomials import indices, ranges, text
+from deltaproof.audit.flow.trace import called_name, names_in, origins
+
+if TYPE_CHECKING:
+    from deltaproof.audit.model.function import Function
+
+_VARLEN = re.compile(r"var_?len|cu_seq|packed|ragged", re.I)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A tail that is not masked, or masked by half.
+
+    Attributes:
+        node: where.
+        other: the line that shows it; None where the node alone does.
+        message: what is wrong.
+        why: what the other line shows.
+        fix: what to do.
+    """
+
+    node: ast.AST
+    other: ast.AST | None
+    message: str
+    why: str
+    fix: str
+
+
+def tails(kernel: Function) -> Iterator[Tail]:
+    """Yield the half-masked tails of a kernel of any language."""
+    for node in kernel.nodes:
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
+            yield from _either(node, node.values)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            yield from _either(node, [node.left, node.right])
+        elif isinstance(node, ast.BoolOp) and kernel.kind == "cute":
+            yield from _read_first(node)
+        elif isinstance(node, ast.If) and _is_varlen(node.test):
+            yield from _one_mode(kernel, node)
+    if kernel.kind in ("triton", "gluon"):
+        yield from _scores(kernel)
+
+
+def _below(node: ast.expr) -> tuple[str, str] | None:
+    """Return index and limit of ``index < limit``."""
+    if not isinstance(node, ast.Compare) or len(node.ops) != 1:
+        return None
+    left, right = ast.unparse(node.left), ast.unparse(node.comparators[0])
+    if isinstance(node.ops[0], ast.Lt):
+        return left, right
+    return (right, left) if isinstance(node.ops[0], ast.Gt) else None
+
+
+def _either(node: ast.expr, values: list[ast.expr]) -> Iterator[Tail]:
+    known = [below for value in values if (below := _below(value)) is not None]
+    for place, (first, limit) in enumerate(known):
+        for second, same in known[place + 1 :]:
+            if same == limit and first != second and not limit.lstrip("-").replace(".", "").isdigit():
+                yield Tail(
+                    node,
+                    None,
+                    f"elements are kept where `{first}` or `{second}` is below `{limit}`: rows or columns of the padded "
+                    f"tail stay in wherever the other coordinate is in range",
+                    "",
+                    f"keep an element only if both are below `{limit}`",
+                )
+                return
+
+
+def _read_first(node: ast.BoolOp) -> Iterator[Tail]:
+    for bound in node.values:
+        below = _below(bound)
+        if below is None:
+            continue
+        for other in node.values:
+            for read in ast.walk(other) if other is not bound else ():
+                if isinstance(read, ast.Subscript) and ast.unparse(read.slice) == below[0]:
+                    yield Tail(
+                        node,
+                        None,
+                        f"`{ast.unparse(read)}` is read although `{below[0]} < {below[1]}` may be false: a dynamic `and` "
+                        f"evaluates both sides",
+                        "",
+                        f"read it inside an `if {below[0]} < {below[1]}`",
+                    )
+                    return
+
+
+def _is_varlen(test: ast.expr) -> bool:
+    if isinstance(test, ast.Call) and test.args and not test.keywords:
+        return _is_varlen(test.args[0])
+    name = test.attr if isinstance(test, ast.Attribute) else test.id if isinstance(test, ast.Name) else ""
+    return _VARLEN.search(name) is not None
+
+
+def _one_mode(kernel: Function, node: ast.If) -> Iterator[Tail]:
+    """A tail that is masked where sequences are packed, and taken for a whole tile where they are not."""
+    if not node.orelse:
+        for inner in node.body:
+            cleared = _cleared(inner)
+            if cleared is not None:
+                yield Tail(
+                    cleared[1],
+                    cleared[0],
+                    f"rows beyond `{cleared[2]}` are cleared only if `{ast.unparse(node.test)}`: a sequence of fixed "
+                    f"length has a partial last tile too",
+                    "the bound",
+                    "clear the last tile's rows in both modes",
+                )
+        return
+    lengths = _assigned(node.body)
+    for name, value in _assigned(node.orelse).items():
+        length = lengths.get(name)
+        if not isinstance(length, ast.BinOp) or not isinstance(length.op, ast.Sub) or kernel.kind == "triton":
+            continue
+        if not isinstance(value, (ast.Name, ast.Attribute)) or not re.search(r"len|valid|rows|size", name):
+            continue
+        last = value.id if isinstance(value, ast.Name) else value.attr
+        if last.isupper() or re.search(r"block|tile|chunk", last, re.I):
+            yield Tail(
+                value,
+                length,
+                f"`{name}` is the whole tile `{ast.unparse(value)}` unless `{ast.unparse(node.test)}`: the partial last "
+                f"tile of a sequence of fixed length is not masked",
+                "where sequences are packed it is what is left",
+                f"use the smaller of what is left and `{ast.unparse(value)}` in both modes",
+            )
+
+
+def _assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
+    return {
+        statement.targets[0].id: statement.value
+        for statement in body
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+    }
+
+
+def _cleared(node: ast.stmt) -> tuple[ast.Compare, ast.stmt, str] | None:
+    """Return the bound, the statement and the limit, where elements at or beyond a limit are set to zero."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.If) and isinstance(inner.test, ast.Compare) and isinstance(inner.test.ops[0], ast.GtE):
+            for statement in inner.body:
+                if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Subscript):
+                    values = [each.value for each in ast.walk(statement.value) if isinstance(each, ast.Constant)]
+                    limit = ast.unparse(inner.test.comparators[0])
+                    if len(values) == 1 and values[0] in (0, 0.0) and not limit.isdigit():
+                        return inner.test, statement, limit
+    return None
+
+
+def _scores(kernel: Function) -> Iterator[Tail]:
+    """A softmax over tiles of keys whose tail is loaded as zero and takes part in the maximum with score 0."""
+    for loop in kernel.nodes:
+        if not isinstance(loop, ast.For) or not isinstance(loop.iter, ast.Call) or len(loop.iter.args) != 3:
+            continue
+        step = text(indices(kernel).of(loop.iter.args[2]))
+        inside = {id(node) for node in ast.walk(loop)}
+        filled = [
+            each
+            for each in accesses(kernel)
+            if each.kind == "load"
+            and id(each.call) in inside
+            and not _is_infinite(each.other)
+            and any(one.text == step for bound in bounds(each) for one in ranges(bound.index))
+        ]
+        if not filled:
+            continue
+        for call in kernel.calls:
+            if id(call) not in inside or not call.args or not isinstance(call.args[0], ast.Name):
+                continue
+            if called_name(kernel, call).rpartition(".")[2] != "max":
+                continue
+            scores = call.args[0]
+            reached = origins(kernel, scores)
+            if reached.calls_any("where") or not reached.calls_any("dot", "sum"):
+                continue
+            keys = [each for each in filled if any(each.call is known for _, known in reached.calls)]
+            if keys and _exponentiated(kernel, scores.id, inside):
+                yield Tail(
+                    call,
+                    keys[0].call,
+                    f"`{scores.id}` of keys beyond the last tile's end is 0, not -inf: they take part in the softmax's "
+                    f"maximum and sum",
+                    "keys beyond the end are loaded as zero",
+                    f"set `{scores.id}` to -inf beyond the end before the maximum",
+                )
+
+
+def _is_infinite(other: ast.expr | None) -> bool:
+    return other is not None and "inf" in ast.unparse(other)
+
+
+def _exponentiated(kernel: Function, name: str, inside: set[int]) -> bool:
+    for call in kernel.calls:
+        if id(call) in inside and called_name(kernel, call).rpartition(".")[2] in ("exp", "exp2", "fast_expf", "safe_exp"):
+            if call.args and name in names_in(call.args[0]):
+                return True
+    return False

@@ -1,0 +1,72 @@
+"""HZ601: divisions by what can be zero."""
+
+from __future__ import annotations
+
+import pytest
+
+from deltaproof.audit.rules.hz601_unguarded_division import RULE
+from tests.audit.rules.snippets import examples, hits
+
+ROW = """
+@triton.jit
+def kernel(x, y, D: tl.constexpr, eps: tl.constexpr):
+    o = tl.arange(0, D)
+    b_x = tl.load(x + o)
+    {statements}
+"""
+
+
+def row(*statements: str) -> str:
+    return ROW.format(statements="\n    ".join(statements))
+
+
+def test_the_docstrings_examples():
+    bad, good = examples(RULE)
+    (hit,) = hits(RULE, bad)
+    assert "sum of squares" in hit.message
+    assert hits(RULE, good) == []
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("tl.store(y + o, b_x * tl.rsqrt(tl.sum(b_x * b_x) / D))",),
+        ("s = tl.sum(b_x * b_x) / D", "r = 1 / tl.sqrt(s)", "tl.store(y + o, b_x * r)"),
+        ("scale = tl.max(tl.abs(b_x)) / 448.0", "tl.store(y + o, b_x / scale)"),
+    ],
+)
+def test_magnitudes_that_are_zero_for_a_row_of_zeros(statements):
+    assert len(hits(RULE, row(*statements))) == 1
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("tl.store(y + o, b_x * tl.rsqrt(tl.sum(b_x * b_x) / D + eps))",),
+        ("scale = tl.maximum(tl.max(tl.abs(b_x)), eps) / 448.0", "tl.store(y + o, b_x / scale)"),
+        ("n = tl.sqrt(tl.sum(b_x * b_x))", "n = tl.where(n > 0, n, 1.0)", "tl.store(y + o, b_x / n)"),
+        ("p = tl.exp(b_x - tl.max(b_x))", "tl.store(y + o, p / tl.sum(p))"),
+        ("tl.store(y + o, tl.max(tl.abs(b_x)) / D)",),
+    ],
+)
+def test_magnitudes_that_are_kept_from_zero(statements):
+    assert hits(RULE, row(*statements)) == []
+
+
+def test_an_epsilon_on_a_size_protects_nothing():
+    code = """
+    import tilelang
+    import tilelang.language as T
+
+    def build(n, c):
+        @T.prim_func
+        def main(r: T.Tensor((64,), "float32")):
+            with T.Kernel(1) as b:
+                eps = 0.0001
+                for i in T.Parallel(64):
+                    {statement}
+        return main
+    """
+    (hit,) = hits(RULE, code.format(statement="r[i] /= (n * c) ** 0.5 + eps"))
+    assert "never zero" in hit.message
+    assert hits(RULE, code.format(statement="r[i] = r[i] / (n * c) ** 0.5 + eps")) == []

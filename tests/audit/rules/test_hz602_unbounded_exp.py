@@ -1,0 +1,62 @@
+"""HZ602: exponentials of arguments without a bound."""
+
+from __future__ import annotations
+
+from deltaproof.audit.rules.hz602_unbounded_exp import RULE
+from tests.audit.rules.snippets import drops, examples, hits
+
+TILE = """
+import tilelang
+import tilelang.language as T
+
+@T.prim_func
+def main(cum: T.Tensor((4, 64), "float32"), out: T.Tensor((4, 64), "float32")):
+    with T.Kernel(4) as b:
+        for i, j in T.Parallel(64, 64):
+            {statement}
+"""
+
+
+def test_the_docstrings_examples():
+    bad, good = examples(RULE)
+    (hit,) = hits(RULE, bad)
+    assert "`s`" in hit.message and "`t`" in hit.message
+    assert hits(RULE, good) == []
+    assert len(drops(RULE, good)) == 1
+
+
+def test_a_condition_that_only_bounds_both_does_not_order_them():
+    bad, _ = examples(RULE)
+    code = bad.replace("ratio =", "if s < 9 and t < 9:\n            ratio =")
+    assert len(hits(RULE, code)) == 1
+
+
+def test_a_select_by_the_order_is_enough():
+    bad, _ = examples(RULE)
+    assert hits(RULE, bad.replace("out[i] * ratio", "out[i] * ratio if s >= t else 0.0")) == []
+    ordered = "out[b, i] = T.if_then_else(i >= j, T.exp(cum[b, i] - cum[b, j]), 0.0)"
+    assert hits(RULE, TILE.format(statement=ordered)) == []
+    assert len(hits(RULE, TILE.format(statement="out[b, i] += T.exp(cum[b, i] - cum[b, j])"))) == 1
+
+
+def test_the_last_element_is_no_other_index():
+    assert hits(RULE, TILE.format(statement="out[b, i] = T.exp(cum[b, 63] - cum[b, i])")) == []
+
+
+def test_a_clamp_changes_strong_decays():
+    (hit,) = hits(RULE, TILE.format(statement="out[b, i] = T.exp(T.min(-cum[b, i], T.float32(88.0))) * 2.0"))
+    assert "88" in hit.message
+    assert hits(RULE, TILE.format(statement="out[b, i] = T.exp(T.min(cum[b, i], T.float32(0.0))) * 2.0")) == []
+
+
+def test_a_negated_cumulative_gate_is_multiplied():
+    code = """
+    @triton.jit
+    def kernel(g, k, o, BT: tl.constexpr):
+        i = tl.arange(0, BT)
+        b_g = tl.cumsum(tl.load(g + i), 0)
+        tl.store(o + i, {value})
+    """
+    assert len(hits(RULE, code.format(value="tl.load(k + i) * tl.exp(-b_g)"))) == 1
+    assert hits(RULE, code.format(value="tl.load(k + i) / (1 + tl.exp(-b_g))")) == []
+    assert hits(RULE, code.format(value="tl.load(k + i) * tl.exp(b_g)")) == []

@@ -1,0 +1,66 @@
+"""ignored-tile-parameter: a size that the caller passes is the size."""
+
+from __future__ import annotations
+
+from deltaproof.audit.rules.hz701_ignored_tile_parameter import RULE
+from tests.audit.rules.snippets import drops, examples, hits
+
+HELPED = """
+def pad(x, dim=1, chunk_size: int = 64):
+    return x
+
+def forward(k, v, A, chunk_size):
+    k = pad(k, chunk_size=chunk_size)
+    v = pad(v, chunk_size=chunk_size)
+    A = pad(A)
+    return k, v, A
+"""
+
+
+def test_the_docstrings_examples():
+    bad, good = examples(RULE)
+    assert [hit.node.value.value for hit in hits(RULE, bad)] == [64]
+    assert hits(RULE, good) == []
+
+
+def test_a_parameter_that_is_overwritten():
+    assert len(hits(RULE, "def f(q, chunk_size=64):\n    chunk_size = 64\n    return q[:chunk_size]\n")) == 1
+
+
+def test_a_size_that_is_refused_unless_it_is_the_literal():
+    code = "def f(q, chunk_size=64):\n    assert chunk_size == 64\n    BT = 64\n    return q[:BT]\n"
+    assert hits(RULE, code) == []
+    assert "refuses" in drops(RULE, code)[0].reason
+
+
+def test_a_choice_between_sizes_is_no_literal():
+    code = (
+        "def f(q, chunk_size):\n    if q.is_cuda:\n        BT = 64\n    else:\n        BT = chunk_size\n    return BT\n"
+    )
+    assert hits(RULE, code) == []
+
+
+def test_a_head_tile_is_no_time_tile():
+    assert hits(RULE, "def f(q, chunk_size=64):\n    BK = 64\n    return q[:chunk_size], BK\n") == []
+
+
+def test_a_helper_that_falls_back_to_its_default():
+    found = hits(RULE, HELPED)
+    assert [hit.module.quote(hit.node) for hit in found] == ["A = pad(A)"]
+    assert hits(RULE, HELPED.replace("pad(A)", "pad(A, chunk_size=chunk_size)")) == []
+    assert hits(RULE, HELPED.replace("pad(A)", "pad(A, 1, chunk_size)")) == []
+
+
+def test_neighbours_that_pass_a_literal_prove_nothing():
+    assert hits(RULE, HELPED.replace("chunk_size=chunk_size", "chunk_size=32")) == []
+
+
+def test_a_default_that_the_function_refuses():
+    found = hits(RULE, "def f(q, chunk_size=64):\n    assert chunk_size == 32\n    return q\n")
+    assert [hit.verdict for hit in found] == ["proven"]
+
+
+def test_two_functions_of_one_file_that_want_different_sizes():
+    two = "def f(chunk_size):\n    assert chunk_size == 32\n\ndef g(chunk_size):\n    assert chunk_size == 64\n"
+    assert [hit.function.name for hit in hits(RULE, two) if hit.function] == ["g"]
+    assert hits(RULE, two.replace("64", "32")) == []

@@ -1,0 +1,55 @@
+"""autotuned-in-place: trial runs must leave no trace."""
+
+from __future__ import annotations
+
+import pytest
+
+from deltaproof.audit.rules.hz703_autotuned_in_place import RULE
+from tests.audit.rules.snippets import drops, examples, hits
+
+
+def test_the_docstrings_examples():
+    bad, good = examples(RULE)
+    assert [hit.verdict for hit in hits(RULE, bad)] == ["proven"]
+    assert hits(RULE, good) == []
+    assert "restores `cache`" in drops(RULE, good)[0].reason
+
+
+@pytest.mark.parametrize("saved", ['reset_to_zero=["cache"]', "restore_value=SAVED"])
+def test_what_the_autotuner_restores(saved: str):
+    bad, _ = examples(RULE)
+    assert hits(RULE, bad.replace('key=["D"]', f'key=["D"], {saved}')) == []
+
+
+def test_another_tensor_is_restored():
+    bad, _ = examples(RULE)
+    assert len(hits(RULE, bad.replace('key=["D"]', 'key=["D"], restore_value=["x"]'))) == 1
+
+
+def test_a_single_configuration_is_never_tried():
+    bad, _ = examples(RULE)
+    assert hits(RULE, bad.replace(', triton.Config({"BD": 128})', "")) == []
+
+
+def test_scratch_that_is_written_first():
+    bad, _ = examples(RULE)
+    lines = bad.splitlines()
+    scratch = "\n".join([*lines[:4], "    tl.store(cache + o_d, 0.0, mask=o_d < D)", *lines[4:]])
+    assert hits(RULE, scratch) == []
+
+
+def test_rows_of_earlier_launches_that_are_only_read():
+    bad, _ = examples(RULE)
+    earlier = bad.replace("tl.load(cache + o_d,", "tl.load(cache + o_p,").replace(
+        "    b_c", "    o_p = tl.program_id(1) * BD + tl.arange(0, BD)\n    b_c", 1
+    )
+    assert hits(RULE, earlier) == []
+
+
+def test_an_atomic_sum_counts_every_trial():
+    bad, _ = examples(RULE)
+    summed = bad.replace("tl.store(cache + o_d, b_c + 1, mask=o_d < D)", "tl.atomic_add(x + o_d, b_c)").replace(
+        "def shift(cache, D,", "def shift(cache, x, D,"
+    )
+    assert ["adds to `x`" in hit.message for hit in hits(RULE, summed)] == [True]
+    assert hits(RULE, summed.replace("atomic_add", "atomic_max")) == []
