@@ -188,9 +188,7 @@ def bounds(access: Access) -> list[Bound]:
 def _vacuous(index: Poly, limit: str) -> bool:
     """Return whether an index is a bare range that ends at the limit."""
     lanes = ranges_of(index)
-    return _TILE.match(limit) is not None or (
-        len(index) == 1 and len(lanes) == 1 and next(iter(lanes)).text == limit
-    )
+    return _TILE.match(limit) is not None or (len(index) == 1 and len(lanes) == 1 and next(iter(lanes)).text == limit)
 
 
 def covered(access: Access) -> set[tuple[str, int]] | None:
@@ -347,4 +345,3 @@ def _other_branch(access: Access, node: ast.If, holds_here: bool) -> bool:
         and (each.mask is not None or each.boundary_check is not None)
         for each in accesses(access.function)
     )
-

@@ -68,7 +68,10 @@ _NAMES: tuple[tuple[re.Pattern[str], Size], ...] = tuple(
         (r"(topk|top_k|TOP_K|TOPK|K_TOP|num_experts_per_tok)$", Size(rest=3)),
         (r"(E|num_experts|NUM_EXPERTS|n_experts)$", Size(rest=8)),
         (r"(H|HQ|HV|HK|HKV|H_kv|H_q|num_\w*heads\w*|n_?heads?\w*|NUM_\w*HEADS?\w*|nheads\w*)$", Size(rest=6)),
-        (r"(K|V|DK|DV|Dh|DH|head_?dim\w*|HEAD_?DIM\w*|head_size\w*|dim_?[kv]|D_?HEAD|headdim|K_DIM|V_DIM)$", Size(rest=7)),
+        (
+            r"(K|V|DK|DV|Dh|DH|head_?dim\w*|HEAD_?DIM\w*|head_size\w*|dim_?[kv]|D_?HEAD|headdim|K_DIM|V_DIM)$",
+            Size(rest=7),
+        ),
         (r"(D|dim|DIM|R)$", Size(rest=10)),
         (r"(hidden\w*|HIDDEN\w*|D_?MODEL|d_model|n_cols|N_COLS|num_cols|n_elements_per_row)$", Size(rest=13)),
         (r"(intermediate\w*|INTERMEDIATE\w*)$", Size(rest=14)),
@@ -90,7 +93,10 @@ _INDICES: tuple[tuple[re.Pattern[str], Size], ...] = tuple(
     (re.compile(pattern), size)
     for pattern, size in (
         (r"(i_bh|i_nh|i_bg|pid_bh|off_bh|off_hz|bh|bh_id|pid_nh|i_bhv)$", Size(batch=True, rest=6)),
-        (r"(i_b|i_n|i_seq|pid_b|pid_batch|batch_id\w*|bid|b_idx|batch|cur_batch|off_z|idx_seq|seq_idx|i_z)$", Size(True)),
+        (
+            r"(i_b|i_n|i_seq|pid_b|pid_batch|batch_id\w*|bid|b_idx|batch|cur_batch|off_z|idx_seq|seq_idx|i_z)$",
+            Size(True),
+        ),
         (r"(i_t|i_c|i_s|i_i|pid_t|pid_c|chunk_id\w*|i_chunk|start_m|pid_s)$", Size(time=True, rest=-6)),
         (r"(row\w*|pid_row|i_row)$", Size(batch=True, time=True)),
         (r"(tok\w*|token\w*|pid_tok\w*)$", Size(rest=17)),
@@ -105,8 +111,14 @@ _TABLES: tuple[tuple[re.Pattern[str], Size], ...] = tuple(
         (r"(chunk_offsets?|split_offsets?|state_offsets?|block_offsets?)", Size(True, True, rest=-6)),
         (r"(chunk_ind\w*|block_ind\w*|tile_ind\w*)", Size(True, True, rest=-6)),
         (r"(token_ind\w*)", Size(True, True)),
-        (r"(cu_?seq\w*|offsets?$|seq_?start\w*|qo_indptr|kv_indptr|indptr\w*|query_start_loc\w*|\w*start_loc\w*)", Size(True, True)),
-        (r"(\w*slot\w*|\w*state_(batch_)?ind\w*|\w*cache_ind\w*|\w*state_idx\w*|\w*h0_ind\w*|ssm_ind\w*)", Size(rest=13)),
+        (
+            r"(cu_?seq\w*|offsets?$|seq_?start\w*|qo_indptr|kv_indptr|indptr\w*|query_start_loc\w*|\w*start_loc\w*)",
+            Size(True, True),
+        ),
+        (
+            r"(\w*slot\w*|\w*state_(batch_)?ind\w*|\w*cache_ind\w*|\w*state_idx\w*|\w*h0_ind\w*|ssm_ind\w*)",
+            Size(rest=13),
+        ),
         (r"(\w*block_?tables?\w*|\w*page_?tables?\w*|\w*page_ind\w*|\w*block_map\w*)", Size(rest=18)),
         (r"(kv_ind\w*|\w*cache_loc\w*|\w*kv_loc\w*|\w*req_to_token\w*)", Size(rest=22)),
         (r"(\w*seq_?lens?\w*|\w*lengths?\w*)", Size(time=True)),

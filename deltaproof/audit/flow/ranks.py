@@ -36,7 +36,9 @@ COLLECTIVES = frozenset(
         "monitored_barrier",
     )
 )
-_ROOTED = frozenset(("broadcast", "broadcast_object_list", "gather", "gather_object", "reduce", "scatter", "scatter_object_list"))
+_ROOTED = frozenset(
+    ("broadcast", "broadcast_object_list", "gather", "gather_object", "reduce", "scatter", "scatter_object_list")
+)
 _RANK = re.compile(r"(^|.*_)rank(_id)?$|^process_index$")
 _OTHER_DATA = re.compile(r"(^|_)(dp|data_parallel|worker|replica)(_|$)")
 _DISTRIBUTED = re.compile(r"(^|\.|_)(dist|distributed|comm|communicator|group|pg|process_group|collective\w*)(\.|$)")

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function, Launch
     from deltaproof.audit.model.project import Project
 
-ROUNDING = ("next_power_of_2", "next_power_of_two", "next_pow2", "ceil_pow2", "cdiv", "ceil_div", "ceildiv", "max", "min")
+ROUNDING = (
+    "next_power_of_2",
+    "next_power_of_two",
+    "next_pow2",
+    "ceil_pow2",
+    "cdiv",
+    "ceil_div",
+    "ceildiv",
+    "max",
+    "min",
+)
 
 
 @dataclass(frozen=True)

@@ -354,5 +354,3 @@ def _host_joined(op: ast.operator, left: Size | None, right: Size | None) -> Siz
     if isinstance(op, (ast.Add, ast.Sub)):
         return max((left, right or left), key=lambda size: size.bits)
     return None
-
-

@@ -20,6 +20,7 @@ def head_findings(module: Module, kernel: Function, project: Project) -> Iterato
     if not any(is_head_count(name) for name in kernel.param_names):
         return
     yield from _headless(module, kernel)
+    yield from _baseless(module, kernel)
     yield from _mixed_heads(module, kernel)
     yield from _wrong_split(module, kernel, project)
 
@@ -77,6 +78,55 @@ def _headless(module: Module, kernel: Function) -> Iterator[Seen]:
                 Quote(module, splits[0].node, "the head index"),
             ],
         )
+
+
+def _baseless(module: Module, kernel: Function) -> Iterator[Seen]:
+    """Addresses of tokens that lack the batch or sequence offset which all siblings have."""
+    splits = head_splits(kernel)
+    heads = {name for split in splits for name in (split.head, split.whole) if name}
+    batch = {name for split in splits for name in split.batch}
+    rows = []
+    for access in accesses(kernel):
+        counts = _counts(access)
+        if counts and access.base in kernel.param_names:
+            rows.append((access, counts, reached_names(kernel, access.pointer)))
+    for access, counts, names in rows:
+        if not names & heads or not any(_per_token(kernel, product, heads) for product in counts.values()):
+            continue
+        others = [row for row in rows if row[0].base != access.base and set(row[1]) & set(counts)]
+        if len({row[0].base for row in others}) < 3:
+            continue
+        common = set.intersection(*(row[2] for row in others)) - names - heads
+        base = sorted(name for name in common if name in batch or _loaded(kernel, name))
+        if not base:
+            continue
+        yield Hit(
+            module,
+            access.call,
+            kernel,
+            f"`{access.base}` is not advanced by `{base[0]}`, as all other tensors with `{next(iter(counts))}` heads are.",
+            "likely",
+            f"Advance `{access.base}` by `{base[0]}` too.",
+            [Quote(module, others[0][0].call, "a sibling's address")],
+        )
+        return
+
+
+def _per_token(kernel: Function, product: ast.expr, heads: set[str]) -> bool:
+    """Return whether a product with a head count counts tokens: a loop's or a program's index is in it."""
+    for name in reached_names(kernel, product) - heads:
+        for found in kernel.flow.definitions(name):
+            if found.kind == "loop":
+                return True
+            if isinstance(found.value, ast.Call) and kernel.called(found.value).endswith("program_id"):
+                return True
+    return False
+
+
+def _loaded(kernel: Function, name: str) -> bool:
+    return any(
+        found.value is not None and ".load(" in ast.unparse(found.value) for found in kernel.flow.definitions(name)
+    )
 
 
 def _over_heads(access: Access, batch: frozenset[str], counts: set[str]) -> bool:

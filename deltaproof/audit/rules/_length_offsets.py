@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from deltaproof.audit.flow.access import accesses
 from deltaproof.audit.flow.indices import is_batch_count, products
-from deltaproof.audit.flow.trace import resolved
+from deltaproof.audit.flow.trace import names_in, resolved
 from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.rule import Hit, Quote, Seen
@@ -42,8 +42,9 @@ def _local_length(module: Module, kernel: Function) -> Iterator[Seen]:
             over = [
                 part
                 for part in parts
-                if isinstance(part, ast.Name) and (is_batch_count(part.id) and part.id in kernel.param_names)
+                if isinstance(part, ast.Name) and is_batch_count(part.id) and part.id in kernel.param_names
             ]
+            over = [part for part in over if part.id in names_in(node)]  # else where the product has its name from
             if not over:
                 continue
             yield Hit(
@@ -68,9 +69,9 @@ def _uses(kernel: Function, expr: ast.expr, name: str, shrunk: ast.AST, depth: i
                 yield node
         elif depth:
             for each in reached:
-                plain = each.kind == "assign" and len(reached) == 1 and isinstance(each.value, ast.Call)
-                if plain and "cdiv" in ast.unparse(each.value.func):  # type: ignore[union-attr]
-                    yield from _uses(kernel, each.value, name, shrunk, depth - 1)
+                value = each.value if each.kind == "assign" and len(reached) == 1 else None
+                if isinstance(value, ast.Call) and "cdiv" in ast.unparse(value.func):
+                    yield from _uses(kernel, value, name, shrunk, depth - 1)
 
 
 def _tokens_for_blocks(module: Module, kernel: Function) -> Iterator[Seen]:

@@ -150,9 +150,7 @@ def _missing(kernel: Function, mine: ast.stmt, theirs: ast.stmt) -> str | None:
     return None
 
 
-def _pairs(
-    mine: list[tuple[str, ast.stmt]], theirs: list[tuple[str, ast.stmt]]
-) -> Iterator[tuple[ast.stmt, ast.stmt]]:
+def _pairs(mine: list[tuple[str, ast.stmt]], theirs: list[tuple[str, ast.stmt]]) -> Iterator[tuple[ast.stmt, ast.stmt]]:
     """Yield the statements of two differing stretches that begin alike, in order."""
     start = 0
     for text, here in mine:
@@ -169,9 +167,15 @@ def _reaching(kernel: Function, at: ast.stmt) -> set[str]:
 
 
 def _widened(kernel: Function, statement: ast.stmt) -> bool:
+    """Return whether a value is widened already, or where it is used."""
     value = getattr(statement, "value", None)
     if value is None:
         return True
+    targets = names_in(statement) - names_in(value)
+    for node in kernel.nodes:
+        cast = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("to", "cast")
+        if cast and names_in(node) & targets and "int64" in ast.unparse(node):
+            return True
     text = ast.unparse(value)
     for name in reached_names(kernel, value):
         for found in kernel.flow.definitions(name):
@@ -189,7 +193,7 @@ class FixedTwin(Rule):
     code = "HZ001"
     name = "fixed-twin"
     severity = "high"
-    clauses = ("memory-safety",)
+    clauses = ("M1",)
     triggers = (".jit", "cute.kernel")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:

@@ -41,8 +41,8 @@ Make the statement do what the comment says, or change the comment.
 A flat index of flashinfer 4572 under a comment that says it was widened; copies of fla kernels.
 
 ## Known limits
-Only comments that begin with the claim, or that name it as done, are read; a claim kept more than two statements
-further down is reported.
+Only comments that begin with the claim, or that name it as done, are read; a claim kept more than a few statements
+further down is reported. Casts made by a called function are not seen.
 """
 
 from __future__ import annotations
@@ -61,11 +61,12 @@ from deltaproof.audit.rule import Hit, Quote, Rule, Seen
 
 @dataclass(frozen=True)
 class Claim:
-    """A kind of claim: how comments make it, and what keeps it."""
+    """A kind of claim: how comments make it, what keeps it, and within how many statements."""
 
     what: str
     said: re.Pattern[str]
     kept: re.Pattern[str]
+    reach: int = 3
 
 
 _CAST = r"(?:up-?)?(?:cast|promote|widen|convert|extend)(?:s|ed|ing|ening|ened)?"
@@ -73,7 +74,8 @@ CLAIMS = (
     Claim(
         "a cast to 64 bits",
         re.compile(
-            rf"^{_CAST}\b[^.]*\b(int64|i64|64[- ]bits?)\b|\b(int64|64[- ]bit) (widening|cast|promotion) per\b", re.I
+            rf"^{_CAST}\b[^.]*\b(int64|i64|64[- ]bits?)\b|\b(int64|64[- ]bit) (widening|cast|promotion) per\b|^int64: ",
+            re.I,
         ),
         re.compile(r"int64|\.long\(|i64|Int64|uint64|Long\b|\.to\(.*64"),
     ),
@@ -85,7 +87,9 @@ CLAIMS = (
     Claim(
         "a fence",
         re.compile(
-            r"^(memory )?(fence|barrier)\b|^(ensure|wait)\b[^.]*\b(visible|all (threads|warps|writes|stores))\b", re.I
+            r"^(memory )?(fence|barrier)(:| so| to| for| until|$)"
+            r"|^(ensure|wait)\b[^.]*\b(visible|all (threads|warps|writes|stores))\b",
+            re.I,
         ),
         re.compile(r"barrier|fence|sync|wait|arrive|commit|acquire|release|atomic|mbar", re.I),
     ),
@@ -97,6 +101,7 @@ CLAIMS = (
             r"|guard|masked_fill|nan_to_num|%|&",
             re.I,
         ),
+        10,
     ),
 )
 _NOT = re.compile(
@@ -135,7 +140,7 @@ class ClaimingComment(Rule):
     code = "HZ002"
     name = "claiming-comment"
     severity = "high"
-    clauses = ("memory-safety",)
+    clauses = ("M1",)
     triggers = (".jit", "cute.kernel", "prim_func")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
@@ -153,7 +158,7 @@ class ClaimingComment(Rule):
                 if node.lineno not in claims or node.lineno in function.docstring_lines:
                     continue
                 (claim, sentence), at = claims[node.lineno]
-                following = ordered[place : place + 3]
+                following = ordered[place : place + claim.reach]
                 if any(claim.kept.search(_text(each)) for each in following) or self._made_of(function, node, claim):
                     continue
                 del claims[node.lineno]

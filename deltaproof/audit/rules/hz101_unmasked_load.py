@@ -1,4 +1,5 @@
-'''x'''
+"""x"""
+
 from __future__ import annotations
 from collections.abc import Iterator
 from deltaproof.audit.flow.bounds import gaps
@@ -6,11 +7,13 @@ from deltaproof.audit.flow.rounding import exact, overhangs
 from deltaproof.audit.flow.tails import tails
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
+
 class UnmaskedLoad(Rule):
     code = "HZ101"
     name = "unmasked-load"
     triggers = ("tl.load", "gl.load", "cute.jit", "cute.kernel", "prim_func")
     kinds = ("load",)
+
     def check(self, module, project) -> Iterator[Seen]:
         for kernel in module.kernels:
             for gap in gaps(kernel, self.kinds):
@@ -20,9 +23,27 @@ class UnmaskedLoad(Rule):
                 if exact(project, kernel, gap.range.text):
                     yield Drop(module, gap.access.call, kernel, "exact")
                     continue
-                yield Hit(module, gap.access.call, kernel, f"{gap.range.text} axis {gap.range.axis} vs line {gap.sibling.node.lineno} < {gap.sibling.limit}", "likely", "x", ())
+                yield Hit(
+                    module,
+                    gap.access.call,
+                    kernel,
+                    f"{gap.range.text} axis {gap.range.axis} vs line {gap.sibling.node.lineno} < {gap.sibling.limit}",
+                    "likely",
+                    "x",
+                    (),
+                )
             for over in overhangs(project, kernel, self.kinds):
-                yield Hit(module, over.access.call, kernel, f"OVER {over.range.text} {over.launch.host.module.path}:{over.node.lineno}", "likely", "x", ())
+                yield Hit(
+                    module,
+                    over.access.call,
+                    kernel,
+                    f"OVER {over.range.text} {over.launch.host.module.path}:{over.node.lineno}",
+                    "likely",
+                    "x",
+                    (),
+                )
             for tail in tails(kernel):
                 yield Hit(module, tail.node, kernel, tail.message, "likely", "x", ())
+
+
 RULE = UnmaskedLoad()

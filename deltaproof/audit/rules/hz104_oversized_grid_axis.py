@@ -118,7 +118,9 @@ class OversizedGridAxis(Rule):
     def _grows(self, host: Function, axis: ast.expr) -> str | None:
         """Return what an axis counts, where that passes the limit; None where it does not."""
         parts = _factors(host, axis)
-        if any(_HEADS.match(_text(part)) for part in parts) and any(_is_count(host, part, _SEQUENCES) for part in parts):
+        if any(_HEADS.match(_text(part)) for part in parts) and any(
+            _is_count(host, part, _SEQUENCES) for part in parts
+        ):
             return "the number of packed sequences times the number of heads"
         if any(_is_count(host, part, _CHUNKS) for part in parts):
             return "the number of chunks of all packed sequences"

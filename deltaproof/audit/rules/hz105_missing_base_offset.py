@@ -3,6 +3,7 @@
 ## What it does
 Looks at every load and store of a Triton kernel for an address that
 - strides over heads (a factor ``H``) and has no head index, while other pointers have it,
+- counts tokens and lacks the batch or sequence offset that all other tensors with heads have,
 - starts a tile at column 0 though the same kernel's programs split that axis (``i_v * BV``),
 - is laid out with one number of heads here and another one there (``H`` and ``HQ``),
 - counts tokens with a ``T`` that was replaced by one sequence's length, where the whole batch is meant,
@@ -87,9 +88,9 @@ def _first_tile(module: Module, kernel: Function) -> Iterator[Seen]:
             key = ast.unparse(extent), ast.unparse(size)
             blocks.append((access, key, offset))
             for product, names in products(kernel, offset):
-                index = [part for part in names if isinstance(part, ast.Name) and _from_program(kernel, part)]
-                if index and key[1] in {ast.unparse(part) for part in names}:
-                    tiles.setdefault(key, (index[0].id, product))
+                programs = [part for part in names if isinstance(part, ast.Name) and _from_program(kernel, part)]
+                if programs and key[1] in {ast.unparse(part) for part in names}:
+                    tiles.setdefault(key, (programs[0].id, product))
     for access, key, offset in blocks:
         if access.kind != "store" or key not in tiles or not (isinstance(offset, ast.Constant) and offset.value == 0):
             continue

@@ -127,28 +127,28 @@ def _dense(module: Module, kernel: Function, project: Project) -> Iterator[Seen]
     strided = [access for access, names in rows if names & strides]
     if not strided:
         return
-    candidates: dict[str, tuple[ast.expr, ast.AST]] = {}
+    candidates: dict[str, ast.expr] = {}
     bases = {access.base for access, names in rows if names & strides}
     for access, names in rows:
         if access.base in bases or access.base not in kernel.param_names or access.kind != "load" or names & strides:
             continue
         sized = _sized(kernel, access.pointer)
         if sized is not None:
-            candidates.setdefault(access.base, (access.call, sized))
+            candidates.setdefault(access.base, sized)
     if not candidates:
         return
     for launch in project.launches_of(kernel):
         bound = launch.bound(kernel)
-        for base, (call, sized) in list(candidates.items()):
+        for base, stride in list(candidates.items()):
             tensor = _from_caller(launch, bound.get(base))
             if tensor is None or _guarded(launch.host) or _checked(launch.host, tensor):
                 continue
             del candidates[base]
             yield Hit(
                 module,
-                sized if hasattr(sized, "lineno") else call,
+                stride,
                 kernel,
-                f"`{base}` is walked as dense (`{ast.unparse(sized)}`) while the strides of `{strided[0].base}` are "
+                f"`{base}` is walked as dense (`{ast.unparse(stride)}`) while the strides of `{strided[0].base}` are "
                 f"passed; `{launch.host.name}` takes `{tensor}` from its caller unchecked.",
                 "possible",
                 f"Pass the strides of `{base}`, or make it contiguous in `{launch.host.name}`.",

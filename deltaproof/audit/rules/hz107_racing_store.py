@@ -1,4 +1,4 @@
-'''x'''
+"""x"""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def _stores(module: Module, kernel: Function, project: Project) -> Iterator[Seen
         left_out = [part for part in missing(own, work) if part.axis not in singles and part.divisor not in ones]
         if not left_out:
             continue
-        guard = next((each for each in guards(kernel, store.call) if _selects(kernel, each.test, each.kind, left_out)), None)
+        guard = next(
+            (each for each in guards(kernel, store.call) if _selects(kernel, each.test, each.kind, left_out)), None
+        )
         if guard is not None:
             yield Drop(module, store.call, kernel, f"guarded at line {getattr(guard.node, 'lineno', 0)}")
             continue
@@ -79,8 +81,7 @@ def _single_axes(kernel: Function, project: Project) -> set[int]:
             {
                 axis
                 for axis, each in enumerate(elements)
-                if isinstance(resolved(launch.host, each), ast.Constant)
-                and resolved(launch.host, each).value == 1  # type: ignore[attr-defined]
+                if isinstance(resolved(launch.host, each), ast.Constant) and resolved(launch.host, each).value == 1  # type: ignore[attr-defined]
             }
         )
     return set.intersection(*found) if found else set()
@@ -178,7 +179,9 @@ def _tiles(module: Module, kernel: Function) -> Iterator[Seen]:
             )
             if again and not _one_thread(kernel, node, target):
                 yield Hit(
-                    module, node, kernel,
+                    module,
+                    node,
+                    kernel,
                     f"every thread of the block reads, changes and stores `{read}`: a late thread changes it twice",
                     "likely",
                     "do it in one thread, or in a parallel loop that gives every element to one thread",
@@ -187,7 +190,9 @@ def _tiles(module: Module, kernel: Function) -> Iterator[Seen]:
             other = _neighbour(kernel, inside, target, variables)
             if other is not None:
                 yield Hit(
-                    module, node, kernel,
+                    module,
+                    node,
+                    kernel,
                     f"`{read}` is stored here while other blocks of the same launch still read it as `{ast.unparse(other)}`",
                     "likely",
                     "store to a second buffer, or split the launch in two",
@@ -200,7 +205,9 @@ def _one_thread(kernel: Function, node: ast.AST, target: ast.Subscript) -> bool:
         if isinstance(around, ast.For) and isinstance(around.iter, ast.Call):
             if called_name(kernel, around.iter).rpartition(".")[2] in ("Parallel", "vectorized", "thread_binding"):
                 return True
-        if isinstance(around, ast.If) and origins(kernel, around.test).calls_any("get_thread_binding", "get_thread_bindings"):
+        if isinstance(around, ast.If) and origins(kernel, around.test).calls_any(
+            "get_thread_binding", "get_thread_bindings"
+        ):
             return True
         if isinstance(around, ast.If) and any("thread" in name or name == "tx" for name in names_in(around.test)):
             return True
@@ -208,12 +215,16 @@ def _one_thread(kernel: Function, node: ast.AST, target: ast.Subscript) -> bool:
     return "tx" in own or origins(kernel, target.slice).calls_any("get_thread_binding", "get_thread_bindings")
 
 
-def _neighbour(kernel: Function, inside: list[ast.AST], target: ast.Subscript, variables: set[str]) -> ast.Subscript | None:
+def _neighbour(
+    kernel: Function, inside: list[ast.AST], target: ast.Subscript, variables: set[str]
+) -> ast.Subscript | None:
     """Return a read of the same tensor at another block's index."""
     assert isinstance(target.value, ast.Name)
     own = _indices(target)
     for node in inside:
-        if not (isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and isinstance(node.value, ast.Name)):
+        if not (
+            isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and isinstance(node.value, ast.Name)
+        ):
             continue
         if node.value.id != target.value.id:
             continue

@@ -76,10 +76,12 @@ class MaskByMultiply(Rule):
 
     code = "HZ202"
     name = "mask-by-multiply"
-    triggers = ("exp(", "exp2(", "log(", "log2(")
+    triggers = ("triton", "tilelang")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
         """Yield products that turn a masked lane into NaN."""
+        if "exp" not in module.text and "log" not in module.text:
+            return
         for function in module.functions:
             if function.kind in ("triton", "gluon"):
                 told: set[int] = set()
@@ -138,7 +140,8 @@ def _whole(kernel: Function, gate: Access) -> bool:
         ):
             stop = around.iter.args[0 if len(around.iter.args) == 1 else 1]
             until = origins(kernel, stop)
-            if until.calls_any("program_id") and not until.calls_any("cdiv") and not until.params & {"T", "NT"}:
+            ends = until.calls_any("min", "minimum") or any(_TIME.fullmatch(name) for name in until.names)
+            if until.calls_any("program_id") and not ends:
                 return True
     return False
 

@@ -126,13 +126,14 @@ class UncheckedStateLayout(Rule):
         looked |= _looped(function)
         if last is None or len(looked & function.param_names) < 3 or len(refusals) < 4:
             return
+        if any(_owners(node, "dtype") & set(states) for node in function.nodes) or looked & set(states):
+            return
         for state in states:
             used = any(state in names_in(node.test) for node in refusals)
             passed = any(
                 isinstance(node, ast.Name) and node.id == state for call in function.calls for node in call.args
             )
-            elsewhere = state in looked or any(_owners(node, "dtype") & {state} for node in function.nodes)
-            if used and not passed and not elsewhere:
+            if used and not passed:
                 yield Hit(
                     module,
                     last,

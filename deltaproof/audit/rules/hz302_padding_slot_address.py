@@ -142,6 +142,19 @@ class _Kernel:
                     return True
         return False
 
+    def _flagged(self, expr: ast.AST) -> bool:
+        """Whether a condition names a flag that is set below a test of a slot index."""
+        for name in ast.walk(expr):
+            if not isinstance(name, ast.Name) or name not in self.function.parents:
+                continue
+            for each in self.function.flow.reaching(name.id, name):
+                if each.kind != "assign" or each.value in self.clamps or self.holds(name):
+                    continue
+                around = guards(self.function, each.node)
+                if any(guard.kind == "if" and guard.holds and self.tests(guard.test) for guard in around):
+                    return True
+        return False
+
     def guard(self, use: Use) -> ast.AST | None:
         """Return what skips a use where a slot index is padding."""
         if use.mask is not None and self.tests(use.mask):
@@ -151,8 +164,12 @@ class _Kernel:
 
     def _around(self, node: ast.AST) -> ast.AST | None:
         for guard in guards(self.function, node):
-            if guard.kind != "while" and self.tests(guard.test):
+            if guard.kind != "while" and (self.tests(guard.test) or self._flagged(guard.test)):
                 return guard.node
+            if guard.kind == "if" and not guard.holds and isinstance(guard.node, ast.If):
+                other = next((each for each in guard.node.body if isinstance(each, ast.If)), None)
+                if other is not None and self.tests(other.test):
+                    return guard.node  # the caller chose that there is no padding
         line = getattr(node, "lineno", 0)
         return next((each for each in self.exits if each.lineno < line and self.tests(each.test)), None)
 

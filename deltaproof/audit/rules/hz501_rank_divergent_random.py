@@ -65,7 +65,9 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.module import Module
     from deltaproof.audit.model.project import Project
 
-_SEEDERS = frozenset(("manual_seed", "manual_seed_all", "seed", "set_seed", "seed_all", "set_random_seed", "default_rng"))
+_SEEDERS = frozenset(
+    ("manual_seed", "manual_seed_all", "seed", "set_seed", "seed_all", "set_random_seed", "default_rng")
+)
 _DRAWS = frozenset(("rand", "rand_like", "randint", "randint_like", "randperm", "multinomial", "bernoulli", "normal"))
 _DRAWN_INTO = frozenset(("exponential_", "uniform_", "random_", "bernoulli_", "geometric_"))
 _SAMPLING = re.compile(r"sampl(e|er|ing)|gumbel|speculat|verify|accept|remask|unmask|denois", re.IGNORECASE)

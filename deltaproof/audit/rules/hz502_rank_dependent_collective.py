@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 _LOCAL_ROOT = re.compile(r"(root|root_rank|local_root|local_rank|group_rank|rank_in_group|local_src|tp_rank)$")
 _KINDS = re.compile(r"(tp|pp|dp|ep|cp|sp|attn_tp|moe_ep|cfg|ulysses|ring|world|node)")
 _ORDERS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+_SETS = (*_ORDERS, ast.In, ast.NotIn)
 
 
 class RankDependentCollective(Rule):
@@ -116,7 +117,7 @@ class RankDependentCollective(Rule):
             names = _tested_ranks(function, guard.test)
             if not names or guard.kind == "assert" or not _same_group(names, function, call):
                 continue
-            other = _other_side(function, guard)
+            other = _other_side(function, guard, call)
             if other is not None:
                 yield Drop(function.module, call, function, f"the other ranks call a collective at line {other.lineno}")
                 return
@@ -138,15 +139,15 @@ def _is_world(group: ast.expr) -> bool:
     return "world" in text
 
 
-def _tested_ranks(function: Function, test: ast.expr) -> set[str]:
-    """Return the ranks that a condition compares with a number or with a root."""
+def _tested_ranks(function: Function, test: ast.expr, *, sets: bool = False) -> set[str]:
+    """Return the ranks that a condition compares with a number or with a root; with ``sets`` also with several."""
     test = resolved(function, test)
     parts = test.values if isinstance(test, ast.BoolOp) else [test]
     found: set[str] = set()
     for part in parts:
         if isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.Not):
             part = part.operand
-        if isinstance(part, ast.Compare) and isinstance(part.ops[0], _ORDERS):
+        if isinstance(part, ast.Compare) and isinstance(part.ops[0], _SETS if sets else _ORDERS):
             sides = [rank_names(function, side, follow=False) for side in (part.left, part.comparators[0])]
             calls = [
                 called_name(function, node).rpartition(".")[2].removeprefix("get_")
@@ -171,22 +172,20 @@ def _same_group(ranks: set[str], function: Function, call: ast.Call) -> bool:
     return of_group == of_rank
 
 
-def _other_side(function: Function, guard: Guard) -> ast.Call | None:
-    """Return a collective on the path of the ranks that do not come here."""
-    node = guard.node
-    if isinstance(node, ast.While):
-        return None
-    if isinstance(node, ast.If):
-        if guard.kind == "early exit":
-            side = node.orelse if guard.holds else node.body
-        else:
-            side = node.orelse if guard.holds else node.body
-            if not side and guard.holds:  # what follows runs on all ranks; only an exit inside parts them
-                side = []
-        for statement in side:
+def _other_side(function: Function, guard: Guard, call: ast.Call) -> ast.Call | None:
+    """Return a collective on the path of the ranks that do not come here: the other arm, or another test of the rank."""
+    if isinstance(guard.node, ast.If):
+        for statement in guard.node.orelse if guard.holds else guard.node.body:
             for part in ast.walk(statement):
                 if isinstance(part, ast.Call) and is_collective(function, part):
                     return part
+    name = called_name(function, call)
+    for other in function.calls:
+        if other is call or called_name(function, other) != name:
+            continue
+        for apart in guards(function, other):
+            if apart.node is not guard.node and _tested_ranks(function, apart.test, sets=True):
+                return other
     return None
 
 

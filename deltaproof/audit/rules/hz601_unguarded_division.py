@@ -72,7 +72,7 @@ class UnguardedDivision(Rule):
 
     code = "HZ601"
     name = "unguarded-division"
-    triggers = ("sqrt", "eps", "abs(", "absmax")
+    triggers = ("triton", "tilelang", "cutlass")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
         """Yield divisions by what can be zero."""

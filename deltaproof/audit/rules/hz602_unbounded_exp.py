@@ -75,10 +75,12 @@ class UnboundedExp(Rule):
 
     code = "HZ602"
     name = "unbounded-exp"
-    triggers = ("exp(", "exp2(")
+    triggers = ("triton", "tilelang", "cutlass")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
         """Yield exponentials that overflow, or that a clamp falsifies."""
+        if "exp" not in module.text:
+            return
         tiles = "tilelang" in module.text
         for function in module.functions:
             if not function.is_kernel and not (tiles and is_tile_kernel(function)):
@@ -178,6 +180,10 @@ def _pair(function: Function, call: ast.Call) -> Iterator[Seen]:
     if later is not None:
         yield Drop(function.module, call, function, f"selected at line {getattr(later, 'lineno', 0)}")
         return
+    masked = _masked_by_caller(function, call)
+    if masked is not None:
+        yield Drop(function.module, call, function, f"the caller masks the result at line {masked}")
+        return
     yield Hit(
         function.module,
         call,
@@ -188,6 +194,20 @@ def _pair(function: Function, call: ast.Call) -> Iterator[Seen]:
         "Exponentiate only the pairs in which the sign of the difference is known.",
         tuple(Quote(function.module, guard.test, "does not order them") for guard in guards(function, call)[:1]),
     )
+
+
+def _masked_by_caller(function: Function, call: ast.Call) -> int | None:
+    """Return the line in which a caller masks what this function scales in place, by a function that is named so."""
+    statement = function.statement(call)
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+    if not isinstance(target, ast.Subscript) or not names_in(target.value) & function.param_names:
+        return None
+    for other in function.module.functions:
+        uses = [each for each in other.calls if selects.last_name(other, each) == function.name]
+        for each in other.calls if uses else ():
+            if "mask" in selects.last_name(other, each) and each.lineno > uses[0].lineno:
+                return each.lineno
+    return None
 
 
 def _differing(left: ast.expr, right: ast.expr) -> tuple[ast.expr, ast.expr] | None:

@@ -2,9 +2,10 @@
 
 ## What it does
 Looks at what is kept between calls under a key: compiled kernels, casts, registered objects. It reports a key made from
-an object's address (``id(x)``, ``x.data_ptr()``) whose owner may die; a key of a compiled kernel that lacks what was
-baked in: a compile-time constant, a name that the compiled function closes over, the shape of a tensor that the
-compiler saw, the dtype, all strides but one, the device whose properties chose the options; and a key for compiled binaries that is made from source and target but not from the compiler's options.
+an object's address (``id(x)``, ``x.data_ptr()``) whose owner may die. It reports a key of a compiled kernel that lacks
+what was baked in: a compile-time constant, a name that the compiled function closes over, the shape of a tensor that
+the compiler saw, the dtype, all strides but one, the device whose properties chose the options. And it reports a key
+for compiled binaries that is made from source and target but not from the compiler's options.
 
 ## Why it matters
 The second caller with another shape, dtype, stride or device gets the first caller's kernel. It runs without an error
@@ -61,6 +62,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.caches import CacheStore, cache_stores, reached
+from deltaproof.audit.flow.compiled import (
+    baked_arguments,
+    compile_call,
+    derived,
+    derived_at,
+    free_names,
+    from_shape,
+    is_handle,
+    varying,
+)
 from deltaproof.audit.flow.trace import names_in, resolved
 from deltaproof.audit.model.names import dotted
 from deltaproof.audit.rule import Hit, Quote, Rule, Seen
@@ -70,7 +81,6 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.module import Module
     from deltaproof.audit.model.project import Project
 
-_COMPILERS = re.compile(r"(^|\.)(cute\.compile|tilelang\.compile|triton\.compile|compile)$")
 _DYNAMIC = re.compile(r"^(b|n|m|s|t|l|bs|batch\w*|num_seqs?|num_batch\w*|\w*tokens?\w*|total\w*|\w*seq_?len\w*)$", re.I)
 _DEVICE = re.compile(r"device|arch|capability|(^|_)sm(_|$)|cc_major", re.I)
 _OPTIONS = re.compile(r"option|flag|pass_config|compile_args|kwargs|define", re.I)
@@ -100,7 +110,7 @@ class IncompleteCacheKey(Rule):
             for store in cache_stores(function) if stores else ():
                 found = reached(function, store.keys)
                 yield from self._address(module, store, found)
-                compiled = _compile_call(function, store.value)
+                compiled = compile_call(function, store.value)
                 if compiled is not None:
                     yield from self._compiled(module, store, compiled, found)
                     yield from self._baked(module, project, store, compiled, found)
@@ -114,8 +124,10 @@ class IncompleteCacheKey(Rule):
             text = dotted(owner)
             if not text or text in ("self", "cls"):
                 continue
-            if any("finalize" in function.called(call) for call in function.calls):
+            if any(function.called(call).endswith(("finalize", "weakref.ref")) for call in function.calls):
                 return
+            if isinstance(function.parents.get(node), ast.BinOp):
+                continue  # its alignment
             weak = _is_weak(module, store.container)
             held = any(
                 isinstance(each, (ast.Name, ast.Attribute)) and dotted(each) == text for each in _kept(function, store)
@@ -127,10 +139,11 @@ class IncompleteCacheKey(Rule):
             if (held and not weak) or checked:
                 return
             key = ast.unparse(store.keys[0])
-            if weak and not any(
+            handed_out = any(
                 isinstance(each, ast.Return) and each.value is not None and ast.unparse(each.value) == key
                 for each in function.nodes
-            ):
+            )
+            if not handed_out and (weak or not _looked_up(function, store.container)):
                 return
             yield Hit(
                 module,
@@ -150,13 +163,13 @@ class IncompleteCacheKey(Rule):
         words = names | {node.attr for node in found if isinstance(node, ast.Attribute)}
         node = _key_node(function, store)
         quote = Quote(module, compiled, "compiled for these arguments, stored under the key")
-        given = _arguments(function, compiled)
+        given = baked_arguments(function, compiled)
         missing = sorted(
             {
                 each.id
                 for each in given
-                if isinstance(each, ast.Name) and _from_shape(function, each) and not _DYNAMIC.match(each.id)
-                if each.id not in names and not _derived(function, each, names)
+                if isinstance(each, ast.Name) and from_shape(function, each) and not _DYNAMIC.match(each.id)
+                if each.id not in names and not derived(function, each, names)
             }
         )
         if missing:
@@ -174,7 +187,7 @@ class IncompleteCacheKey(Rule):
         tensors = [
             each
             for each in given
-            if isinstance(each, ast.AST) and any(_is_handle(part) for part in reached(function, [each]))
+            if isinstance(each, ast.AST) and any(is_handle(part) for part in reached(function, [each]))
         ]
         if tensors and not any("dtype" in word.lower() for word in words) and not _dtype_checked(function):
             yield Hit(
@@ -212,12 +225,8 @@ class IncompleteCacheKey(Rule):
         for each in inner:
             if each.name not in shown:
                 continue
-            for name in _free_names(each):
-                if (
-                    name.id in keys
-                    or name.id not in _varying(function)
-                    or _derived_at(function, name.id, compiled, keys)
-                ):
+            for name in free_names(each):
+                if name.id in keys or name.id not in varying(function) or derived_at(function, name.id, compiled, keys):
                     continue
                 keys.add(name.id)
                 yield Hit(
@@ -233,14 +242,14 @@ class IncompleteCacheKey(Rule):
         if kernel is None:
             return
         names = [param for param in kernel.params if param.name != "self"]
-        for param, argument in zip(names, _arguments(function, compiled), strict=False):
+        for param, argument in zip(names, baked_arguments(function, compiled), strict=False):
             if not re.search(r"constexpr", param.annotation, re.I) or not isinstance(argument, ast.Name):
                 continue
-            if argument.id in keys or argument.id not in _varying(function):
+            if argument.id in keys or argument.id not in varying(function):
                 continue
-            if _from_shape(function, argument) and not _DYNAMIC.match(argument.id):
+            if from_shape(function, argument) and not _DYNAMIC.match(argument.id):
                 continue  # said above
-            if not _derived(function, argument, keys):
+            if not derived(function, argument, keys):
                 keys.add(argument.id)
                 yield Hit(
                     module,
@@ -263,6 +272,8 @@ class IncompleteCacheKey(Rule):
                 owner = ast.unparse(node.func.value)
                 single.setdefault(owner, []).append(node)
         for owner, calls in single.items():
+            if isinstance(store.function.parents.get(calls[0]), ast.BinOp) or _strides_checked(store.function, owner):
+                continue
             if len(calls) == 1 and len(calls[0].args) == 1 and isinstance(calls[0].args[0], ast.Constant):
                 yield Hit(
                     module,
@@ -323,6 +334,29 @@ def _kept(function: Function, store: CacheStore) -> list[ast.AST]:
     return found
 
 
+def _looked_up(function: Function, container: str) -> bool:
+    """Whether a function also reads the container it stores into: a cache, not a register."""
+    for node in function.nodes:
+        if isinstance(node, ast.Compare) and any(dotted(each) == container for each in node.comparators):
+            return True
+        if isinstance(node, ast.Attribute) and node.attr in ("get", "setdefault") and dotted(node.value) == container:
+            return True
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and dotted(node.value) == container:
+            return True
+    return False
+
+
+def _strides_checked(function: Function, owner: str) -> bool:
+    """Whether a function refuses tensors by their strides."""
+    for node in function.nodes:
+        raises = isinstance(node, ast.If) and any(isinstance(inner, ast.Raise) for inner in node.body)
+        if isinstance(node, ast.Assert) or raises:
+            text = ast.unparse(node.test)  # type: ignore[attr-defined]
+            if f"{owner}.stride(" in text or f"{owner}.is_contiguous()" in text:
+                return True
+    return False
+
+
 def _spells(node: ast.AST, text: str) -> bool:
     return any(isinstance(each, (ast.Name, ast.Attribute)) and dotted(each) == text for each in ast.walk(node))
 
@@ -333,88 +367,6 @@ def _is_weak(module: Module, container: str) -> bool:
         if any(isinstance(target, ast.Name) and target.id == container for target in targets):
             return "Weak" in ast.unparse(statement)
     return False
-
-
-def _compile_call(function: Function, value: ast.expr) -> ast.Call | None:
-    """Return the call of a compiler in what is stored."""
-    for node in ast.walk(resolved(function, value)):
-        if isinstance(node, ast.Call):
-            called = node.func.value if isinstance(node.func, ast.Subscript) else node.func
-            name = function.module.resolve(called)
-            if _COMPILERS.search(name) and not name.startswith(("re.", "torch.")) and name != "compile":
-                return node
-    return None
-
-
-def _arguments(function: Function, call: ast.Call) -> list[ast.expr]:
-    """Return a call's arguments, a starred list opened."""
-    found: list[ast.expr] = []
-    for argument in [*call.args[1:], *(keyword.value for keyword in call.keywords if keyword.arg != "options")]:
-        if isinstance(argument, ast.Starred):
-            inner = resolved(function, argument.value)
-            found += inner.elts if isinstance(inner, (ast.List, ast.Tuple)) else [argument.value]
-        else:
-            found.append(argument)
-    return found
-
-
-def _from_shape(function: Function, name: ast.Name) -> bool:
-    """Whether a name is given part of a shape."""
-    for each in function.flow.reaching(name.id, name):
-        if each.value is not None and any(
-            isinstance(part, ast.Attribute) and part.attr == "shape" for part in ast.walk(each.value)
-        ):
-            return True
-    return False
-
-
-def _derived(function: Function, name: ast.Name, keys: set[str]) -> bool:
-    """Whether a name is computed from names of the key alone."""
-    values = [each.value for each in function.flow.reaching(name.id, name)]
-    used = {part for value in values if value is not None for part in names_in(value)}
-    tensors = any(
-        isinstance(part, ast.Attribute) and part.attr == "shape"
-        for value in values
-        if value is not None
-        for part in ast.walk(value)
-    )
-    return bool(used) and not tensors and used <= keys
-
-
-def _varying(function: Function) -> set[str]:
-    """Return the names that may differ from call to call: parameters, and what is computed from them."""
-    found = set(function.param_names)
-    for node in function.nodes:
-        if isinstance(node, ast.Assign) and names_in(node.value) & found:
-            found |= {name for target in node.targets for name in names_in(target)}
-    return found
-
-
-def _free_names(function: Function) -> list[ast.Name]:
-    """Return the names that a function reads and does not define, one each."""
-    own = set(function.param_names)
-    for node in function.nodes:
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            own.add(node.id)
-    found: dict[str, ast.Name] = {}
-    for node in function.nodes:
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in own:
-            found.setdefault(node.id, node)
-    return list(found.values())
-
-
-def _derived_at(function: Function, name: str, at: ast.Call, keys: set[str]) -> bool:
-    """Whether a name has, where something is compiled, a value computed from names of the key alone."""
-    values = [each.value for each in function.flow.before(name, function.statement(at))]
-    used = {part for value in values if value is not None for part in names_in(value)}
-    return bool(used) and used <= keys
-
-
-def _is_handle(node: ast.AST) -> bool:
-    return isinstance(node, (ast.Name, ast.Attribute)) and dotted(node).rpartition(".")[2] in (
-        "from_dlpack",
-        "make_ptr",
-    )
 
 
 def _dtype_checked(function: Function) -> bool:

@@ -126,3 +126,18 @@ def test_sequence_numbers_that_may_both_be_padding():
     """
     assert len(hits(RULE, kernel.replace("MORE", ""))) == 1
     assert hits(RULE, kernel.replace("MORE", " & (last >= 0)")) == []
+
+
+def test_a_flag_that_is_set_below_the_test_guards():
+    flagged = RAW.replace("    o_k =", "    live = False\n    if slot >= 0:\n        live = True\n    o_k =").replace(
+        "    b = tl.load(p)\n    tl.store", "    if live:\n        b = tl.load(p)\n        tl.store"
+    )
+    assert hits(RULE, flagged) == []
+
+
+def test_a_branch_for_callers_without_padding():
+    chosen = RAW.replace("x, K:", "x, HAS_PADDING: tl.constexpr, K:").replace(
+        "    b = tl.load(p)\n    tl.store(p, b + tl.load(x + row * K + o_k))",
+        "    if HAS_PADDING:\n        if slot >= 0:\n            tl.store(p, 0.0)\n    else:\n        tl.store(p, 0.0)",
+    )
+    assert hits(RULE, chosen) == []

@@ -60,3 +60,21 @@ def test_a_negated_cumulative_gate_is_multiplied():
     assert len(hits(RULE, code.format(value="tl.load(k + i) * tl.exp(-b_g)"))) == 1
     assert hits(RULE, code.format(value="tl.load(k + i) / (1 + tl.exp(-b_g))")) == []
     assert hits(RULE, code.format(value="tl.load(k + i) * tl.exp(b_g)")) == []
+
+
+def test_a_caller_may_mask_what_is_scaled_in_place():
+    code = """
+    @cute.jit
+    def scale(self, cum: cute.Tensor, out: cute.Tensor, coordinates: cute.Tensor):
+        for i in range(64):
+            s, t = coordinates[i]
+            out[i] = out[i] * cute.math.exp2(cum[s] - cum[t])
+
+    @cute.jit
+    def run(self, cum, out, coordinates):
+        self.scale(cum, out, coordinates)
+        {after}
+    """
+    assert len(hits(RULE, code.format(after="pass"))) == 1
+    (drop,) = drops(RULE, code.format(after="self.causal_mask(out)"))
+    assert "caller masks" in drop.reason

@@ -108,7 +108,8 @@ def test_a_binary_depends_on_the_compilers_options():
 def test_a_compile_time_constant_of_the_kernel():
     constant = COMPILED.replace(
         "def run(q, scale):",
-        "@cute.jit\ndef kernel(q: cute.Tensor, heads: cutlass.Int32, scale: cutlass.Constexpr):\n    pass\n\ndef run(q, scale):",
+        "@cute.jit\ndef kernel(q: cute.Tensor, heads: cutlass.Int32, scale: cutlass.Constexpr):\n    pass\n\n"
+        "def run(q, scale):",
     )
     assert hits(RULE, constant) == []
     assert "`scale`" in hits(RULE, constant.replace("(scale, q.dtype", "(q.dtype"))[0].message

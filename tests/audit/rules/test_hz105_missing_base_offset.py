@@ -1,0 +1,158 @@
+"""HZ105: addresses that lack an offset or use the wrong stride."""
+
+from __future__ import annotations
+
+from deltaproof.audit.rules.hz105_missing_base_offset import RULE
+from tests.audit.rules.snippets import examples, hits
+
+SPLIT = """
+@triton.jit
+def kernel(v, o, T, H: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr):
+    i_v, i_bh = tl.program_id(0), tl.program_id(1)
+    for i_t in range(0, T, BT):
+        p_v = tl.make_block_ptr(v + i_bh * V, (T, V), (H * V, 1), (i_t, i_v * BV), (BT, BV), (1, 0))
+        b_v = tl.load(p_v, boundary_check=(0, 1))
+    p_o = tl.make_block_ptr(o + i_bh * V, (V,), (1,), ({start},), (BV,), (0,))
+    tl.store(p_o, tl.sum(b_v, 0), boundary_check=(0,))
+"""
+
+LENGTH = """
+@triton.jit
+def kernel(x, o, cu, T, B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, VARLEN: tl.constexpr):
+    i_v, i_n, i_t = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    {before}
+    if VARLEN:
+        bos, eos = tl.load(cu + i_n), tl.load(cu + i_n + 1)
+        T = eos - bos
+    else:
+        bos, eos = i_n * T, i_n * T + T
+    {after}
+    r = tl.arange(0, K)
+    tl.store(o + (i_v * whole * H + bos) * K + r, tl.load(x + bos * K + r))
+"""
+
+GRID = """
+@triton.jit
+def kernel(q, o, T, H: tl.constexpr, HQ: tl.constexpr, K: tl.constexpr):
+    i_bh = tl.program_id(0)
+    i_b, i_h = i_bh // {count}, i_bh % {count}
+    r = tl.arange(0, K)
+    tl.store(o + (i_b * T + i_h) * K + r, tl.load(q + (i_b * T + i_h) * K + r))
+
+
+def run(q, o, B, T, H, HQ, K):
+    def grid(meta):
+        return (B * HQ,)
+    kernel[grid](q, o, T=T, H=H, HQ=HQ, K=K)
+"""
+
+STRIDES = """
+@triton.jit
+def kernel(x, o, B: tl.constexpr, T, H: tl.constexpr, HQ: tl.constexpr, V: tl.constexpr):
+    i_k, i_t = tl.program_id(0), tl.program_id(1)
+    o += i_k * B * T * {count} * V
+    r = tl.arange(0, V)
+    tl.store(o + i_t * HQ * V + r, tl.load(x + i_t * H * V + r))
+"""
+
+EVERY = """
+@triton.jit
+def kernel(k, h, NT, H: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr):
+    i_h = tl.program_id(0)
+    r = tl.arange(0, K)
+    b_h = tl.zeros([K], dtype=tl.float32)
+    for i_t in range(NT):
+        i_s = i_t // (BS // BT)
+        p_h = h + ((i_h + {index}) * H + i_h) * K + r
+        if i_t % (BS // BT) == 0:
+            tl.store(p_h, b_h)
+        b_h += tl.load(k + (i_t * H + i_h) * K + r)
+"""
+
+TWINS = """
+@cute.kernel
+def wide(state, q, k, v, T, steps, HV):
+    n, t, h = cute.arch.block_idx()
+    flat = n * steps * HV + t * HV + h
+    state[flat] = q[n]
+
+
+@cute.kernel
+def narrow(state, q, k, v, T, {steps}HV):
+    n, t, h = cute.arch.block_idx()
+    flat = n * {stride} * HV + t * HV + h
+    state[flat] = q[n]
+"""
+
+
+def test_the_docstrings_examples():
+    bad, good = examples(RULE)
+    (hit,) = hits(RULE, bad)
+    assert "`g`" in hit.message and "`k`" in hit.message
+    assert hits(RULE, good) == []
+
+
+def test_an_output_tile_starts_where_its_program_does():
+    (hit,) = hits(RULE, SPLIT.format(start="0"))
+    assert "`i_v`" in hit.message and "`o`" in hit.message
+    assert hits(RULE, SPLIT.format(start="i_v * BV")) == []
+
+
+def test_a_loop_over_tiles_from_zero_is_no_missing_offset():
+    code = SPLIT.format(start="i_v * BV").replace("(i_t, i_v * BV)", "(0, i_v * BV)")
+    assert hits(RULE, code) == []
+
+
+def test_the_whole_batchs_size_is_computed_before_the_length_shrinks():
+    (hit,) = hits(RULE, LENGTH.format(before="pass", after="whole = B * T"))
+    assert "`B * T`" in hit.message and "one sequence's length" in hit.message
+    assert hits(RULE, LENGTH.format(before="whole = B * T", after="pass")) == []
+
+
+def test_a_length_is_followed_through_a_count_of_blocks():
+    code = LENGTH.format(before="pass", after="rows = tl.cdiv(T, 16)\n    whole = B * rows")
+    (hit,) = hits(RULE, code)
+    assert "`B * rows`" in hit.message
+
+
+def test_a_program_id_is_split_by_what_the_grid_counts():
+    (hit,) = hits(RULE, GRID.format(count="H"))
+    assert "`HQ`" in hit.message and any("B * HQ" in quote.module.quote(quote.node) for quote in hit.quotes)
+    assert hits(RULE, GRID.format(count="HQ")) == []
+
+
+def test_a_tensor_has_one_number_of_heads():
+    (hit,) = hits(RULE, STRIDES.format(count="H"))
+    assert "`o`" in hit.message
+    assert hits(RULE, STRIDES.format(count="HQ")) == []
+
+
+def test_a_store_once_in_several_iterations_counts_stores():
+    (hit,) = hits(RULE, EVERY.format(index="i_t"))
+    assert hit.verdict == "possible" and "`h`" in hit.message
+    assert hits(RULE, EVERY.format(index="i_s")) == []
+
+
+def test_a_sibling_left_behind_with_the_old_stride():
+    (hit,) = hits(RULE, TWINS.format(steps="", stride="T"))
+    assert "`wide`" in hit.message and "`steps`" in hit.message
+    assert hits(RULE, TWINS.format(steps="steps, ", stride="steps")) == []
+
+
+def test_a_sibling_with_a_buffer_of_its_own_is_no_missing_stride():
+    code = TWINS.format(steps="steps, ", stride="steps").replace(
+        "flat = n * steps * HV + t * HV + h", "p = state + n", 1
+    )
+    assert hits(RULE, code) == []
+
+
+def test_a_kernel_that_covers_all_heads_by_a_range_needs_no_head_index():
+    code = """
+    @triton.jit
+    def kernel(x, g, o, H: tl.constexpr, BH: tl.constexpr):
+        i_t, i_h = tl.program_id(0), tl.program_id(1)
+        o_h = tl.arange(0, BH)
+        b_g = tl.load(g + i_t * H + o_h, mask=o_h < H)
+        tl.store(o + (i_t * H + i_h), tl.load(x + (i_t * H + i_h)) + tl.sum(b_g))
+    """
+    assert hits(RULE, code) == []

@@ -1,0 +1,102 @@
+"""HZ106: tensors taken for dense, and buffers copied before an update in place."""
+
+from __future__ import annotations
+
+import pytest
+
+from deltaproof.audit.rules.hz106_assumed_contiguous import RULE
+from tests.audit.rules.snippets import examples, hits
+
+TABLE = """
+@triton.jit
+def kernel(x, table, y, stride_table_row, stride_table_col, D: tl.constexpr):
+    i, j = tl.program_id(0), tl.program_id(1)
+    slot = tl.load(table + i * stride_table_row + {column}).to(tl.int64)
+    r = tl.arange(0, D)
+    tl.store(y + slot * D + r, tl.load(x + slot * D + r))
+"""
+
+POOL = """
+@triton.jit
+def kernel(state, x, D: tl.constexpr):
+    i = tl.program_id(0)
+    r = tl.arange(0, D)
+    tl.{access}
+
+
+def update(state, x, D):
+    {check}
+    flat = state.{method}
+    kernel[(x.shape[0],)](flat, x, D)
+    {after}
+"""
+
+STORE = "store(state + i * D + r, tl.load(x + i * D + r))"
+
+
+def pool(method="reshape(-1, D)", check="pass", after="return x", access=STORE):
+    return hits(RULE, POOL.format(method=method, check=check, after=after, access=access))
+
+
+def test_the_docstrings_examples():
+    bad, good = examples(RULE)
+    (hit,) = hits(RULE, bad)
+    assert "`dy`" in hit.message and hit.verdict == "possible"
+    assert hits(RULE, good) == []
+
+
+@pytest.mark.parametrize(
+    "check", ["assert dy.is_contiguous()", "assert dy.stride(-1) == 1 and dy.stride(0) == x.shape[1]"]
+)
+def test_a_tensor_whose_layout_is_asked_for(check):
+    bad, _ = examples(RULE)
+    assert hits(RULE, bad.replace("    dx = torch.empty_like(x)", f"    {check}\n    dx = torch.empty_like(x)")) == []
+
+
+def test_a_guard_around_the_launching_function():
+    bad, _ = examples(RULE)
+    assert hits(RULE, bad.replace("def backward", "@input_guard\ndef backward")) == []
+
+
+def test_a_tensor_made_by_the_launching_function_is_dense():
+    bad, _ = examples(RULE)
+    assert hits(RULE, bad.replace("    dx = torch", "    dy = torch.ones_like(x)\n    dx = torch")) == []
+
+
+def test_a_stride_that_is_passed_and_not_used():
+    (hit,) = hits(RULE, TABLE.format(column="j"))
+    assert "`stride_table_col`" in hit.message
+    assert hits(RULE, TABLE.format(column="j * stride_table_col")) == []
+
+
+@pytest.mark.parametrize("method", ["reshape(-1, D)", "contiguous()", "flatten()"])
+def test_a_buffer_copied_before_its_update(method):
+    (hit,) = pool(method)
+    assert "`state`" in hit.message and "`flat`" in hit.message
+
+
+def test_a_view_raises_instead_of_copying():
+    assert pool("view(-1, D)") == []
+
+
+def test_a_buffer_checked_returned_or_copied_back():
+    assert pool(check="assert state.is_contiguous()") == []
+    assert pool(after="return flat") == []
+    assert pool(after="state.copy_(flat.view_as(state))") == []
+
+
+def test_a_buffer_that_the_kernel_only_reads():
+    assert pool(access="store(x + i * D + r, tl.load(state + i * D + r))") == []
+
+
+def test_a_layout_that_is_claimed_and_not_compared():
+    code = """
+    import cutlass.cute as cute
+
+    def gemm(a, b, out):
+        {check}
+        return build(m=a.shape[0], c_major="n")(a, b, out)
+    """
+    (hit,) = hits(RULE, code.format(check="pass"))
+    assert "`c_major`" in hit.message
+    assert hits(RULE, code.format(check="assert out.stride(-1) == 1")) == []
