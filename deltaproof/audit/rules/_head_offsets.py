@@ -91,20 +91,27 @@ def _baseless(module: Module, kernel: Function) -> Iterator[Seen]:
         if counts and access.base in kernel.param_names:
             rows.append((access, counts, reached_names(kernel, access.pointer)))
     for access, counts, names in rows:
-        if not names & heads or not any(_per_token(kernel, product, heads) for product in counts.values()):
+        if (
+            names & batch
+            or not names & heads
+            or not any(_per_token(kernel, product, heads) for product in counts.values())
+        ):
             continue
         others = [row for row in rows if row[0].base != access.base and set(row[1]) & set(counts)]
         if len({row[0].base for row in others}) < 3:
             continue
         common = set.intersection(*(row[2] for row in others)) - names - heads
-        base = sorted(name for name in common if name in batch or _loaded(kernel, name))
+        base = sorted(
+            (name for name in common if name in batch or _loaded(kernel, name)), key=lambda name: name in batch
+        )
         if not base:
             continue
         yield Hit(
             module,
             access.call,
             kernel,
-            f"`{access.base}` is not advanced by `{base[0]}`, as all other tensors with `{next(iter(counts))}` heads are.",
+            f"`{access.base}` is not advanced by `{base[0]}`, "
+            f"as all other tensors with `{next(iter(counts))}` heads are.",
             "likely",
             f"Advance `{access.base}` by `{base[0]}` too.",
             [Quote(module, others[0][0].call, "a sibling's address")],

@@ -156,3 +156,28 @@ def test_a_kernel_that_covers_all_heads_by_a_range_needs_no_head_index():
         tl.store(o + (i_t * H + i_h), tl.load(x + (i_t * H + i_h)) + tl.sum(b_g))
     """
     assert hits(RULE, code) == []
+
+
+SEQUENCE = """
+@triton.jit
+def kernel(q, k, v, g, o, cu, H: tl.constexpr, K: tl.constexpr, BT: tl.constexpr):
+    i_t, i_nh = tl.program_id(0), tl.program_id(1)
+    i_n, i_h = i_nh // H, i_nh % H
+    bos = {start}
+    r = tl.arange(0, K)
+    b_q = tl.load(q + ((bos + i_t) * H + i_h) * K + r)
+    b_k = tl.load(k + ((bos + i_t) * H + i_h) * K + r)
+    b_v = tl.load(v + ((bos + i_t) * H + i_h) * K + r)
+    b_g = tl.load(g + ({row} * H + i_h) * K + r)
+    tl.store(o + ((bos + i_t) * H + i_h) * K + r, b_q * b_k * b_v * b_g)
+"""
+
+
+def test_a_token_address_without_the_sequences_start():
+    (hit,) = hits(RULE, SEQUENCE.format(start="i_n * BT", row="i_t"))
+    assert "`g`" in hit.message and "`bos`" in hit.message or "`i_n`" in hit.message
+    assert hits(RULE, SEQUENCE.format(start="i_n * BT", row="(bos + i_t)")) == []
+
+
+def test_a_parameter_of_the_heads_has_no_sequence():
+    assert hits(RULE, SEQUENCE.format(start="i_n * BT", row="0").replace("(0 * H + i_h) * K", "i_h * K")) == []
