@@ -45,10 +45,8 @@ def labelled(rows: list[dict[str, object]]) -> list[str]:
         hit, apart = sum(bool(row["hit"]) for row in mine), sum(bool(row["discriminated"]) for row in judged)
         lines.append(f"| {code} | {len(mine)} | {hit} | {len(judged)} | {apart} |")
         total.update(rows=len(mine), hit=hit, judged=len(judged), apart=apart)
-    hits, apart = percent(total["hit"], total["rows"]), percent(total["apart"], total["judged"])
-    lines.append(
-        f"| all | {total['rows']} | {total['hit']} ({hits}) | {total['judged']} | {total['apart']} ({apart}) |"
-    )
+    hits, told = percent(total["hit"], total["rows"]), percent(total["apart"], total["judged"])
+    lines.append(f"| all | {total['rows']} | {total['hit']} ({hits}) | {total['judged']} | {total['apart']} ({told}) |")
     return lines
 
 

@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 
 _UPPER = (ast.Lt, ast.LtE)
 _LOWER = (ast.Gt, ast.GtE)
-_TILE = re.compile(r"^(B[A-Z]{1,2}\d?|\w*(BLOCK|TILE|CHUNK|SPLIT)\w*|\d+)$")
+_TILE = re.compile(r"^(B[A-Z]{1,2}\d?|\w*(BLOCK|TILE|CHUNK|SPLIT|chunk_size|block_size)\w*|\d+)$")
 """Names of tile sizes: an index below one of them stays inside its tile, whatever the data's length is."""
 _WHOLE_TILES = re.compile(r"even|divis|align|full|mask|bound|exact|_pad|pad_|interior|tail|partial", re.I)
 """Names of switches that tell whether tiles are whole."""
+
+
+def is_tile_size(name: str) -> bool:
+    """Return whether a name is, by the customs of the field, the size of a tile."""
+    return _TILE.match(name) is not None
 
 
 @dataclass(frozen=True)
@@ -117,9 +122,9 @@ def _comparisons(
         found = [each for part in inner for each in _comparisons(index, part, axis, seen)]
         yield from (each for each in found if isinstance(each, _Compared))
         yield expr
-    elif isinstance(expr, ast.UnaryOp) and isinstance(expr.op, (ast.Invert, ast.Not)):
-        yield expr
-    elif not isinstance(expr, ast.Constant):
+    elif (isinstance(expr, ast.UnaryOp) and isinstance(expr.op, (ast.Invert, ast.Not))) or not isinstance(
+        expr, ast.Constant
+    ):
         yield expr
 
 
@@ -188,7 +193,7 @@ def bounds(access: Access) -> list[Bound]:
 def _vacuous(index: Poly, limit: str) -> bool:
     """Return whether an index is a bare range that ends at the limit."""
     lanes = ranges_of(index)
-    return _TILE.match(limit) is not None or (len(index) == 1 and len(lanes) == 1 and next(iter(lanes)).text == limit)
+    return is_tile_size(limit) or (len(index) == 1 and len(lanes) == 1 and next(iter(lanes)).text == limit)
 
 
 def covered(access: Access) -> set[tuple[str, int]] | None:

@@ -133,7 +133,7 @@ def of_name(name: str, beside: Collection[str] = ()) -> Size | None:
 
     Args:
         name: the name.
-        beside: the names it is used with: M beside N makes both the sides of a matrix, H beside D makes D a head's size.
+        beside: the names it is used with: M beside N makes them a matrix's sides, H beside D makes D a head's size.
     """
     if name == "N" and "M" in beside:
         return Size(rest=13)
@@ -147,7 +147,7 @@ def of_name(name: str, beside: Collection[str] = ()) -> Size | None:
 
 _TIME_AXIS = re.compile(r"\w*_(t|l|m|q?s|seq\w*|tok\w*)$|\w*(seqlen|seq_len|token)\w*$")
 _HEAD_AXIS = re.compile(r"\w*h$|\w*head\w*$")
-_SPLIT_AXIS = re.compile(r"\w*(os|split\w*)$")
+_SPLIT_AXIS = re.compile(r"\w*([oe]s|split\w*)$")
 _LAST_AXIS = re.compile(r"\w*(_c|d|k|v|n|w|dim|dstate|col|kk|vv)$")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deltaproof.audit.flow.definitions import defined_by
+from deltaproof.audit.flow.definitions import Definition, defined_by
 from deltaproof.audit.flow.trace import called_name, factors, resolved
 
 if TYPE_CHECKING:
@@ -67,12 +68,24 @@ def _unwidened(expr: ast.expr) -> ast.expr:
     return expr
 
 
+def made(function: Function) -> dict[str, list[Definition]]:
+    """Return every definition in a function's body by name; kept with the function."""
+    known: dict[str, list[Definition]] | None = function.__dict__.get("_made")
+    if known is None:
+        known = {}
+        for node in function.nodes:
+            if isinstance(node, ast.stmt):
+                for found in defined_by(node):
+                    known.setdefault(found.name, []).append(found)
+        function.__dict__["_made"] = known
+    return known
+
+
 def _assigned(function: Function) -> Iterator[tuple[str, ast.expr]]:
-    for node in function.nodes:
-        if isinstance(node, (ast.Assign, ast.AnnAssign)):
-            for found in defined_by(node):
-                if found.kind == "assign" and found.value is not None:
-                    yield found.name, _unwidened(found.value)
+    for every in made(function).values():
+        for found in every:
+            if found.kind == "assign" and found.value is not None:
+                yield found.name, _unwidened(found.value)
 
 
 def head_splits(function: Function) -> list[HeadSplit]:
@@ -130,9 +143,9 @@ def reached_names(function: Function, expr: ast.AST, stop: frozenset[str] = froz
     """
     names: set[str] = set()
     seen: set[int] = set()
-    waiting: list[ast.AST] = [expr]
+    waiting: deque[ast.AST] = deque([expr])
     while waiting and len(seen) < MOST:
-        node = waiting.pop(0)
+        node = waiting.popleft()
         if id(node) in seen:
             continue
         seen.add(id(node))

@@ -71,8 +71,8 @@ def _either(node: ast.expr, values: list[ast.expr]) -> Iterator[Tail]:
                 yield Tail(
                     node,
                     None,
-                    f"elements are kept where `{first}` or `{second}` is below `{limit}`: rows or columns of the padded "
-                    f"tail stay in wherever the other coordinate is in range",
+                    f"elements are kept where `{first}` or `{second}` is below `{limit}`: rows or columns of the "
+                    "padded tail stay in wherever the other coordinate is in range",
                     "",
                     f"keep an element only if both are below `{limit}`",
                 )
@@ -90,8 +90,8 @@ def _read_first(node: ast.BoolOp) -> Iterator[Tail]:
                     yield Tail(
                         node,
                         None,
-                        f"`{ast.unparse(read)}` is read although `{below[0]} < {below[1]}` may be false: a dynamic `and` "
-                        f"evaluates both sides",
+                        f"`{ast.unparse(read)}` is read although `{below[0]} < {below[1]}` may be false: a dynamic "
+                        "`and` evaluates both sides",
                         "",
                         f"read it inside an `if {below[0]} < {below[1]}`",
                     )
@@ -132,8 +132,8 @@ def _one_mode(kernel: Function, node: ast.If) -> Iterator[Tail]:
             yield Tail(
                 value,
                 length,
-                f"`{name}` is the whole tile `{ast.unparse(value)}` unless `{ast.unparse(node.test)}`: the partial last "
-                f"tile of a sequence of fixed length is not masked",
+                f"`{name}` is the whole tile `{ast.unparse(value)}` unless `{ast.unparse(node.test)}`: the partial "
+                "last tile of a sequence of fixed length is not masked",
                 "where sequences are packed it is what is left",
                 f"use the smaller of what is left and `{ast.unparse(value)}` in both modes",
             )
@@ -165,6 +165,10 @@ def _scores(kernel: Function) -> Iterator[Tail]:
     for loop in kernel.nodes:
         if not isinstance(loop, ast.For) or not isinstance(loop.iter, ast.Call) or len(loop.iter.args) != 3:
             continue
+        if any(
+            name.endswith("program_id") for name, _ in origins(kernel, loop.iter.args[1], through_calls=False).calls
+        ):
+            continue  # keys before a query tile: they all exist
         step = text(indices(kernel).of(loop.iter.args[2]))
         inside = {id(node) for node in ast.walk(loop)}
         filled = [

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SAME = 0.6
 """Share of statements that a copy has in common with its twin at least."""
 FEWEST = 8
+MOST = 500
+"""Statements of a kernel that is compared at most."""
 MOST_TWINS = 6
 _DEFINED = re.compile(r"^def (\w+)", re.MULTILINE)
 _VARIANT = re.compile(r"_(npu|ascend|v\d|opt|new|fast|varlen|update|tma|sm\d+|t1|merged|stage\d)(?=_|$)")
@@ -76,11 +78,11 @@ def _index(project: Project) -> dict[str, list[tuple[str, object]]]:
 def twins(kernel: Function, project: Project) -> list[tuple[Function, SequenceMatcher[str]]]:
     """Return the copies of a kernel, each with the alignment of its statements with the kernel's."""
     mine = [text for text, _ in statements(kernel)]
-    if len(mine) < FEWEST:
+    if not FEWEST <= len(mine) <= MOST:
         return []
     module: Module = kernel.module
     near = [other for other in module.kernels if other is not kernel and other.kind == kernel.kind]
-    for name, path in _index(project).get(_key(kernel.name, _folder(module.path)), [])[: 4 * MOST_TWINS]:
+    for name, path in _index(project).get(_key(kernel.name, _folder(module.path)), [])[: 2 * MOST_TWINS]:
         try:
             other = project.module(path).by_qualname.get(name)  # type: ignore[arg-type]
         except Unreadable:

@@ -332,7 +332,7 @@ def host_size(host: Function, expr: ast.expr, depth: int = 8) -> Size | None:
             return Size(rest=17) if flat else Size(batch=True, time=True, rest=6)
         if last == "cdiv" and len(expr.args) == 2:
             parts = [host_size(host, part, depth - 1) for part in expr.args]
-            return _host_joined(ast.FloorDiv(), *parts)
+            return _host_joined(ast.FloorDiv(), parts[0], parts[1] or Size(rest=6))  # a tile of at least 64
         if last in ("len", "size") and expr.args:
             return of_table(host, expr.args[0]) if last == "len" else None
         if last in ("min", "max") and expr.args:

@@ -7,21 +7,29 @@ from collections.abc import Iterator
 
 from deltaproof.audit.flow.access import Access, accesses
 from deltaproof.audit.flow.grids import grid_elements, grid_factors
-from deltaproof.audit.flow.indices import head_splits, is_head_count, products, reached_names
+from deltaproof.audit.flow.indices import head_splits, is_head_count, made, products, reached_names
 from deltaproof.audit.flow.trace import names_in
 from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
 from deltaproof.audit.rule import Hit, Quote, Seen
 
+Counted = list[tuple[Access, dict[str, ast.expr]]]
+"""Accesses to tensors with heads, with the head counts in their strides."""
+
 
 def head_findings(module: Module, kernel: Function, project: Project) -> Iterator[Seen]:
     """Yield what the heads of a kernel's addresses show."""
     if not any(is_head_count(name) for name in kernel.param_names):
         return
-    yield from _headless(module, kernel)
-    yield from _baseless(module, kernel)
-    yield from _mixed_heads(module, kernel)
+    counted = [
+        (access, counts)
+        for access in accesses(kernel)
+        if access.base in kernel.param_names and (counts := _counts(access))
+    ]
+    yield from _headless(module, kernel, counted)
+    yield from _baseless(module, kernel, counted)
+    yield from _mixed_heads(module, kernel, counted)
     yield from _wrong_split(module, kernel, project)
 
 
@@ -42,18 +50,14 @@ def _counts(access: Access) -> dict[str, ast.expr]:
     return found
 
 
-def _headless(module: Module, kernel: Function) -> Iterator[Seen]:
+def _headless(module: Module, kernel: Function, counted: Counted) -> Iterator[Seen]:
     """Addresses that stride over heads and have no head index."""
     splits = head_splits(kernel)
     if not splits:
         return
     heads = {name for split in splits for name in (split.head, split.whole) if name}
     batch = frozenset(name for split in splits for name in split.batch)
-    rows = []
-    for access in accesses(kernel):
-        counts = _counts(access)
-        if counts and access.base in kernel.param_names:
-            rows.append((access, counts, reached_names(kernel, access.pointer, batch)))
+    rows = [(access, counts, reached_names(kernel, access.pointer, batch)) for access, counts in counted]
     said: set[str] = set()
     good = [access for access, _, names in rows if names & heads]
     for access, counts, names in rows:
@@ -80,16 +84,14 @@ def _headless(module: Module, kernel: Function) -> Iterator[Seen]:
         )
 
 
-def _baseless(module: Module, kernel: Function) -> Iterator[Seen]:
+def _baseless(module: Module, kernel: Function, counted: Counted) -> Iterator[Seen]:
     """Addresses of tokens that lack the batch or sequence offset which all siblings have."""
     splits = head_splits(kernel)
     heads = {name for split in splits for name in (split.head, split.whole) if name}
     batch = {name for split in splits for name in split.batch}
-    rows = []
-    for access in accesses(kernel):
-        counts = _counts(access)
-        if counts and access.base in kernel.param_names:
-            rows.append((access, counts, reached_names(kernel, access.pointer)))
+    if not batch or len({access.base for access, _ in counted}) < 4:
+        return
+    rows = [(access, counts, reached_names(kernel, access.pointer)) for access, counts in counted]
     for access, counts, names in rows:
         if (
             names & batch
@@ -122,7 +124,7 @@ def _baseless(module: Module, kernel: Function) -> Iterator[Seen]:
 def _per_token(kernel: Function, product: ast.expr, heads: set[str]) -> bool:
     """Return whether a product with a head count counts tokens: a loop's or a program's index is in it."""
     for name in reached_names(kernel, product) - heads:
-        for found in kernel.flow.definitions(name):
+        for found in made(kernel).get(name, ()):
             if found.kind == "loop":
                 return True
             if isinstance(found.value, ast.Call) and kernel.called(found.value).endswith("program_id"):
@@ -131,9 +133,7 @@ def _per_token(kernel: Function, product: ast.expr, heads: set[str]) -> bool:
 
 
 def _loaded(kernel: Function, name: str) -> bool:
-    return any(
-        found.value is not None and ".load(" in ast.unparse(found.value) for found in kernel.flow.definitions(name)
-    )
+    return any(found.value is not None and ".load(" in ast.unparse(found.value) for found in made(kernel).get(name, ()))
 
 
 def _over_heads(access: Access, batch: frozenset[str], counts: set[str]) -> bool:
@@ -143,26 +143,24 @@ def _over_heads(access: Access, batch: frozenset[str], counts: set[str]) -> bool
         if each.extent is not None and any(is_head_count(name) or "H" in name for name in names_in(each.extent)):
             return True
     for name in reached_names(function, access.pointer, batch):
-        for found in function.flow.definitions(name):
+        for found in made(function).get(name, ()):
             if found.kind == "loop" and found.value is not None and counts & names_in(found.value):
                 return True
     return False
 
 
-def _mixed_heads(module: Module, kernel: Function) -> Iterator[Seen]:
+def _mixed_heads(module: Module, kernel: Function, counted: Counted) -> Iterator[Seen]:
     """One tensor laid out with two numbers of heads."""
     known: dict[str, dict[str, tuple[Access, ast.expr]]] = {}
     if sum(is_head_count(name) for name in kernel.param_names) < 2:
         return
-    for access in accesses(kernel):
-        if access.base not in kernel.param_names:
-            continue
-        for name, product in _counts(access).items():
+    for access, counts in counted:
+        for name, product in counts.items():
             known.setdefault(access.base, {}).setdefault(name, (access, product))
-    for base, counts in known.items():
-        if len(counts) != 2:
+    for base, both in known.items():
+        if len(both) != 2:
             continue
-        (first, (_, one)), (second, (_, two)) = counts.items()
+        (first, (_, one)), (second, (_, two)) = both.items()
         if {first, second} & names_in(one) & names_in(two):
             continue
         odd, usual = (one, two) if one.lineno < two.lineno else (two, one)

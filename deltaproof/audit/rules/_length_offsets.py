@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from deltaproof.audit.flow.access import accesses
-from deltaproof.audit.flow.indices import is_batch_count, products
+from deltaproof.audit.flow.indices import is_batch_count, made, products
 from deltaproof.audit.flow.trace import names_in, resolved
 from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
@@ -22,10 +22,12 @@ def length_findings(module: Module, kernel: Function) -> Iterator[Seen]:
 
 def _local_length(module: Module, kernel: Function) -> Iterator[Seen]:
     """Strides over the whole batch that count with one sequence's length."""
+    if not any(is_batch_count(name) for name in kernel.param_names):
+        return
     for name in sorted(kernel.param_names):
         shrunk = [
             found
-            for found in kernel.flow.definitions(name)
+            for found in made(kernel).get(name, ())
             if found.kind == "assign" and isinstance(found.value, ast.BinOp) and isinstance(found.value.op, ast.Sub)
         ]
         if not shrunk:
@@ -107,7 +109,7 @@ def _every_iteration(module: Module, kernel: Function) -> Iterator[Seen]:
         if not (isinstance(left, ast.BinOp) and isinstance(left.op, ast.Mod) and isinstance(left.left, ast.Name)):
             continue
         ratio, index = left.right, left.left.id
-        if isinstance(ratio, ast.Constant) or not any(found.kind == "loop" for found in kernel.flow.definitions(index)):
+        if isinstance(ratio, ast.Constant) or not any(found.kind == "loop" for found in made(kernel).get(index, ())):
             continue
         inside = {id(inner) for statement in node.body for inner in ast.walk(statement)}
         for access in accesses(kernel):

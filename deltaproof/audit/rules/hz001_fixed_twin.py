@@ -75,8 +75,8 @@ Carry the fix over, or share the code.
 KDA kernels and their copies in gated delta net 2; common chunk kernels and their context-parallel copies.
 
 ## Known limits
-A difference may be meant. Copies with fewer than eight statements, or with less than three fifths of them in common,
-are not compared.
+A difference may be meant. Copies with fewer than eight statements, or with more than 500, or with less than
+three fifths of them in common, are not compared.
 """
 
 from __future__ import annotations
@@ -125,7 +125,11 @@ def _terms(expr: ast.expr) -> list[ast.expr]:
     return [expr]
 
 
-def _missing(kernel: Function, mine: ast.stmt, theirs: ast.stmt) -> str | None:
+def _mentions(function: Function, names: set[str]) -> int:
+    return sum(1 for node in function.nodes if isinstance(node, ast.Name) and node.id in names)
+
+
+def _missing(kernel: Function, other: Function, mine: ast.stmt, theirs: ast.stmt) -> str | None:
     """Return what a statement lacks that its twin has; None where they differ otherwise."""
     one, two = ast.unparse(mine), ast.unparse(theirs)
     if _WIDE.search(two) and not _WIDE.search(one):
@@ -145,7 +149,12 @@ def _missing(kernel: Function, mine: ast.stmt, theirs: ast.stmt) -> str | None:
         extra = [term for term in there if ast.unparse(term) not in spelled]
         if len(extra) == 1 and not isinstance(extra[0], ast.Constant):
             names = names_in(extra[0])
-            if names and names <= _local_names(kernel) and names & _reaching(kernel, mine):
+            if (
+                names
+                and names <= _local_names(kernel)
+                and names & _reaching(kernel, mine)
+                and _mentions(kernel, names) < _mentions(other, names)
+            ):
                 return f"the term `{ast.unparse(extra[0])}`"
     return None
 
@@ -213,7 +222,7 @@ class FixedTwin(Rule):
         for tag, a, a_end, b, b_end in matcher.get_opcodes():
             if tag == "replace":
                 for here, there in _pairs(mine[a:a_end], theirs[b:b_end]):
-                    lacks = _missing(kernel, here, there)
+                    lacks = _missing(kernel, other, here, there)
                     if lacks is not None:
                         yield self._hit(module, kernel, other, here, there, lacks)
             elif tag == "insert" and b_end - b == 2 and _exit(theirs[b][1]) and a < len(mine):

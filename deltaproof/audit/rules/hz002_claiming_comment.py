@@ -52,7 +52,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from deltaproof.audit.flow.indices import reached_names
+from deltaproof.audit.flow.indices import made, reached_names
 from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
@@ -177,7 +177,7 @@ class ClaimingComment(Rule):
         if claim is CLAIMS[2]:
             return False
         for name in reached_names(function, node):
-            for found in function.flow.definitions(name):
+            for found in made(function).get(name, ()):
                 if found.value is not None and claim.kept.search(ast.unparse(found.value)):
                     return True
         return False

@@ -1,49 +1,87 @@
-"""x"""
+"""A block is loaded without a mask, or with a mask that misses a dimension its siblings bound.
+
+## What it does
+Looks at the loads of a Triton kernel. A finding is
+- a load whose index has lanes (``tl.arange``) that its mask, or its block pointer's boundary check, does not bound,
+  while another access of the kernel keeps the same index below a limit,
+- a load over lanes that no access of the kernel bounds, where a launch rounds the extent or the number of programs up,
+- a softmax over tiles of keys whose tail is loaded as zero and never set to -inf.
+
+In kernels of CuTe and TileLang, and in Triton's too, it looks for tails that are masked by half: an element kept where
+either coordinate is in range, an element read in the same ``and`` that bounds its index, rows cleared only where
+sequences are packed. A causal comparison bounds nothing by itself.
+
+## Why it matters
+The lanes that were added read the next head, the next sequence or memory past the tensor. What they find enters a sum,
+or is multiplied by a masked zero: with an infinity that is NaN. Sizes that are powers of two hide it.
+
+## Example
+Bad:
+
+```python
+@triton.jit
+def kernel(k, g, o, T, K: tl.constexpr, BK: tl.constexpr):
+    o_k = tl.arange(0, BK)
+    p_k = k + tl.program_id(0) * K + o_k
+    p_g = g + tl.program_id(0) * K + o_k
+    b_k = tl.load(p_k, mask=o_k < K, other=0)
+    b_g = tl.load(p_g)
+    tl.store(o + tl.program_id(0) * K + o_k, b_k * tl.exp(b_g), mask=o_k < K)
+```
+
+Good:
+
+```python
+@triton.jit
+def kernel(k, g, o, T, K: tl.constexpr, BK: tl.constexpr):
+    o_k = tl.arange(0, BK)
+    p_k = k + tl.program_id(0) * K + o_k
+    p_g = g + tl.program_id(0) * K + o_k
+    b_k = tl.load(p_k, mask=o_k < K, other=0)
+    b_g = tl.load(p_g, mask=o_k < K, other=0)
+    tl.store(o + tl.program_id(0) * K + o_k, b_k * tl.exp(b_g), mask=o_k < K)
+```
+
+## Do this instead
+Make one mask for each dimension next to its index and use it in every access over that index, with a fill value that
+is neutral for what follows: 0 for a sum, -inf for a maximum or an exponential.
+
+## Seen in
+fla pull requests 1135 (a gate loaded over the next power of two), 1143 (scales masked by causality only) and 1103;
+flashinfer pull requests 3479 and 3788 (``or`` where both coordinates must be in range) and 4046.
+
+## Known limits
+Indices are compared as sums of products; what goes through a remainder, a minimum or a loaded index counts as bounded.
+Lanes that fill a row of the pointer's own layout, extents that every launch passes exactly, and tiles that a condition
+makes whole are left alone. Workspaces padded by the host to whole tiles are not known to be padded.
+"""
 
 from __future__ import annotations
+
 from collections.abc import Iterator
-from deltaproof.audit.flow.bounds import gaps
-from deltaproof.audit.flow.rounding import exact, overhangs
+
 from deltaproof.audit.flow.tails import tails
-from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
+from deltaproof.audit.model.module import Module
+from deltaproof.audit.model.project import Project
+from deltaproof.audit.rule import Hit, Quote, Rule, Seen
+from deltaproof.audit.rules._unmasked import unmasked
 
 
 class UnmaskedLoad(Rule):
+    """Loads beyond the data, and tails that are masked by half."""
+
     code = "HZ101"
     name = "unmasked-load"
     triggers = ("tl.load", "gl.load", "cute.jit", "cute.kernel", "prim_func")
-    kinds = ("load",)
 
-    def check(self, module, project) -> Iterator[Seen]:
+    def check(self, module: Module, project: Project) -> Iterator[Seen]:
+        """Yield the loads whose lanes nothing bounds, and the tails masked by half."""
         for kernel in module.kernels:
-            for gap in gaps(kernel, self.kinds):
-                if gap.guard is not None:
-                    yield Drop(module, gap.access.call, kernel, f"guarded at line {gap.guard.lineno}")
-                    continue
-                if exact(project, kernel, gap.range.text):
-                    yield Drop(module, gap.access.call, kernel, "exact")
-                    continue
-                yield Hit(
-                    module,
-                    gap.access.call,
-                    kernel,
-                    f"{gap.range.text} axis {gap.range.axis} vs line {gap.sibling.node.lineno} < {gap.sibling.limit}",
-                    "likely",
-                    "x",
-                    (),
-                )
-            for over in overhangs(project, kernel, self.kinds):
-                yield Hit(
-                    module,
-                    over.access.call,
-                    kernel,
-                    f"OVER {over.range.text} {over.launch.host.module.path}:{over.node.lineno}",
-                    "likely",
-                    "x",
-                    (),
-                )
+            if kernel.kind in ("triton", "gluon"):
+                yield from unmasked(module, project, kernel, ("load",))
             for tail in tails(kernel):
-                yield Hit(module, tail.node, kernel, tail.message, "likely", "x", ())
+                quotes = [] if tail.other is None else [Quote(module, tail.other, tail.why)]
+                yield Hit(module, tail.node, kernel, tail.message, "likely", tail.fix, quotes)
 
 
 RULE = UnmaskedLoad()

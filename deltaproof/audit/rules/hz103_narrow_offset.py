@@ -1,60 +1,52 @@
 """Pointer arithmetic in 32 bits.
 
-What it does
-------------
+## What it does
 Follows the index of every product in a Triton kernel back to what it is made of: a program id, a value loaded and
 narrowed to int32, a loop variable. It reports a product that has 32 bits and passes 2**31 in practice: a batch,
 token, row or slot index times strides or head sizes, before the widening. What a program id can be is read off the
 launch grid. In CuTe-DSL and cuTile kernels it reports row indices in 32 bits that a layout multiplies by a row's
 length, and symbolic strides of 32 bits.
 
-Why it matters
---------------
+## Why it matters
 A program id is an int32, and so is a product of it. Past 2**31 it wraps to a negative offset: the kernel reads or
 writes memory of another tensor, silently, and only with long inputs or many sequences. A cast of the product comes
 too late.
 
-Example
--------
-Bad::
+## Example
+Bad:
 
-    import triton
-    import triton.language as tl
+```python
+@triton.jit
+def scale(x, y, cu_seqlens, T, H: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+    i_t, i_nh = tl.program_id(0), tl.program_id(1)
+    i_n, i_h = i_nh // H, i_nh % H
+    bos = tl.load(cu_seqlens + i_n).to(tl.int32)
+    o_k = tl.arange(0, BK)
+    offset = ((bos + i_t) * H + i_h) * K + o_k
+    tl.store(y + offset, tl.load(x + offset, mask=o_k < K), mask=o_k < K)
+```
 
-    @triton.jit
-    def scale(x, y, cu_seqlens, T, H: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
-        i_t, i_nh = tl.program_id(0), tl.program_id(1)
-        i_n, i_h = i_nh // H, i_nh % H
-        bos = tl.load(cu_seqlens + i_n).to(tl.int32)
-        o_k = tl.arange(0, BK)
-        offset = ((bos + i_t) * H + i_h) * K + o_k
-        tl.store(y + offset, tl.load(x + offset, mask=o_k < K), mask=o_k < K)
+Good:
 
-Good::
+```python
+@triton.jit
+def scale(x, y, cu_seqlens, T, H: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+    i_t, i_nh = tl.program_id(0), tl.program_id(1)
+    i_n, i_h = i_nh // H, i_nh % H
+    bos = tl.load(cu_seqlens + i_n).to(tl.int64)
+    o_k = tl.arange(0, BK)
+    offset = ((bos + i_t) * H + i_h) * K + o_k
+    tl.store(y + offset, tl.load(x + offset, mask=o_k < K), mask=o_k < K)
+```
 
-    import triton
-    import triton.language as tl
-
-    @triton.jit
-    def scale(x, y, cu_seqlens, T, H: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
-        i_t, i_nh = tl.program_id(0), tl.program_id(1)
-        i_n, i_h = i_nh // H, i_nh % H
-        bos = tl.load(cu_seqlens + i_n).to(tl.int64)
-        o_k = tl.arange(0, BK)
-        offset = ((bos + i_t) * H + i_h) * K + o_k
-        tl.store(y + offset, tl.load(x + offset, mask=o_k < K), mask=o_k < K)
-
-Do this instead
----------------
+## Do this instead
 Widen one factor before the first product: ``tl.program_id(0).to(tl.int64)``, ``tl.load(cu_seqlens + i).to(tl.int64)``,
 ``Int64(row) * stride``. Keep the length of one sequence in 32 bits if the loop over it should stay cheap.
 
-Seen in
--------
+## Seen in
 flash-linear-attention #138, #692, #911, #964, #965; flashinfer #3007, #3392, #3743, #4263, #4572.
 
-Known limits
-------------
+## Known limits
 How large a dimension gets is guessed from its name and from the launch: 4096 sequences, 131072 tokens in one of them,
 4 million in all, 64 heads of size 128. An index within one sequence is not reported, nor one that the guess leaves
 below 2**31. The width of a value that is loaded and not cast depends on the tensor; it is taken to be wide.

@@ -1,49 +1,41 @@
 """A grid axis y or z that grows with the input.
 
-What it does
-------------
+## What it does
 Reads the grid of every kernel launch. It reports axis y or z (the second or third) where its size is the number of
 packed sequences times the number of heads, the number of tokens, or the number of chunks of all packed sequences.
 
-Why it matters
---------------
+## Why it matters
 CUDA allows 2**31 - 1 blocks on axis x, and 65535 on y and z. 4096 sequences times 16 heads are one too many: the
 launch fails with "invalid argument", in production, on the batch that no test had.
 
-Example
--------
-Bad::
+## Example
+Bad:
 
-    import torch
-    import triton
+```python
+def scale(x, cu_seqlens, H, V):
+    N = len(cu_seqlens) - 1
+    y = torch.empty_like(x)
+    scale_kernel[(triton.cdiv(V, 64), N * H)](x, y, cu_seqlens, H, V)
+    return y
+```
 
-    def scale(x, cu_seqlens, H, V):
-        N = len(cu_seqlens) - 1
-        y = torch.empty_like(x)
-        scale_kernel[(triton.cdiv(V, 64), N * H)](x, y, cu_seqlens, H, V)
-        return y
+Good:
 
-Good::
+```python
+def scale(x, cu_seqlens, H, V):
+    N = len(cu_seqlens) - 1
+    y = torch.empty_like(x)
+    scale_kernel[(triton.cdiv(V, 64) * N * H,)](x, y, cu_seqlens, H, V)
+    return y
+```
 
-    import torch
-    import triton
-
-    def scale(x, cu_seqlens, H, V):
-        N = len(cu_seqlens) - 1
-        y = torch.empty_like(x)
-        scale_kernel[(triton.cdiv(V, 64) * N * H,)](x, y, cu_seqlens, H, V)
-        return y
-
-Do this instead
----------------
+## Do this instead
 Put what grows on axis x and take the index apart in the kernel: ``i_v, i_nh = pid % NV, pid // NV``.
 
-Seen in
--------
+## Seen in
 flash-linear-attention #528, #904, #1077, #1097.
 
-Known limits
-------------
+## Known limits
 Sizes are known by name and by where they come from (``len(cu_seqlens) - 1``); a dense batch times heads is taken to
 be small. A grid that is built elsewhere and passed in is not followed.
 """
@@ -173,9 +165,9 @@ def _is_count(host: Function, part: ast.expr, tables: re.Pattern[str]) -> bool:
     for value in _values(host, part):
         if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Sub):
             value = value.left
-        if isinstance(value, ast.Call) and called_name(host, value) in ("len",) and value.args:
-            if any(tables.match(name) for name in names_in(value.args[0])):
-                return True
+        measured = value.args[:1] if isinstance(value, ast.Call) and called_name(host, value) == "len" else []
+        if any(tables.match(name) for each in measured for name in names_in(each)):
+            return True
         shape = value.value if isinstance(value, ast.Subscript) else None
         if isinstance(shape, ast.Attribute) and shape.attr == "shape" and tables.match(_text(shape.value)):
             return True

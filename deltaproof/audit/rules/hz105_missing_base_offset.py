@@ -63,7 +63,7 @@ import ast
 from collections.abc import Iterator
 
 from deltaproof.audit.flow.access import accesses
-from deltaproof.audit.flow.indices import products, program_axis, reached_names
+from deltaproof.audit.flow.indices import made, products, program_axis, reached_names
 from deltaproof.audit.flow.trace import resolved
 from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
@@ -125,7 +125,7 @@ def _advanced(function: Function, pointer: ast.expr) -> bool:
         isinstance(found.value, ast.Call)
         and isinstance(found.value.func, ast.Attribute)
         and found.value.func.attr == "advance"
-        for found in function.flow.definitions(name)
+        for found in made(function).get(name, ())
     )
 
 

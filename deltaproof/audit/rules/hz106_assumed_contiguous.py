@@ -214,7 +214,7 @@ def _unused_stride(module: Module, kernel: Function) -> Iterator[Seen]:
                     access.call,
                     kernel,
                     f"`{access.base}` is addressed with `{hit}` and an assumed stride of 1, though `{name}` is passed.",
-                    "likely",
+                    "possible",
                     f"Multiply the other index by `{name}`.",
                     [Quote(module, kernel.node, f"`{name}` is a parameter")],
                 )

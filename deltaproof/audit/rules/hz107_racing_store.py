@@ -24,7 +24,7 @@ def _stores(module: Module, kernel: Function, project: Project) -> Iterator[Seen
     """Triton: a store whose address is the same for several programs."""
     known = accesses(kernel)
     stores = [each for each in known if each.kind == "store"]
-    if not stores or "program_id" not in ast.unparse(kernel.node):
+    if not stores or not kernel.calls_of("program_id"):
         return
     work: dict[Part, Access] = {}
     for each in known:

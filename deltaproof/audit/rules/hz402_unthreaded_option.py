@@ -5,7 +5,7 @@ Looks for four forms:
 - a wrapper swallows ``**kwargs`` and forwards a fixed list to a function that knows more options;
 - an option is set to None, or overwritten, though the caller may have given it and a sibling reads it;
 - a switch is a parameter and nothing in the function reads it;
-- a literal is passed for a switch that another call of the same function takes from its caller.
+- a registered operator passes a literal for a switch that another call of the same function takes from its caller.
 
 ## Why it matters
 The caller's choice has no effect and no error says so: packed sequences run as one, a gradient lacks a term, a kernel
@@ -62,6 +62,7 @@ from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 _SWITCH = re.compile(r"^(use|enable|disable|is|has|apply|output|return|allow|with|safe|reverse|causal)(_|$)")
 _PER_TOKEN = re.compile(r"(^|_)(cu_?seqlens?|offsets|cp_context|initial_states?)(_\w+)?$")
 _SAID = re.compile(r"unused|ignored|not used|no effect|compat|reserved|not supported|unsupported|deprecated", re.I)
+_REGISTERED = re.compile(r"custom_op|register|library")
 _ONE_WAY = re.compile(r"bwd|backward|recompute|fake")
 LEAST_FORWARDED = 5
 
@@ -82,7 +83,7 @@ def _forwarded(function: Function, bound: dict[str, ast.expr]) -> int:
 def _swallowed(module: Module, function: Function, project: Project) -> Iterator[Seen]:
     """Keyword arguments that are accepted and go nowhere, though the function called next knows more options."""
     rest = function.node.args.kwarg
-    if rest is None or function.owner is not None:
+    if rest is None or function.owner is not None or rest.arg.startswith("_"):
         return
     reads = [node for node in function.nodes if isinstance(node, ast.Name) and node.id == rest.arg]
     if any(not isinstance(function.parents.get(node), ast.Compare) for node in reads):
@@ -165,7 +166,7 @@ def _overwritten(module: Module, function: Function) -> Iterator[Seen]:
         for found in function.flow.definitions(param.name):
             if found.kind not in ("unpacked", "assign") or not isinstance(found.node, ast.Assign):
                 continue
-            if param.name in names_in(found.node.value) or not isinstance(found.node.value, (ast.Call, ast.Constant)):
+            if param.name in names_in(found.node.value) or not isinstance(found.node.value, ast.Call):
                 continue
             if any(param.name in names_in(guard.test) for guard in guards(function, found.node)):
                 continue
@@ -192,8 +193,10 @@ def _unread(module: Module, function: Function) -> Iterator[Seen]:
     """Switches that nothing reads."""
     if function.owner is not None or function.is_kernel or function.outer is not None or len(function.calls) < 4:
         return
-    if "fake" in function.name or any(
-        "fake" in name or "overload" in name or "impl" in name for name, _ in function.decorators
+    if (
+        function.name.startswith("_")
+        or "fake" in function.name
+        or any("fake" in name or "overload" in name or "impl" in name for name, _ in function.decorators)
     ):
         return
     read: set[str] | None = None
@@ -228,6 +231,8 @@ def _unread(module: Module, function: Function) -> Iterator[Seen]:
 def _literal_switch(module: Module, function: Function) -> Iterator[Seen]:
     """Literals for switches of a function that another call takes from its caller."""
     if function.owner is not None or _ONE_WAY.search(function.name):
+        return
+    if not any(_REGISTERED.search(name) for name, _ in function.decorators):
         return
     for call in function.calls:
         name = call.func.id if isinstance(call.func, ast.Name) else ""

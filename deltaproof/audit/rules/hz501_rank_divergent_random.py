@@ -1,49 +1,45 @@
 """Random numbers that ranks must share, and do not.
 
-What it does
-------------
+## What it does
 Reports a seed that is derived from the rank, and, in code that samples or verifies tokens under tensor parallelism,
 a draw from the default generator whose result no collective makes equal.
 
-Why it matters
---------------
+## Why it matters
 Every tensor-parallel rank holds a part of the weights of one model. If the ranks sample other tokens, or unmask other
 positions, each goes on with another sequence: the next all-reduce adds up numbers that belong to different inputs, and
 nothing fails.
 
-Example
--------
-Bad::
+## Example
+Bad:
 
-    import torch
-    import torch.distributed as dist
+```python
+import torch.distributed as dist
 
-    def sample_tokens(probs, seed, tp_group):
-        tp_rank = dist.get_rank(tp_group)
-        generator = torch.Generator(device=probs.device)
-        generator.manual_seed(seed + tp_rank)
-        return torch.multinomial(probs, 1, generator=generator)
+def sample_tokens(probs, seed, tp_group):
+    tp_rank = dist.get_rank(tp_group)
+    generator = torch.Generator(device=probs.device)
+    generator.manual_seed(seed + tp_rank)
+    return torch.multinomial(probs, 1, generator=generator)
+```
 
-Good::
+Good:
 
-    import torch
-    import torch.distributed as dist
+```python
+import torch.distributed as dist
 
-    def sample_tokens(probs, seed, tp_group):
-        generator = torch.Generator(device=probs.device)
-        generator.manual_seed(seed)
-        return torch.multinomial(probs, 1, generator=generator)
+def sample_tokens(probs, seed, tp_group):
+    generator = torch.Generator(device=probs.device)
+    generator.manual_seed(seed)
+    return torch.multinomial(probs, 1, generator=generator)
+```
 
-Do this instead
----------------
+## Do this instead
 Draw from a generator with the request's seed on every rank, or draw on one rank and broadcast what was drawn.
 
-Seen in
--------
+## Seen in
 Samplers of diffusion language models under tensor parallelism.
 
-Known limits
-------------
+## Known limits
 Whether the default generators of all ranks are in step is decided where the processes start, which one file does not
 show; such a draw is only "possible". Docstrings, tests, benchmarks, self-tests and initialisers are left alone, and
 so are the seeds of data-parallel ranks, which should differ.

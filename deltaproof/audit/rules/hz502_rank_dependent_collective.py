@@ -1,49 +1,47 @@
 """A collective that not every rank reaches, or that waits for a rank outside its group.
 
-What it does
-------------
+## What it does
 Reports a collective behind a test of the rank, or behind an early exit for some ranks, where the other ranks call
 none; and a collective within a group whose root is a rank of that group where torch.distributed expects a global one.
 
-Why it matters
---------------
+## Why it matters
 A collective returns when all ranks of the group have called it. One rank that takes another path leaves the others
 waiting until the watchdog ends the job. A root that is not in the group hangs too, or raises, but only for groups
 that do not start at rank 0: never in a test with one group.
 
-Example
--------
-Bad::
+## Example
+Bad:
 
-    import torch.distributed as dist
+```python
+import torch.distributed as dist
 
-    class Group:
-        def broadcast_from(self, data, root):
-            box = [data]
-            dist.broadcast_object_list(box, src=root, group=self.group)
-            return box[0]
+class Group:
+    def broadcast_from(self, data, root):
+        box = [data]
+        dist.broadcast_object_list(box, src=root, group=self.group)
+        return box[0]
+```
 
-Good::
+Good:
 
-    import torch.distributed as dist
+```python
+import torch.distributed as dist
 
-    class Group:
-        def broadcast_from(self, data, root):
-            box = [data]
-            dist.broadcast_object_list(box, src=dist.get_global_rank(self.group, root), group=self.group)
-            return box[0]
+class Group:
+    def broadcast_from(self, data, root):
+        box = [data]
+        dist.broadcast_object_list(box, src=dist.get_global_rank(self.group, root), group=self.group)
+        return box[0]
+```
 
-Do this instead
----------------
+## Do this instead
 Call the collective on every rank and use its result on some. Translate a root with ``get_global_rank(group, root)``
 or pass ``group_src``.
 
-Seen in
--------
+## Seen in
 flashinfer #3418.
 
-Known limits
-------------
+## Known limits
 A rank of one group that guards a collective of another is right and is not reported; the groups are told apart by
 their names. A root that is passed in may be global already: such a finding is "possible".
 """
@@ -154,7 +152,8 @@ def _tested_ranks(function: Function, test: ast.expr, *, sets: bool = False) -> 
                 for node in ast.walk(part)
                 if isinstance(node, ast.Call)
             ]
-            if all(sides) or isinstance(part.comparators[0], ast.Constant) and part.comparators[0].value in (None, -1):
+            end = part.comparators[0]
+            if all(sides) or (isinstance(end, ast.Constant) and end.value in (None, -1)):
                 continue
             found |= sides[0] | sides[1] | {name for name in calls if name in ("rank", "local_rank")}
     return found
@@ -173,7 +172,7 @@ def _same_group(ranks: set[str], function: Function, call: ast.Call) -> bool:
 
 
 def _other_side(function: Function, guard: Guard, call: ast.Call) -> ast.Call | None:
-    """Return a collective on the path of the ranks that do not come here: the other arm, or another test of the rank."""
+    """Return a collective of the ranks that do not come here: in the other arm, or behind another test."""
     if isinstance(guard.node, ast.If):
         for statement in guard.node.orelse if guard.holds else guard.node.body:
             for part in ast.walk(statement):

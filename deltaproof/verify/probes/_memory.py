@@ -8,7 +8,7 @@ from typing import Any, Literal
 from unittest import mock
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from deltaproof.ops.common.allocation import forced_init
 from deltaproof.verify.inputs import RED_ZONE, Fill, red_zone_, whole_memory
@@ -17,6 +17,8 @@ from deltaproof.verify.observation import Observation, number
 aten = torch.ops.aten
 EMPTY = (aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided)
 ZEROS = (aten.zeros, aten.zeros_like, aten.new_zeros)
+EMPTY_FUNCTION = torch.empty
+"""torch's own, also while the name is patched."""
 FUNCTIONS = ("empty", "empty_like", "empty_strided")
 Content = Fill | Literal["zeros"]
 METHODS = ("new_empty", "new_empty_strided")
@@ -76,7 +78,8 @@ def filled_buffers(fill: Content) -> Iterator[None]:
 class Canaries(_Mode):
     """Puts every new buffer in the middle of a larger one and remembers what lies around it.
 
-    A buffer itself holds zeros: what new memory holds is the probe poison's business.
+    A buffer itself holds zeros: what new memory holds is the probe poison's business. A dispatch mode does not reach
+    inside a custom operator, so torch's own names are patched too.
 
     Attributes:
         fill: what the memory around a buffer holds.
@@ -87,6 +90,19 @@ class Canaries(_Mode):
         super().__init__()
         self.fill = fill
         self.buffers: list[tuple[torch.Size, torch.Tensor]] = []
+        self.patches = ExitStack()
+
+    def __enter__(self) -> Canaries:
+        for place, names in ((torch, (*FUNCTIONS, "zeros", "zeros_like")), (torch.Tensor, ("new_empty", "new_zeros"))):
+            for name in names:
+                patched = self._patched(getattr(place, name))
+                self.patches.enter_context(mock.patch.object(place, name, patched))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.patches.close()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -95,13 +111,24 @@ class Canaries(_Mode):
         # autograd takes the offset of what new_empty_strided gives for 0, and nobody else calls it
         if func.overloadpacket not in EMPTY + ZEROS or func.overloadpacket is aten.new_empty_strided:
             return result
+        return self._surrounded(result)
+
+    def _patched(self, allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def patched(*args: Any, **kwargs: Any) -> torch.Tensor:
+            # without this mode, where it is reached: it would surround the buffer a second time
+            with _disable_current_modes():
+                return self._surrounded(allocate(*args, **kwargs))
+
+        return patched
+
+    def _surrounded(self, result: torch.Tensor) -> torch.Tensor:
         if result.layout != torch.strided:
             return result
         extent = _extent(result)
-        memory = torch.empty(extent + 2 * RED_ZONE, dtype=result.dtype, device=result.device)
+        memory = EMPTY_FUNCTION(extent + 2 * RED_ZONE, dtype=result.dtype, device=result.device)
         red_zone_(memory, self.fill)
         # set_ and no view: autograd must see a tensor of its own
-        inner = torch.empty(0, dtype=result.dtype, device=result.device)
+        inner = EMPTY_FUNCTION(0, dtype=result.dtype, device=result.device)
         inner.set_(memory.untyped_storage(), RED_ZONE, result.shape, result.stride()).zero_()
         self.buffers.append((result.shape, memory))
         return inner

@@ -175,7 +175,7 @@ def kernel(q, k, v, g, o, cu, H: tl.constexpr, K: tl.constexpr, BT: tl.constexpr
 
 def test_a_token_address_without_the_sequences_start():
     (hit,) = hits(RULE, SEQUENCE.format(start="i_n * BT", row="i_t"))
-    assert "`g`" in hit.message and "`bos`" in hit.message or "`i_n`" in hit.message
+    assert "`g` is not advanced by `i_n`" in hit.message
     assert hits(RULE, SEQUENCE.format(start="i_n * BT", row="(bos + i_t)")) == []
 
 

@@ -148,6 +148,35 @@ def test_buffers_are_surrounded_however_they_are_made() -> None:
             assert [seen.ok for seen in canaries.observe()].count(False) == 1, name
 
 
+def test_a_write_behind_a_buffer_of_a_custom_operator_is_caught() -> None:
+    # a dispatch mode is not active inside the implementation of a custom operator
+    @torch.library.custom_op("deltaproof_test_redzones::double", mutates_args=())
+    def double(x: torch.Tensor) -> torch.Tensor:
+        workspace = x.new_empty(x.shape)
+        torch.mul(x, 2, out=workspace)
+        beyond(workspace).fill_(3)
+        return torch.empty_like(x).copy_(workspace)
+
+    class InAnOperator(TorchBackend):
+        def recurrent(self, call: SequenceCall) -> Result:
+            o, final = super().recurrent(call)
+            return double(o) / 2, final
+
+    found = check(InAnOperator(), PROBE, BASE)
+    assert_fail(found, "M1", "unmasked-store")
+    assert "behind a buffer" in found.message
+
+
+def test_a_buffer_is_surrounded_once_and_the_names_of_torch_are_put_back() -> None:
+    before = (torch.empty, torch.zeros, torch.empty_like, torch.Tensor.new_empty)
+    canaries = Canaries("nan")
+    with canaries:
+        x = torch.empty(2, 3)
+        x.new_zeros(4)
+    assert [tuple(shape) for shape, _ in canaries.buffers] == [(2, 3), (4,)]
+    assert (torch.empty, torch.zeros, torch.empty_like, torch.Tensor.new_empty) == before
+
+
 def test_surroundings_are_told_from_the_tensor_itself() -> None:
     x = guarded(torch.ones(5))
     x.fill_(9)

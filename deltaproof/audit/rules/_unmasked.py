@@ -1,0 +1,75 @@
+"""What unmasked loads and unmasked stores have in common."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from deltaproof.audit.flow.access import Access
+from deltaproof.audit.flow.bounds import Gap, gaps
+from deltaproof.audit.flow.polynomials import text
+from deltaproof.audit.flow.rounding import Overhang, exact, overhangs
+from deltaproof.audit.model.function import Function
+from deltaproof.audit.model.module import Module
+from deltaproof.audit.model.project import Project
+from deltaproof.audit.rule import Drop, Hit, Quote, Seen
+
+_DONE = {"load": "loaded", "store": "stored", "atomic": "updated"}
+
+
+def unmasked(module: Module, project: Project, kernel: Function, kinds: tuple[str, ...]) -> Iterator[Seen]:
+    """Yield the accesses of these kinds whose lanes nothing bounds, one finding for each access."""
+    seen: set[ast.AST] = set()
+    for gap in gaps(kernel, kinds):
+        call = gap.access.call
+        if gap.guard is not None:
+            yield Drop(module, call, kernel, f"guarded at line {getattr(gap.guard, 'lineno', 0)}")
+        elif exact(project, kernel, gap.range.text):
+            yield Drop(module, call, kernel, f"`{gap.range.text}` is exact in every launch")
+        elif call not in seen:
+            seen.add(call)
+            yield _gap(module, kernel, gap)
+    for over in overhangs(project, kernel, kinds):
+        if over.access.call not in seen:
+            seen.add(over.access.call)
+            yield _overhang(module, kernel, over)
+
+
+def _how(access: Access) -> str:
+    if access.block is not None:
+        return "no boundary check for them"
+    return "no mask" if access.mask is None else "a mask that leaves them out"
+
+
+def _fill(access: Access) -> str:
+    return ", with a fill value," if access.kind == "load" else ""
+
+
+def _gap(module: Module, kernel: Function, gap: Gap) -> Hit:
+    access, bound = gap.access, gap.sibling
+    index = text(bound.index)
+    return Hit(
+        module,
+        access.call,
+        kernel,
+        f"`{ast.unparse(access.pointer)[:60]}` is {_DONE[access.kind]} over `{gap.range.text}` lanes with "
+        f"{_how(access)}; a sibling keeps `{index}` below `{bound.limit}`",
+        "likely",
+        f"add the sibling's bound `{index} < {bound.limit}`{_fill(access)} to this {access.kind}",
+        [Quote(module, bound.node, f"a sibling bounds the same index by `{bound.limit}`")],
+    )
+
+
+def _overhang(module: Module, kernel: Function, over: Overhang) -> Hit:
+    access = over.access
+    return Hit(
+        module,
+        access.call,
+        kernel,
+        f"`{ast.unparse(access.pointer)[:60]}` is {_DONE[access.kind]} over `{over.range.text}` lanes with "
+        f"{_how(access)}, and a launch rounds them up: `{ast.unparse(over.node)[:60]}`",
+        "likely",
+        f"pass the number of elements and mask this {access.kind} with it, or check that it is a multiple of "
+        f"`{over.range.text}`",
+        [Quote(over.launch.host.module, over.node, "rounded up here")],
+    )

@@ -1,0 +1,209 @@
+"""HZ101: loads beyond the data, and tails that are masked by half."""
+
+from __future__ import annotations
+
+import pytest
+
+from deltaproof.audit.rules.hz101_unmasked_load import RULE
+
+from .snippets import drops, examples, hits
+
+CAUSAL = """
+    @triton.jit
+    def kernel(q, l, o, T, BT: tl.constexpr):
+        o_i = tl.arange(0, BT)
+        i_t = tl.program_id(0)
+        o_t = i_t * BT + o_i
+        m_t = o_t < T
+        b_q = tl.load(q + o_t, mask=m_t, other=0)
+        b_l = tl.load(l + (i_t * BT + o_i[:, None]) * 4 + o_i[None, :] * 0, mask=MASK)
+        tl.store(o + o_t, b_q * tl.sum(b_l, 1), mask=m_t)
+"""
+CUTE = """
+    import cutlass
+    import cutlass.cute as cute
+
+    @cute.jit
+    def mask(frag, coords, length, sizes, chunk_start, seq_len, is_varlen):
+        C = 64
+"""
+SOFTMAX = """
+    @triton.jit
+    def kernel(q, k, o, T, K: tl.constexpr, BS: tl.constexpr, BK: tl.constexpr):
+        o_k = tl.arange(0, BK)
+        b_q = tl.load(q + o_k, mask=o_k < K, other=0)
+        b_m = tl.full([1], float("-inf"), dtype=tl.float32)
+        b_a = tl.zeros([1], dtype=tl.float32)
+        for i_s in range(0, T, BS):
+            o_s = i_s + tl.arange(0, BS)
+            b_k = tl.load(k + o_s[:, None] * K + o_k[None, :], mask=(o_s < T)[:, None] & (o_k < K)[None, :], other=0)
+            b_s = tl.sum(b_q[None, :] * b_k, 1)
+            SELECT
+            b_m = tl.maximum(b_m, tl.max(b_s))
+            b_a += tl.sum(tl.exp(b_s - b_m), 0)
+        tl.store(o, tl.sum(b_a, 0))
+"""
+
+
+def in_cute(body: str) -> str:
+    return CUTE + "".join(f"        {line}\n" for line in body.splitlines())
+
+
+def test_the_documented_examples_are_told_apart() -> None:
+    bad, good = examples(RULE)
+    found = hits(RULE, bad)
+    assert [hit.module.quote(hit.node) for hit in found] == ["b_g = tl.load(p_g)"]
+    assert "`BK` lanes" in found[0].message and "below `K`" in found[0].message
+    assert "o_k < K" in found[0].module.quote(found[0].quotes[0].node)
+    assert hits(RULE, good) == []
+
+
+@pytest.mark.parametrize(
+    ("mask", "count"),
+    [
+        ("o_i[:, None] >= o_i[None, :]", 1),
+        ("(o_i[:, None] >= o_i[None, :]) & m_t[:, None]", 0),
+        ("m_t[:, None] & (o_i[None, :] <= o_i[:, None])", 0),
+        ("m_t[None, :]", 1),
+    ],
+)
+def test_a_causal_comparison_bounds_columns_only_where_rows_are_bounded(mask: str, count: int) -> None:
+    assert len(hits(RULE, CAUSAL.replace("MASK", mask))) == count
+
+
+def test_a_pointer_that_a_loop_moves_is_followed_to_its_start() -> None:
+    code = """
+        @triton.jit
+        def kernel(k, g, T, K: tl.constexpr, BK: tl.constexpr, USE_G: tl.constexpr):
+            o_k = tl.arange(0, BK)
+            p_k = k + o_k
+            if USE_G:
+                p_g = g + o_k
+            for _ in range(T):
+                b_k = tl.load(p_k, mask=o_k < K)
+                if USE_G:
+                    b_g = tl.load(p_g)
+                    p_g += K
+                p_k += K
+    """
+    assert [hit.module.quote(hit.node) for hit in hits(RULE, code)] == ["b_g = tl.load(p_g)"]
+
+
+@pytest.mark.parametrize(("check", "count"), [("(0,)", 1), ("(0, 1)", 0)])
+def test_a_block_pointer_checks_the_dimensions_that_its_siblings_check(check: str, count: int) -> None:
+    code = f"""
+        @triton.jit
+        def kernel(k, v, T, K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr):
+            p_k = tl.make_block_ptr(k, (T, K), (K, 1), (tl.program_id(0) * BT, 0), (BT, BK), (1, 0))
+            p_v = tl.make_block_ptr(v, (T, K), (K, 1), (tl.program_id(0) * BT, 0), (BT, BK), (1, 0))
+            b_k = tl.load(p_k, boundary_check=(0, 1))
+            b_v = tl.load(p_v, boundary_check={check})
+    """
+    assert len(hits(RULE, code)) == count
+
+
+def test_columns_that_fill_the_rows_of_the_layout_are_exact() -> None:
+    code = """
+        @triton.jit
+        def kernel(A, b, T, H: tl.constexpr, BT: tl.constexpr):
+            i_t, i_h = tl.program_id(0), tl.program_id(1)
+            o_i = tl.arange(0, BT)
+            o_t = i_t * BT + o_i
+            b_b = tl.load(b + o_i, mask=o_i < T)
+            b_A = tl.load(A + (o_t[:, None] * H + i_h) * BT + o_i[None, :], mask=(o_t < T)[:, None])
+    """
+    assert hits(RULE, code) == []
+
+
+def test_an_unmasked_branch_beside_a_masked_one_is_dismissed_with_its_guard() -> None:
+    code = """
+        @triton.jit
+        def kernel(x, y, N, WHOLE: tl.constexpr, BLOCK: tl.constexpr):
+            o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+            if WHOLE:
+                b = tl.load(x + o)
+            else:
+                b = tl.load(x + o, mask=o < N)
+            tl.store(y + o, b, mask=o < N)
+    """
+    assert hits(RULE, code) == []
+    assert [drop.reason for drop in drops(RULE, code)] == ["guarded at line 8"]
+
+
+@pytest.mark.parametrize(("extent", "count"), [("x.shape[1] // 2", 0), ("triton.next_power_of_2(x.shape[1] // 2)", 1)])
+def test_an_extent_that_every_launch_passes_exactly_needs_no_mask(extent: str, count: int) -> None:
+    code = f"""
+        @triton.jit
+        def kernel(x, y, N, G: tl.constexpr):
+            o = tl.program_id(0) * G + tl.arange(0, G)
+            tl.store(y + o, tl.load(x + o), mask=o < N)
+
+
+        def run(x, y):
+            kernel[(2,)](x, y, x.shape[1], G={extent})
+    """
+    assert len(hits(RULE, code)) == count
+
+
+def test_a_tile_count_that_the_host_rounds_up_needs_a_mask_unless_it_checks_for_a_multiple() -> None:
+    code = """
+        @triton.jit
+        def kernel(x, y, BLOCK: tl.constexpr):
+            o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+            tl.atomic_add(y, tl.sum(tl.load(x + o)))
+
+
+        def run(x, y):
+            BLOCK = 1024
+            CHECK
+            kernel[((x.numel() + BLOCK - 1) // BLOCK,)](x, y, BLOCK=BLOCK)
+    """
+    assert len(hits(RULE, code.replace("CHECK", ""))) == 1
+    assert hits(RULE, code.replace("CHECK", "assert x.numel() % BLOCK == 0")) == []
+
+
+@pytest.mark.parametrize(("select", "count"), [("", 1), ("b_s = tl.where(o_s < T, b_s, float('-inf'))", 0)])
+def test_scores_of_keys_past_the_end_have_to_be_minus_infinity(select: str, count: int) -> None:
+    found = hits(RULE, SOFTMAX.replace("SELECT", select or "pass"))
+    assert len(found) == count
+    assert all("`b_s`" in hit.message and "-inf" in hit.fix for hit in found)
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        ("keep = coords[0] < length or coords[1] < length", 1),
+        ("keep = coords[0] < length and coords[1] < length", 0),
+        ("keep = coords[0] >= length or coords[1] >= length", 0),
+        ("keep = chunk_start < 4 or seq_len < 4", 0),
+    ],
+)
+def test_both_coordinates_have_to_be_in_range(body: str, count: int) -> None:
+    assert len(hits(RULE, in_cute(body))) == count
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        ("while sizes[length] > 4 and length < sizes.shape[0]:\n    length += 1", 1),
+        ("if length < sizes.shape[0]:\n    seq_len = sizes[length]", 0),
+    ],
+)
+def test_a_dynamic_and_does_not_protect_the_read_beside_it(body: str, count: int) -> None:
+    assert len(hits(RULE, in_cute(body))) == count
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        ("if is_varlen:\n    valid_len = seq_len - chunk_start\nelse:\n    valid_len = C", 1),
+        (
+            "if is_varlen:\n    valid_len = seq_len - chunk_start\nelse:\n    valid_len = min(seq_len - chunk_start, C)",
+            0,
+        ),
+        ("if is_varlen:\n    if coords[0] >= length:\n        frag[0] = 0.0", 1),
+        ("if is_varlen:\n    if coords[0] >= length:\n        frag[0] = 0.0\nelse:\n    frag[0] = 1.0", 0),
+    ],
+)
+def test_the_last_tile_is_partial_in_both_modes(body: str, count: int) -> None:
+    assert len(hits(RULE, in_cute(body))) == count

@@ -1,0 +1,95 @@
+"""HZ102: stores and atomics beyond the data."""
+
+from __future__ import annotations
+
+import pytest
+
+from deltaproof.audit.rules.hz102_unmasked_store import RULE
+
+from .snippets import examples, hits
+
+FIRST_STEP = """
+    @triton.jit
+    def kernel(x, y, z, N, T, D: tl.constexpr, BLOCK: tl.constexpr):
+        o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        valid = o < N
+        b = tl.load(x + o, mask=valid)
+        first = (o % (T * D)) // D == 0
+        tl.store(y + o, b, mask=valid)
+        tl.store(z + o // (T * D) * D + o % D, b, mask=MASK)
+"""
+ROWS = """
+    @triton.jit
+    def kernel(dv, dg, T, H: tl.constexpr, BT: tl.constexpr):
+        i_t = tl.program_id(0)
+        rows = i_t * BT + tl.arange(0, BT) < T
+        tl.atomic_add(dv + (i_t * BT + tl.arange(0, BT)) * H, 1.0, mask=rows)
+        tl.atomic_add(dg + (i_t * BT + tl.arange(0, BT)) * H, 1.0, sem="relaxed"MORE)
+"""
+BUFFER = """
+    @triton.jit
+    def kernel(A, T, BC: tl.constexpr, BT: tl.constexpr):
+        o_t = tl.program_id(0) * BT + tl.arange(0, BT)
+        tl.store(A + tl.program_id(1) * T * BC + o_t * BC, 1.0, mask=o_t < T)
+
+
+    def run(q, B, H, T, BT, BC):
+        A = q.new_empty(B, H, ROWS, BC, dtype=torch.float32)
+        kernel[(triton.cdiv(T, BT), B * H)](A, T, BC=BC, BT=BT)
+        return A
+"""
+TILES = """
+    import tilelang.language as T
+
+
+    @T.prim_func
+    def main(x: T.Tensor((128, 64), "float16"), sizes: T.Tensor((4,), "int32"), amax: T.Tensor((4, 128), "float16")):
+        with T.Kernel(4, 4, threads=128) as (row, group):
+            kept = T.alloc_fragment((32,), "float16")
+            scale = T.alloc_fragment((32,), "float16")
+            for i in T.Parallel(32):
+                scale[i] = VALUE
+                kept[i] = T.if_then_else(row * 32 + i < sizes[group], scale[i], 0)
+            for i in T.Parallel(32):
+                amax[group, row * 32 + i] = scale[i]
+"""
+
+
+def test_the_documented_examples_are_told_apart() -> None:
+    bad, good = examples(RULE)
+    found = hits(RULE, bad)
+    assert len(found) == 1
+    assert "tl.store(y + offsets" in found[0].module.quote(found[0].node)
+    assert "triton.cdiv" in found[0].message
+    assert hits(RULE, good) == []
+
+
+@pytest.mark.parametrize(("mask", "count"), [("first", 1), ("first & valid", 0)])
+def test_a_condition_on_the_remainder_does_not_bound_the_quotient(mask: str, count: int) -> None:
+    assert len(hits(RULE, FIRST_STEP.replace("MASK", mask))) == count
+
+
+@pytest.mark.parametrize(("more", "count"), [("", 1), (", mask=rows", 0)])
+def test_an_atomic_needs_the_mask_of_its_siblings(more: str, count: int) -> None:
+    found = hits(RULE, ROWS.replace("MORE", more))
+    assert len(found) == count
+    assert all("updated over `BT` lanes with no mask" in hit.message for hit in found)
+
+
+@pytest.mark.parametrize(("rows", "count"), [("BT", 1), ("T", 0)])
+def test_a_buffer_has_the_dimension_that_the_kernel_strides_by(rows: str, count: int) -> None:
+    found = hits(RULE, BUFFER.replace("ROWS", rows))
+    assert len(found) == count
+    assert all("`A` is allocated without `T`" in hit.message for hit in found)
+
+
+def test_a_number_of_tiles_made_from_the_length_stands_for_it() -> None:
+    code = BUFFER.replace("ROWS", "NT * BT").replace("A = q", "NT = triton.cdiv(T, BT)\n        A = q")
+    assert hits(RULE, code) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "count"), [("x[0, i]", 1), ("T.if_then_else(row * 32 + i < sizes[group], x[0, i], 0)", 0)]
+)
+def test_rows_that_a_sibling_selects_are_selected_before_they_are_stored(value: str, count: int) -> None:
+    assert len(hits(RULE, TILES.replace("VALUE", value))) == count

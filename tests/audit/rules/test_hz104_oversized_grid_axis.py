@@ -1,0 +1,72 @@
+"""HZ104: grid axes y and z that grow with the input."""
+
+from __future__ import annotations
+
+import pytest
+
+from deltaproof.audit.rules.hz104_oversized_grid_axis import RULE
+from tests.audit.rules.snippets import drops, examples, hits
+
+LAUNCH = """
+def run(x, cu_seqlens, chunk_indices, B, T, H, D):
+    N = len(cu_seqlens) - 1
+    NT = {chunks}
+    kernel[{grid}](x)
+"""
+
+
+def launch(grid: str, chunks: str = "triton.cdiv(T, 64)") -> str:
+    return LAUNCH.replace("{grid}", grid).replace("{chunks}", chunks)
+
+
+def test_the_examples_of_its_docs() -> None:
+    bad, good = examples(RULE)
+    assert len(hits(RULE, bad)) == 1
+    assert hits(RULE, good) == []
+
+
+@pytest.mark.parametrize("grid", ["(1, N * H)", "(1, 1, N * H)", "lambda meta: (triton.cdiv(D, meta['BD']), N * H)"])
+def test_sequences_times_heads_on_y_and_z(grid: str) -> None:
+    found = hits(RULE, launch(grid))
+    assert len(found) == 1 and "packed sequences times" in found[0].message
+
+
+@pytest.mark.parametrize("grid", ["(N * H,)", "(N * H, 1)", "(T, N)", "(NT, B * H)", "(1, NT, B * H)", "(1, N)"])
+def test_axis_x_and_what_stays_small(grid: str) -> None:
+    assert hits(RULE, launch(grid)) == []
+
+
+def test_one_program_for_each_token() -> None:
+    assert "number of tokens" in hits(RULE, launch("(N, T)"))[0].message
+
+
+def test_chunks_of_all_sequences_are_only_possible() -> None:
+    found = hits(RULE, launch("(1, NT)", "len(chunk_indices) if cu_seqlens is not None else triton.cdiv(T, 64)"))
+    assert [hit.verdict for hit in found] == ["possible"]
+
+
+def test_a_grid_made_by_a_nested_function_belongs_to_the_function_that_launches() -> None:
+    code = """
+    def run(x, cu_seqlens, H):
+        N = len(cu_seqlens) - 1
+
+        def grid(meta):
+            return (triton.cdiv(64, meta["BV"]), N * H)
+
+        first[grid](x)
+        second[grid](x)
+    """
+    found = hits(RULE, code)
+    assert [hit.function.name for hit in found if hit.function] == ["run"]
+    assert found[0].node.lineno == 9
+
+
+def test_a_size_that_is_tested_before_the_launch_is_told() -> None:
+    code = """
+    def run(x, N, T):
+        short = T <= 4096
+        if short:
+            kernel[(N, T)](x)
+    """
+    assert hits(RULE, code) == []
+    assert [drop.reason for drop in drops(RULE, code)] == ["its size is tested at line 7"]
