@@ -208,12 +208,8 @@ def _is_infinite(other: ast.expr | None) -> bool:
 
 def _exponentiated(kernel: Function, name: str, inside: set[int]) -> bool:
     for call in kernel.calls:
-        if id(call) in inside and called_name(kernel, call).rpartition(".")[2] in (
-            "exp",
-            "exp2",
-            "fast_expf",
-            "safe_exp",
-        ):
-            if call.args and name in names_in(call.args[0]):
-                return True
+        last = called_name(kernel, call).rpartition(".")[2]
+        exponential = last in ("exp", "exp2", "fast_expf", "safe_exp")
+        if id(call) in inside and exponential and call.args and name in names_in(call.args[0]):
+            return True
     return False

@@ -77,10 +77,11 @@ def undersized(module: Module, project: Project) -> Iterator[Undersized]:
             known = set().union(*(_names(launch.host, each) for each in _dimensions(made)))
             for param in _strides(kernel, store):
                 dimension = given.get(param)
-                if isinstance(dimension, ast.Name) and known and dimension.id not in known:
-                    if not _is_other(launch.host, dimension) and not _names(launch.host, dimension) & known:
-                        yield Undersized(handed.id, made, launch, store, param, dimension.id)
-                        break
+                if not isinstance(dimension, ast.Name) or not known or dimension.id in known:
+                    continue
+                if not _is_other(launch.host, dimension) and not _names(launch.host, dimension) & known:
+                    yield Undersized(handed.id, made, launch, store, param, dimension.id)
+                    break
 
 
 def _made(host: Function, name: ast.Name) -> ast.Call | None:
@@ -136,9 +137,9 @@ def unselected(kernel: Function) -> Iterator[tuple[TileStore, Below]]:
     for node in kernel.nodes:
         if isinstance(node, ast.Call) and called_name(kernel, node).endswith("if_then_else") and node.args:
             test = node.args[0]
-            if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Lt):
-                if not isinstance(test.comparators[0], ast.Constant):
-                    bounds.append(Below(test, ast.unparse(test.left), ast.unparse(test.comparators[0])))
+            below = isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Lt)
+            if below and not isinstance(test.comparators[0], ast.Constant):
+                bounds.append(Below(test, ast.unparse(test.left), ast.unparse(test.comparators[0])))
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
             target = node.targets[0]
             if isinstance(target.value, ast.Name):

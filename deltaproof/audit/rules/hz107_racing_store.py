@@ -1,4 +1,48 @@
-"""x"""
+"""Programs along a split axis, or threads of one block, store to one address.
+
+## What it does
+Looks at the stores of a kernel. In Triton, at a part of a program id that loads depend on and the store's address, mask
+and guards do not: all programs along it store to one place. In TileLang, at an element that every thread of a block
+reads, changes and stores outside a parallel loop, and at memory that other blocks of the launch still read. At
+launches, at a grid that counts the same sequences twice.
+
+## Why it matters
+The last store wins, and which one is last changes from run to run: wrong numbers without a sign, or results that differ
+between runs. Where the values agree the race is harmless today and breaks with the next change.
+
+## Example
+```python
+@triton.jit
+def kernel(k, v, o, z, V: tl.constexpr, BV: tl.constexpr):
+    i_v, i_h = tl.program_id(0), tl.program_id(1)
+    o_v = i_v * BV + tl.arange(0, BV)
+    b_v = tl.load(v + i_h * V + o_v, mask=o_v < V)
+    b_k = tl.load(k + i_h)
+    tl.store(o + i_h * V + o_v, b_v * b_k, mask=o_v < V)
+    tl.store(z + i_h, tl.sum(b_v * b_k, 0))
+```
+
+## Do this instead
+Store from one program along the axis, or give each program its own row and add them up afterwards.
+
+```python
+@triton.jit
+def kernel(k, v, o, z, V: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr):
+    i_v, i_h = tl.program_id(0), tl.program_id(1)
+    o_v = i_v * BV + tl.arange(0, BV)
+    b_v = tl.load(v + i_h * V + o_v, mask=o_v < V)
+    b_k = tl.load(k + i_h)
+    tl.store(o + i_h * V + o_v, b_v * b_k, mask=o_v < V)
+    tl.store(z + i_h * NV + i_v, tl.sum(b_v * b_k, 0))
+```
+
+## Seen in
+fla-org/flash-linear-attention #1018 and #1033.
+
+## Known limits
+An axis with one program whose size is only known where the kernel is launched may be reported. A store that is guarded
+by a value computed from the program id in another function is not followed.
+"""
 
 from __future__ import annotations
 
@@ -113,8 +157,8 @@ def _grids(module: Module) -> Iterator[Seen]:
                     module,
                     launch.call,
                     launch.host,
-                    f"`{ast.unparse(chunk)}` counts the chunks of all sequences and `{ast.unparse(count)}` the sequences"
-                    f" again: as many programs as there are sequences store to one address",
+                    f"`{ast.unparse(chunk)}` counts the chunks of all sequences and `{ast.unparse(count)}` the "
+                    "sequences again: as many programs as there are sequences store to one address",
                     "likely",
                     "use the batch size on the second axis: it is 1 where sequences are packed",
                     [Quote(module, over[0][1], "chunks of all sequences"), Quote(module, of[0][1], "sequences")],
@@ -126,7 +170,7 @@ def _lengths(launch: Launch, element: ast.expr, less_one: bool) -> list[tuple[st
     """Return what ``len(x)``, or ``len(x) - 1``, a grid element may be a multiple of."""
     host = launch.host
     given = " ".join(ast.unparse(each) for each in [*launch.call.args, *launch.call.keywords])
-    found = []
+    found: list[tuple[str, ast.expr]] = []
     for name in [node for node in ast.walk(element) if isinstance(node, ast.Name) and node in host.parents]:
         for reached in host.flow.reaching(name.id, name):
             value = reached.value
@@ -136,9 +180,10 @@ def _lengths(launch: Launch, element: ast.expr, less_one: bool) -> list[tuple[st
                 if not (isinstance(value.right, ast.Constant) and value.right.value == 1):
                     continue
                 value = value.left
-            if isinstance(value, ast.Call) and ast.unparse(value.func) == "len" and isinstance(value.args[0], ast.Name):
-                if value.args[0].id in given:
-                    found.append((value.args[0].id, value))
+            if not isinstance(value, ast.Call) or ast.unparse(value.func) != "len":
+                continue
+            if isinstance(value.args[0], ast.Name) and value.args[0].id in given:
+                found.append((value.args[0].id, value))
     return found
 
 
@@ -193,7 +238,8 @@ def _tiles(module: Module, kernel: Function) -> Iterator[Seen]:
                     module,
                     node,
                     kernel,
-                    f"`{read}` is stored here while other blocks of the same launch still read it as `{ast.unparse(other)}`",
+                    f"`{read}` is stored here while other blocks of the same launch still read it as "
+                    f"`{ast.unparse(other)}`",
                     "likely",
                     "store to a second buffer, or split the launch in two",
                     [Quote(module, other, "other blocks read this row")],
@@ -203,8 +249,11 @@ def _tiles(module: Module, kernel: Function) -> Iterator[Seen]:
 def _one_thread(kernel: Function, node: ast.AST, target: ast.Subscript) -> bool:
     for around in kernel.ancestors(node):
         if isinstance(around, ast.For) and isinstance(around.iter, ast.Call):
-            if called_name(kernel, around.iter).rpartition(".")[2] in ("Parallel", "vectorized", "thread_binding"):
-                return True
+            last = called_name(kernel, around.iter).rpartition(".")[2]
+        else:
+            last = ""
+        if last in ("Parallel", "vectorized", "thread_binding"):
+            return True
         if isinstance(around, ast.If) and origins(kernel, around.test).calls_any(
             "get_thread_binding", "get_thread_bindings"
         ):

@@ -198,7 +198,8 @@ def test_a_dynamic_and_does_not_protect_the_read_beside_it(body: str, count: int
     [
         ("if is_varlen:\n    valid_len = seq_len - chunk_start\nelse:\n    valid_len = C", 1),
         (
-            "if is_varlen:\n    valid_len = seq_len - chunk_start\nelse:\n    valid_len = min(seq_len - chunk_start, C)",
+            "if is_varlen:\n    valid_len = seq_len - chunk_start\n"
+            "else:\n    valid_len = min(seq_len - chunk_start, C)",
             0,
         ),
         ("if is_varlen:\n    if coords[0] >= length:\n        frag[0] = 0.0", 1),
