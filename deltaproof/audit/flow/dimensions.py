@@ -83,6 +83,7 @@ _NAMES: tuple[tuple[re.Pattern[str], Size], ...] = tuple(
         (r"(NK|NV|NC|ND|NG)$", Size(rest=2)),
         (r"\w*stride_?\w*(_|q|k|v|o|x|h|b)(d|dim|k|v|col|n)$", Size(rest=0)),
         (r"\w*stride\w*_?(h|head|heads)$", Size(rest=8)),
+        (r"\w*stride\w*conv\w*$", Size(rest=14)),
         (r"\w*stride\w*(slot|state|pool|cache|page|block|blk)\w*$", Size(rest=20)),
         (r"\w*stride\w*_(b|z)$", Size(rest=18)),
         (r"\w*stride\w*_(t|l|s|m|row|tok\w*|seq\w*)$", Size(rest=13)),

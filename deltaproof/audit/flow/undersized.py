@@ -137,8 +137,9 @@ def unselected(kernel: Function) -> Iterator[tuple[TileStore, Below]]:
     for node in kernel.nodes:
         if isinstance(node, ast.Call) and called_name(kernel, node).endswith("if_then_else") and node.args:
             test = node.args[0]
-            below = isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Lt)
-            if below and not isinstance(test.comparators[0], ast.Constant):
+            if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], ast.Lt):
+                continue
+            if not isinstance(test.comparators[0], ast.Constant):
                 bounds.append(Below(test, ast.unparse(test.left), ast.unparse(test.comparators[0])))
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
             target = node.targets[0]

@@ -117,7 +117,8 @@ class OversizedGridAxis(Rule):
         if any(_is_count(host, part, _CHUNKS) for part in parts):
             return "the number of chunks of all packed sequences"
         for part in parts:
-            if isinstance(part, ast.Name) and _TOKENS.match(part.id) and not _SMALL.search(part.id):
+            named = isinstance(part, ast.Name) and _TOKENS.match(part.id) and not _SMALL.search(part.id)
+            if named and not all(isinstance(value, ast.Constant) for value in _values(host, part) or [part]):
                 return "the number of tokens"
         return None
 

@@ -40,6 +40,10 @@ def test_one_program_for_each_token() -> None:
     assert "number of tokens" in hits(RULE, launch("(N, T)"))[0].message
 
 
+def test_a_length_that_is_a_constant() -> None:
+    assert hits(RULE, "def run(x, N):\n    T = 1\n    kernel[(N, T)](x)\n") == []
+
+
 def test_chunks_of_all_sequences_are_only_possible() -> None:
     found = hits(RULE, launch("(1, NT)", "len(chunk_indices) if cu_seqlens is not None else triton.cdiv(T, 64)"))
     assert [hit.verdict for hit in found] == ["possible"]
