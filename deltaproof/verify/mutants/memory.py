@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,11 @@ import torch
 from deltaproof.ops.common.calls import DecodeCall, SequenceCall
 from deltaproof.verify.mutants.model import ModelBackend
 from deltaproof.verify.mutants.model.grid import Grid
+from deltaproof.verify.mutants.model.memory import Call
 from deltaproof.verify.mutants.mutant import Mutant
+
+# how far behind the tokens the emulation follows a bound
+BEHIND = 64
 
 
 def dense(shape: tuple[int, ...] | torch.Size) -> tuple[int, ...]:
@@ -51,6 +56,19 @@ class TailLoaded(ModelBackend):
     def row_mask(self, name: str, grid: Grid) -> torch.Tensor:
         last = grid.start + grid.length == (grid.start + grid.length).max() if grid.programs else grid.length > 0
         return grid.valid | (last[:, None] & (grid.start[:, None] + grid.lane < grid.total))
+
+
+class TrustedBounds(ModelBackend):
+    """Bounds behind the last token are believed: so many more tokens are read and written."""
+
+    def grid(self, form: str, call: Call) -> Grid:
+        grid = super().grid(form, call)
+        if isinstance(call, DecodeCall) or call.cu_seqlens is None:
+            return grid
+        end = call.cu_seqlens[1:].long().clamp(0, grid.total + BEHIND).repeat_interleave(call.dims[3])
+        length = torch.maximum(end, grid.start) - grid.start
+        longest = int(length.max()) if length.numel() else 0
+        return replace(grid, length=length, steps=-(-longest // grid.chunk) * grid.chunk)
 
 
 class UnmaskedStore(ModelBackend):
@@ -178,6 +196,14 @@ MUTANTS = (
         "redzones",
         "cula #35: the tail of the last chunk was accumulated into the state",
         TailLoaded,
+    ),
+    Mutant(
+        "trusted-bounds",
+        "unmasked-load",
+        "chunk",
+        "redzones",
+        "fla #1143: rows were masked by causality only, so a read went past the end of its sequence",
+        TrustedBounds,
     ),
     Mutant(
         "unmasked-store",

@@ -44,7 +44,9 @@ class Grid:
             if isinstance(call, DecodeCall) and call.num_tokens is not None:
                 length = call.num_tokens.long().clamp(0, T)
         else:
-            start, length = bounds[:-1].long(), (bounds[1:] - bounds[:-1]).long()
+            # nobody checked the bounds here: one outside the tokens counts as the nearest, as in a kernel
+            start = bounds[:-1].long().clamp(0, T)
+            length = torch.maximum(bounds[1:].long().clamp(0, T), start) - start
             row = torch.zeros_like(start)
         N = row.shape[0]
         head = torch.arange(HV, device=device).repeat(N)

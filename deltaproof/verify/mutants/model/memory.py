@@ -188,4 +188,4 @@ class Memory(Arithmetic):
     def zero_tail(self, out: torch.Tensor, cu_seqlens: torch.Tensor | None) -> None:
         """Store zeros into the rows of out [1, T, HV, V] that lie in no sequence."""
         if cu_seqlens is not None:
-            out[:, int(cu_seqlens[-1]) :] = 0
+            out[:, max(0, int(cu_seqlens[-1])) :] = 0
