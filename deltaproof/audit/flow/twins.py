@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
+from collections.abc import Iterator
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,11 @@ FEWEST = 8
 MOST = 500
 """Statements of a kernel that is compared at most."""
 MOST_TWINS = 6
+ROUGHLY = 0.4
+"""Share of source lines in common from which on statements are compared exactly."""
 _DEFINED = re.compile(r"^def (\w+)", re.MULTILINE)
+_BLANK = re.compile(r"#.*|\s+")
+_HEADLESS = (ast.With, ast.Try, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _VARIANT = re.compile(r"_(npu|ascend|v\d|opt|new|fast|varlen|update|tma|sm\d+|t1|merged|stage\d)(?=_|$)")
 
 
@@ -40,9 +46,47 @@ def _head(node: ast.stmt) -> str:
         return f"{'if' if isinstance(node, ast.If) else 'while'} {ast.unparse(node.test)}:"
     if isinstance(node, ast.For):
         return f"for {ast.unparse(node.target)} in {ast.unparse(node.iter)}:"
-    if isinstance(node, (ast.With, ast.Try, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+    if isinstance(node, _HEADLESS):
         return type(node).__name__
     return ast.unparse(node)
+
+
+def _inside(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield statements and those in them, without those of nested functions and classes."""
+    for node in body:
+        yield node
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        for field in ("body", "orelse", "finalbody"):
+            yield from _inside(getattr(node, field, None) or [])
+        for part in (*(getattr(node, "handlers", None) or ()), *(getattr(node, "cases", None) or ())):
+            yield from _inside(part.body)
+
+
+def _sketch(function: Function) -> Counter[str]:
+    """Return a function's statements as they are written, without blanks and comments: far cheaper than their trees."""
+    known: Counter[str] | None = function.__dict__.get("_sketch")
+    if known is None:
+        body = function.node.body[1:] if function.docstring_lines else function.node.body
+        lines = function.module.lines
+        known = Counter()
+        for node in _inside(body):
+            inner = getattr(node, "body", None)
+            last = inner[0].lineno - 1 if inner else node.end_lineno or node.lineno
+            if isinstance(node, _HEADLESS):
+                known[type(node).__name__] += 1
+            else:
+                known["".join(_BLANK.sub("", line) for line in lines[node.lineno - 1 : max(last, node.lineno)])] += 1
+        function.__dict__["_sketch"] = known
+    return known
+
+
+def _alike(mine: Counter[str], theirs: Counter[str]) -> bool:
+    here, there = mine.total(), theirs.total()
+    if there < FEWEST or not 0.6 < there / here < 1.7:
+        return False
+    small, large = (mine, theirs) if len(mine) < len(theirs) else (theirs, mine)
+    return 2 * sum(min(count, large[text]) for text, count in small.items()) > ROUGHLY * (here + there)
 
 
 def _key(name: str, folder: str) -> str:
@@ -77,8 +121,8 @@ def _index(project: Project) -> dict[str, list[tuple[str, object]]]:
 
 def twins(kernel: Function, project: Project) -> list[tuple[Function, SequenceMatcher[str]]]:
     """Return the copies of a kernel, each with the alignment of its statements with the kernel's."""
-    mine = [text for text, _ in statements(kernel)]
-    if not FEWEST <= len(mine) <= MOST:
+    sketch = _sketch(kernel)
+    if not FEWEST <= sketch.total() <= MOST:
         return []
     module: Module = kernel.module
     near = [other for other in module.kernels if other is not kernel and other.kind == kernel.kind]
@@ -89,12 +133,14 @@ def twins(kernel: Function, project: Project) -> list[tuple[Function, SequenceMa
             continue
         if other is not None and other.module is not module and other.kind == kernel.kind:
             near.append(other)
+    near = [other for other in near if _alike(sketch, _sketch(other))]
     found = []
+    mine = [text for text, _ in statements(kernel)] if near else []
     for other in near:
         theirs = [text for text, _ in statements(other)]
-        if len(theirs) < FEWEST or not 0.6 < len(theirs) / len(mine) < 1.7:
-            continue
         matcher: SequenceMatcher[str] = SequenceMatcher(None, mine, theirs, autojunk=False)
         if matcher.real_quick_ratio() > SAME and matcher.quick_ratio() > SAME and matcher.ratio() > SAME:
             found.append((other, matcher))
-    return found[:MOST_TWINS]
+            if len(found) == MOST_TWINS:
+                break
+    return found
