@@ -191,9 +191,27 @@ def _shifted(kernel: Function, access: Access) -> ast.expr | None:
             if any(loads_behind(kernel, other) for other in (*sides[:place], *sides[place + 1 :])):
                 continue  # a length that is loaded too: the rows of one sequence, counted from elsewhere
             extra = loads_behind(kernel, side) - address
-            if extra and origins(kernel, side).calls_any("arange"):
+            if extra and _counts_rows(kernel, side):
                 return condition
     return None
+
+
+def _counts_rows(kernel: Function, side: ast.expr) -> bool:
+    """Return whether a range runs through an index itself, not only through the address of what it loads."""
+    waiting: list[ast.AST] = [side]
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or (isinstance(node, ast.Call) and kernel.called(node).endswith(".load")):
+            continue
+        seen.add(id(node))
+        if isinstance(node, ast.Call) and kernel.called(node).endswith("arange"):
+            return True
+        if isinstance(node, ast.Name) and node in kernel.parents:
+            waiting += [each.value for each in kernel.flow.reaching(node.id, node) if each.value is not None]
+        else:
+            waiting.extend(ast.iter_child_nodes(node))
+    return False
 
 
 def by_triangle(kernel: Function) -> Iterator[Skip]:

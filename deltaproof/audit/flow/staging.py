@@ -73,8 +73,18 @@ def made_up_inputs(function: Function) -> Iterator[tuple[Allocation, ast.If]]:
             and dotted(each.value.func.value) == allocation.name
             for each in around.orelse
         )
-        if missing and converts and not filled(allocation):
+        if missing and converts and not filled(allocation) and not _told(function, allocation.name, around):
             yield allocation, around
+
+
+def _told(function: Function, name: str, before: ast.If) -> bool:
+    """Return whether a call is told earlier that an input is missing: what it builds then need not read it."""
+    for call in function.calls:
+        if call.lineno < before.lineno:
+            for each in (*call.args, *(word.value for word in call.keywords)):
+                if isinstance(each, ast.Compare) and ast.unparse(each) == f"{name} is not None":
+                    return True
+    return False
 
 
 def _is_dummy(allocation: Allocation) -> bool:

@@ -197,12 +197,12 @@ def _touched_before(handed: Handed, made: Allocation) -> int | None:
 
 
 def _reset(kernel: Function, param: str) -> bool:
+    """Return whether the tuner is told to give a parameter a content: it names it, in a hook of a config too."""
     tuned = kernel.decorator("autotune")
     return tuned is not None and any(
         isinstance(node, ast.Constant) and node.value == param
-        for word in tuned.keywords
-        if word.arg in ("reset_to_zero", "restore_value")
-        for node in ast.walk(word.value)
+        for given in (*tuned.args, *(word.value for word in tuned.keywords if word.arg != "key"))
+        for node in ast.walk(given)
     )
 
 

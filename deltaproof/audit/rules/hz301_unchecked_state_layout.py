@@ -69,6 +69,7 @@ class UncheckedStateLayout(Rule):
 
     code = "HZ301"
     name = "unchecked-state-layout"
+    stable = True
     triggers = (
         "state_v_first",
         "state_k_first",
@@ -130,6 +131,8 @@ class UncheckedStateLayout(Rule):
             return
         for state in states:
             used = any(state in names_in(node.test) for node in refusals)
+            if any(_refused(node.test, state) for node in refusals):
+                continue
             passed = any(
                 isinstance(node, ast.Name) and node.id == state for call in function.calls for node in call.args
             )
@@ -151,6 +154,13 @@ def _refuses(node: ast.If) -> bool:
     if isinstance(last, ast.Raise):
         return True
     return isinstance(last, ast.Return) and isinstance(last.value, (ast.Constant, ast.JoinedStr))
+
+
+def _refused(test: ast.expr, state: str) -> bool:
+    """Return whether a test that refuses does so for any state at all: then there is none to look at."""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or):
+        return any(_refused(each, state) for each in test.values)
+    return isinstance(test, ast.Compare) and ast.unparse(test) == f"{state} is not None"
 
 
 def _owners(expr: ast.AST, attribute: str) -> set[str]:

@@ -90,6 +90,11 @@ def test_a_store_masked_by_a_shifted_index_skips_rows():
     assert hits(RULE, SHIFTED.format(mask="r < T", make="empty_like")) == []
 
 
+def test_a_loaded_value_that_is_held_against_a_size_shifts_no_row():
+    loaded = SHIFTED.replace("at = r + tl.load(shifts + n)", "at = tl.load(shifts + r, mask=r < T, other=-1)")
+    assert hits(RULE, loaded.format(mask="mask", make="empty_like")) == []
+
+
 TRIANGLE = """
 @triton.jit
 def kernel(A, N, BT: tl.constexpr, BC: tl.constexpr):
@@ -140,6 +145,10 @@ def test_an_atomic_sum_needs_a_start():
     assert hits(RULE, code.format(make="empty", before="total.zero_()")) == []
     assert hits(RULE, code.format(make="empty", before="clear(total)")) == []
     assert len(drops(RULE, code.format(make="empty", before="clear(total)"))) == 1
+    tuned = "@triton.autotune(configs=[triton.Config({'BM': 64}, pre_hook=zero(['NAME']))], key=['D'])\n    @triton.jit"
+    for name, found in (("total", 0), ("x", 1)):
+        hooked = code.replace("@triton.jit", tuned.replace("NAME", name)).replace("{'BM': 64}", "{{'BM': 64}}")
+        assert len(hits(RULE, hooked.format(make="empty", before="pass"))) == found
 
 
 def test_a_tile_that_straddles_the_written_rows():
@@ -187,6 +196,20 @@ def test_an_input_is_made_up_from_undefined_memory():
     assert len(hits(RULE, code.format(make="empty(x.shape[0], dtype=torch.int32)"))) == 1
     assert hits(RULE, code.format(make="zeros(x.shape[0], dtype=torch.int32)")) == []
     assert hits(RULE, code.format(make="empty(1, dtype=torch.int32)")) == []
+
+
+def test_a_kernel_that_is_told_that_an_input_is_missing_does_not_read_it():
+    code = """
+    def run(self, x, ids=None):
+        self.kernel = self.build(x.shape, {told})
+        if ids is None:
+            ids = x.new_empty(x.shape[0], dtype=torch.int32)
+        else:
+            ids = ids.contiguous()
+        return self.kernel(x, ids)
+    """
+    assert hits(RULE, code.format(told="ids is not None")) == []
+    assert len(hits(RULE, code.format(told="x.dtype"))) == 1
 
 
 def test_an_output_that_the_caller_left_out_is_no_input():

@@ -54,3 +54,11 @@ def test_dtypes_of_all_but_the_state():
         "    for t in (initial_state,):\n        if t.dtype != q.dtype:\n            return 'dtype'\n    return None",
     )
     assert hits(RULE, looped) == []
+
+
+def test_a_state_that_is_refused_whatever_it_is():
+    refused = SUPPORTED.replace(
+        "if initial_state is not None and not initial_state.is_contiguous():",
+        "if size == 0 or initial_state is not None:",
+    )
+    assert hits(RULE, refused) == []
