@@ -20,7 +20,8 @@ class Guard:
         test: the condition.
         holds: whether it is true where the statement runs, or false.
         node: the statement that tests it.
-        kind: "if", "early exit", "assert", "while", "conditional" (an ``a if c else b``) or "bool" (behind ``and``).
+        kind: "if", "early exit", "assert", "while", "conditional" (an ``a if c else b``), "bool" (behind ``and``) or
+            "loop".
     """
 
     test: ast.expr
@@ -68,3 +69,22 @@ def _before(statements: list[ast.stmt]) -> list[Guard]:
             elif statement.orelse and leaves(statement.orelse):
                 found.append(Guard(statement.test, True, statement, "early exit"))
     return found
+
+
+def loops(function: Function, node: ast.AST) -> list[Guard]:
+    """Return the ranges of the for loops around a node, innermost first: one that may be empty is a condition."""
+    return [Guard(each.iter, True, each, "loop") for each in function.ancestors(node) if isinstance(each, ast.For)]
+
+
+def exclusive(function: Function, first: ast.AST, second: ast.AST) -> bool:
+    """Return whether a switch known at compile time keeps two nodes from running in one program."""
+    known = {
+        (ast.unparse(each.test), each.holds)
+        for each in guards(function, first)
+        if each.kind in ("if", "early exit") and _names(each.test) <= function.constexprs
+    }
+    return any((ast.unparse(each.test), not each.holds) in known for each in guards(function, second))
+
+
+def _names(test: ast.expr) -> set[str]:
+    return {node.id for node in ast.walk(test) if isinstance(node, ast.Name)}

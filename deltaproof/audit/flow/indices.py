@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 MOST = 600
 _HEADS = re.compile(r"^(N?H(Q|V|K|KV)?|h_?(q|v|k|kv)|(num|n)_?(\w+_)?heads?(_\w+)?)$")
+_INDEX = re.compile(r"_(id|idx|index|dim|size|offset|start|end|stride)$")
 _BATCH = re.compile(r"^(B|BATCH|bsz|bs|batch|batch_size|BATCH_SIZE|num_batches)$")
 
 
 def is_head_count(name: str) -> bool:
     """Return whether a name is, by the customs of the field, a number of heads."""
-    return _HEADS.match(name) is not None
+    return _HEADS.match(name) is not None and _INDEX.search(name) is None
 
 
 def is_batch_count(name: str) -> bool:

@@ -1,58 +1,141 @@
 """Which parts of the program ids an expression of a Triton kernel depends on.
 
-A program id that a kernel takes apart (``i_v, i_h = pid % NV, pid // NV``) has two parts for every divisor; an address
-has to depend on both, or on the whole, to be one program's own.
+A program id that a kernel takes apart (``i_v, i_h = pid % NV, pid // NV``) is a number with several digits; an address
+has to depend on all of them, or on the whole, to be one program's own. Helpers that return the digits as a tuple are
+followed too.
 """
 
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import arguments
-from deltaproof.audit.flow.trace import MOST, called_name, resolved
+from deltaproof.audit.flow.trace import MOST, called_name, factors, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from deltaproof.audit.flow.definitions import Definition
     from deltaproof.audit.model.function import Function
+    from deltaproof.audit.model.project import Project
+
+Factors = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A program id, or what is left of it after a division.
+    """A program id, or one digit of it: what ``(pid // low) % size`` gives.
 
     Attributes:
         axis: its axis.
-        kind: "whole", "rest" (of ``%``) or "quotient" (of ``//``).
-        divisor: source text of the divisor; empty for a whole one.
+        low: source texts of the factors that are divided away, sorted.
+        size: those of what the remainder is taken by; None where it is not taken.
+        shown: how the kernel writes it, after the program id.
     """
 
     axis: int
-    kind: str
-    divisor: str = ""
+    low: Factors = ()
+    size: Factors | None = None
+    shown: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        if self.kind == "whole":
-            return f"program_id({self.axis})"
-        return f"program_id({self.axis}) {'%' if self.kind == 'rest' else '//'} {self.divisor}"
+        return f"program_id({self.axis}){self.shown}"
+
+    def apart(self, other: Part) -> bool:
+        """Return whether two parts of one axis surely share no digit."""
+        return _ends(self, other) or _ends(other, self)
 
 
-def axis_of(function: Function, expr: ast.expr) -> int | None:
-    """Return the axis, if an expression is a program id, cast or not; else None."""
-    for _ in range(4):
-        expr = resolved(function, expr)
-        if isinstance(expr, ast.Call) and isinstance(expr.func, ast.Attribute) and expr.func.attr == "to":
-            expr = expr.func.value
-    if isinstance(expr, ast.Call) and called_name(function, expr).endswith("program_id"):
-        given = arguments(expr, ("axis",)).get("axis")
-        if isinstance(given, ast.Constant) and isinstance(given.value, int):
-            return given.value
+def _ends(first: Part, second: Part) -> bool:
+    return first.size is not None and not Counter((*first.low, *first.size)) - Counter(second.low)
+
+
+def factor_texts(function: Function, expr: ast.expr) -> Factors:
+    """Return the source texts of a product's factors, names followed where they have one definition."""
+    found = []
+    for each in factors(function, expr):
+        plain = resolved(function, each)
+        again = factors(function, plain) if isinstance(plain, ast.BinOp) else [plain]
+        found += [text_of(resolved(function, one)) for one in again]
+    return tuple(sorted(found))
+
+
+def text_of(expr: ast.expr) -> str:
+    """Return an expression's source text, a rounded division without its module."""
+    return ast.unparse(expr).replace("triton.cdiv(", "cdiv(").replace("tl.cdiv(", "cdiv(")
+
+
+def digit(function: Function, expr: ast.expr, project: Project | None = None, depth: int = 8) -> Part | None:
+    """Return the part of a program id that an expression is, cast or not; None where it is none."""
+    if not depth:
+        return None
+    if isinstance(expr, ast.Call):
+        if isinstance(expr.func, ast.Attribute) and expr.func.attr == "to":
+            return digit(function, expr.func.value, project, depth - 1)
+        if called_name(function, expr).endswith("program_id"):
+            given = arguments(expr, ("axis",)).get("axis")
+            if isinstance(given, ast.Constant) and isinstance(given.value, int):
+                return Part(given.value)
+        return None
+    if isinstance(expr, ast.Name) and expr in function.parents:
+        reached = function.flow.reaching(expr.id, expr)
+        if len(reached) != 1 or reached[0].value is None or reached[0].value is expr:
+            return None
+        if reached[0].kind == "unpacked":
+            return _helped(function, reached[0], project, depth - 1)
+        return digit(function, reached[0].value, project, depth - 1) if reached[0].kind == "assign" else None
+    if isinstance(expr, ast.BinOp) and isinstance(expr.op, (ast.Mod, ast.FloorDiv)):
+        whole = digit(function, expr.left, project, depth - 1)
+        return None if whole is None else _taken(whole, expr, factor_texts(function, expr.right))
     return None
 
 
-def parts(function: Function, expr: ast.AST | None) -> set[Part]:
+def _taken(whole: Part, expr: ast.BinOp, by: Factors) -> Part | None:
+    shown = ast.unparse(expr.right)
+    if isinstance(expr.op, ast.Mod):
+        return Part(whole.axis, whole.low, by, f"{whole.shown} % {shown}")
+    left: Factors | None = None
+    if whole.size is not None:
+        if Counter(by) - Counter(whole.size):
+            return None
+        left = tuple(sorted((Counter(whole.size) - Counter(by)).elements()))
+    return Part(whole.axis, tuple(sorted((*whole.low, *by))), left, f"{whole.shown} // {shown}")
+
+
+def _helped(function: Function, made: Definition, project: Project | None, depth: int) -> Part | None:
+    """Return the digit that a name gets from a helper's tuple of them."""
+    statement, call = made.node, made.value
+    if project is None or not isinstance(call, ast.Call) or not isinstance(statement, ast.Assign):
+        return None
+    target = statement.targets[0]
+    helper = project.function(function.called(call), function.module)
+    if helper is None or helper is function or not isinstance(target, ast.Tuple):
+        return None
+    names = [each.id if isinstance(each, ast.Name) else "" for each in target.elts]
+    for node in helper.nodes:
+        value = node.value if isinstance(node, ast.Return) else None
+        if isinstance(value, ast.Tuple) and len(value.elts) == len(names) and made.name in names:
+            found = digit(helper, value.elts[names.index(made.name)], project, depth - 1)
+            given = arguments(call, tuple(param.name for param in helper.params))
+            return None if found is None else _renamed(function, found, given)
+    return None
+
+
+def _renamed(function: Function, part: Part, given: dict[str, ast.expr]) -> Part:
+    texts = {name: factor_texts(function, argument) for name, argument in given.items()}
+
+    def outside(inner: Factors) -> Factors:
+        return tuple(sorted(text for each in inner for text in texts.get(each, (each,))))
+
+    low, size = outside(part.low), None if part.size is None else outside(part.size)
+    shown = "".join(f" // ({' * '.join(low)})" if low else "")
+    return Part(part.axis, low, size, shown + (f" % ({' * '.join(size)})" if size else ""))
+
+
+def parts(function: Function, expr: ast.AST | None, project: Project | None = None) -> set[Part]:
     """Return the parts of program ids that an expression depends on, through all definitions and through loads."""
     found: set[Part] = set()
     waiting: list[ast.AST] = [] if expr is None else [expr]
@@ -62,23 +145,27 @@ def parts(function: Function, expr: ast.AST | None) -> set[Part]:
         if id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mod, ast.FloorDiv)):
-            axis = axis_of(function, node.left)
-            if axis is not None:
-                kind = "rest" if isinstance(node.op, ast.Mod) else "quotient"
-                found.add(Part(axis, kind, ast.unparse(node.right)))
-                waiting.append(node.right)
-                continue
-        if isinstance(node, ast.Call):
-            axis = axis_of(function, node)
-            if axis is not None:
-                found.add(Part(axis, "whole"))
+        if isinstance(node, (ast.BinOp, ast.Call, ast.Name)):
+            part = digit(function, node, project)
+            if part is not None:
+                found.add(part)
+                waiting += _divisors(function, node)
                 continue
         if isinstance(node, ast.Name) and node in function.parents:
             for reached in function.flow.reaching(node.id, node):
                 waiting += _sources(function, reached.value, reached.node)
             continue
         waiting.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def _divisors(function: Function, node: ast.expr) -> list[ast.AST]:
+    """Return what a digit is divided by: that may depend on a program id as well."""
+    plain = resolved(function, node)
+    found: list[ast.AST] = []
+    while isinstance(plain, ast.BinOp):
+        found.append(plain.right)
+        plain = resolved(function, plain.left)
     return found
 
 
@@ -90,22 +177,11 @@ def _sources(function: Function, value: ast.expr | None, node: ast.AST) -> list[
 
 
 def missing(of: set[Part], among: Iterable[Part]) -> list[Part]:
-    """Return the parts of a kernel's program ids that a set of parts leaves out, by axis.
+    """Return the parts of a kernel's program ids that share no digit with a set of parts, by axis.
 
     Args:
         of: what an address depends on.
         among: what the kernel's work depends on.
     """
-    whole = {part.axis for part in of if part.kind == "whole"}
-    axes = {part.axis for part in of}
-    found = []
-    for part in sorted(set(among), key=lambda part: (part.axis, part.kind, part.divisor)):
-        if part.axis in whole or part in of:
-            continue
-        if part.axis not in axes or (part.kind != "whole" and _other(part) in of):
-            found.append(part)
-    return found
-
-
-def _other(part: Part) -> Part:
-    return Part(part.axis, "rest" if part.kind == "quotient" else "quotient", part.divisor)
+    wanted = sorted(set(among), key=lambda part: (part.axis, part.low, part.size or ()))
+    return [part for part in wanted if all(part.axis != each.axis or part.apart(each) for each in of)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from deltaproof.audit.flow.access import accesses
 from deltaproof.audit.flow.bounds import bounds
 from deltaproof.audit.flow.polynomials import indices, ranges, text
-from deltaproof.audit.flow.trace import called_name, names_in, origins
+from deltaproof.audit.flow.trace import called_name, names_in, origins, resolved
 
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
@@ -46,7 +46,7 @@ def tails(kernel: Function) -> Iterator[Tail]:
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
             yield from _either(node, [node.left, node.right])
         elif isinstance(node, ast.BoolOp) and kernel.kind == "cute":
-            yield from _read_first(node)
+            yield from _read_first(kernel, node)
         elif isinstance(node, ast.If) and _is_varlen(node.test):
             yield from _one_mode(kernel, node)
     if kernel.kind in ("triton", "gluon"):
@@ -63,11 +63,30 @@ def _below(node: ast.expr) -> tuple[str, str] | None:
     return (right, left) if isinstance(node.ops[0], ast.Gt) else None
 
 
+def _above(node: ast.expr) -> str:
+    """Return the index of ``index >= limit``, or ""."""
+    if not isinstance(node, ast.Compare) or len(node.ops) != 1:
+        return ""
+    if isinstance(node.ops[0], ast.GtE):
+        return ast.unparse(node.left)
+    return ast.unparse(node.comparators[0]) if isinstance(node.ops[0], ast.LtE) else ""
+
+
+def _is_literal(text: str) -> bool:
+    """Return whether a limit is a number, in a type's brackets or not: a test of values, not of coordinates."""
+    expr = ast.parse(text, mode="eval").body
+    while isinstance(expr, ast.Call) and len(expr.args) == 1:
+        expr = expr.args[0]
+    return isinstance(expr.operand if isinstance(expr, ast.UnaryOp) else expr, ast.Constant)
+
+
 def _either(node: ast.expr, values: list[ast.expr]) -> Iterator[Tail]:
     known = [below for value in values if (below := _below(value)) is not None]
+    outside = {_above(value) for value in values}
+    known = [each for each in known if each[0] not in outside]  # below one limit or beyond another: what is left out
     for place, (first, limit) in enumerate(known):
         for second, same in known[place + 1 :]:
-            if same == limit and first != second and not limit.lstrip("-").replace(".", "").isdigit():
+            if same == limit and first != second and not _is_literal(limit):
                 yield Tail(
                     node,
                     None,
@@ -79,14 +98,15 @@ def _either(node: ast.expr, values: list[ast.expr]) -> Iterator[Tail]:
                 return
 
 
-def _read_first(node: ast.BoolOp) -> Iterator[Tail]:
+def _read_first(kernel: Function, node: ast.BoolOp) -> Iterator[Tail]:
     for bound in node.values:
         below = _below(bound)
         if below is None:
             continue
         for other in node.values:
             for read in ast.walk(other) if other is not bound else ():
-                if isinstance(read, ast.Subscript) and ast.unparse(read.slice) == below[0]:
+                own = isinstance(read, ast.Subscript) and isinstance(resolved(kernel, read.value), ast.Call)
+                if isinstance(read, ast.Subscript) and ast.unparse(read.slice) == below[0] and not own:
                     yield Tail(
                         node,
                         None,
@@ -110,7 +130,7 @@ def _one_mode(kernel: Function, node: ast.If) -> Iterator[Tail]:
     if not node.orelse:
         for inner in node.body:
             cleared = _cleared(inner)
-            if cleared is not None:
+            if cleared is not None and not _packed_only(kernel, cleared[0]):
                 yield Tail(
                     cleared[1],
                     cleared[0],
@@ -128,6 +148,8 @@ def _one_mode(kernel: Function, node: ast.If) -> Iterator[Tail]:
         if not isinstance(value, (ast.Name, ast.Attribute)) or not re.search(r"len|valid|rows|size", name):
             continue
         last = value.id if isinstance(value, ast.Name) else value.attr
+        if "seq" in name.lower():
+            continue  # the whole sequence's length, not what is left of it
         if last.isupper() or re.search(r"block|tile|chunk", last, re.I):
             yield Tail(
                 value,
@@ -145,6 +167,26 @@ def _assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
         for statement in body
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
     }
+
+
+def _packed_only(kernel: Function, bound: ast.Compare) -> bool:
+    """Return whether a limit is made only where sequences are packed: hardware bounds the others by their tensor."""
+    for name in ast.walk(bound.comparators[0]):
+        if not isinstance(name, ast.Name) or name not in kernel.parents:
+            continue
+        made = [each.node for each in kernel.flow.reaching(name.id, name) if each.kind in ("assign", "unpacked")]
+        if made and all(_under_varlen(kernel, each) for each in made):
+            return True
+    return False
+
+
+def _under_varlen(kernel: Function, node: ast.AST) -> bool:
+    here = node
+    for around in kernel.ancestors(node):
+        if isinstance(around, ast.If) and here in around.body and _is_varlen(around.test):
+            return True
+        here = around
+    return False
 
 
 def _cleared(node: ast.stmt) -> tuple[ast.Compare, ast.stmt, str] | None:

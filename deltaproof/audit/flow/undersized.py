@@ -155,5 +155,18 @@ def unselected(kernel: Function) -> Iterator[tuple[TileStore, Below]]:
         value = node.value
         local = value.value.id if isinstance(value, ast.Subscript) and isinstance(value.value, ast.Name) else ""
         guarded = any(isinstance(each, (ast.If, ast.IfExp)) for each in kernel.ancestors(node))
-        if bound is not None and local and local not in selected and local not in tensors and not guarded:
+        own_end = bound is not None and _ends_with(kernel, target, places, bound)
+        if bound is not None and local and local not in {*selected, *tensors} and not guarded and not own_end:
             yield TileStore(node, ast.unparse(target)), bound
+
+
+def _ends_with(kernel: Function, target: ast.Subscript, places: list[ast.expr], bound: Below) -> bool:
+    """Return whether a limit is made of the tensor's own dimension: the compiler keeps stores inside of that."""
+    note = next((each.annotation for each in kernel.params if each.name == ast.unparse(target.value)), "")
+    tensor = ast.parse(note, mode="eval").body if note else None
+    shape = tensor.args[0] if isinstance(tensor, ast.Call) and tensor.args else None
+    place = [ast.unparse(each) for each in places].index(bound.index)
+    if not isinstance(shape, (ast.List, ast.Tuple)) or place >= len(shape.elts):
+        return False
+    names = names_in(ast.parse(bound.limit, mode="eval"))
+    return bool(names) and names <= names_in(shape.elts[place])

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from deltaproof.audit.flow.access import Access, accesses
 from deltaproof.audit.flow.grids import grid_elements, grid_factors
-from deltaproof.audit.flow.indices import head_splits, is_head_count, made, products, reached_names
+from deltaproof.audit.flow.indices import HeadSplit, head_splits, is_head_count, made, products, reached_names
+from deltaproof.audit.flow.program_parts import digit
 from deltaproof.audit.flow.trace import names_in
 from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
@@ -177,16 +178,16 @@ def _mixed_heads(module: Module, kernel: Function, counted: Counted) -> Iterator
 
 def _wrong_split(module: Module, kernel: Function, project: Project) -> Iterator[Seen]:
     """Program ids split by one number of heads, launched by another."""
-    splits = [split for split in head_splits(kernel) if split.axis is not None]
+    splits = [(split, _axis(kernel, split, project)) for split in head_splits(kernel)]
     if not splits or sum(is_head_count(name) for name in kernel.param_names) < 2:
         return
     for launch in project.launches_of(kernel):
         elements = grid_elements(launch)
         bound = {name: ast.unparse(value) for name, value in launch.bound(kernel).items()}
-        for split in splits:
-            if split.axis >= len(elements) or split.count not in bound:  # type: ignore[operator]
+        for split, axis in splits:
+            if axis is None or axis >= len(elements) or split.count not in bound:
                 continue
-            parts = grid_factors(launch, elements[split.axis])  # type: ignore[index]
+            parts = grid_factors(launch, elements[axis])
             others = [
                 name for name, text in bound.items() if name != split.count and is_head_count(name) and text in parts
             ]
@@ -199,6 +200,14 @@ def _wrong_split(module: Module, kernel: Function, project: Project) -> Iterator
                 f"`{split.whole}` counts `{others[0]}` heads in the launch's grid and is split by `{split.count}`.",
                 "likely",
                 f"Split it by `{others[0]}`.",
-                [Quote(launch.host.module, elements[split.axis], "the grid")],  # type: ignore[index]
+                [Quote(launch.host.module, elements[axis], "the grid")],
             )
             return
+
+
+def _axis(kernel: Function, split: HeadSplit, project: Project) -> int | None:
+    """Return the axis that a split's program id is, or is all that is left of."""
+    if split.axis is not None:
+        return split.axis
+    part = digit(kernel, split.node.left, project)
+    return part.axis if part is not None and part.size is None else None

@@ -9,6 +9,8 @@ from deltaproof.audit.flow.access import Access
 from deltaproof.audit.flow.bounds import Gap, gaps
 from deltaproof.audit.flow.polynomials import text
 from deltaproof.audit.flow.rounding import Overhang, exact, overhangs
+from deltaproof.audit.flow.trace import resolved
+from deltaproof.audit.flow.whole_tiles import before_own_tile, divided, whole_powers
 from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
@@ -28,11 +30,26 @@ def unmasked(module: Module, project: Project, kernel: Function, kinds: tuple[st
             yield Drop(module, call, kernel, f"`{gap.range.text}` is exact in every launch")
         elif call not in seen:
             seen.add(call)
-            yield _gap(module, kernel, gap)
+            yield _dismissed(module, project, kernel, gap) or _gap(module, kernel, gap)
     for over in overhangs(project, kernel, kinds):
         if over.access.call not in seen:
             seen.add(over.access.call)
             yield _overhang(module, kernel, over)
+
+
+def _dismissed(module: Module, project: Project, kernel: Function, gap: Gap) -> Drop | None:
+    """Return why no tile is partial, where a loop, a launch or its callers say so."""
+    extent, limit = gap.range.text, gap.sibling.limit
+    if before_own_tile(kernel, gap.sibling.index, extent):
+        return Drop(module, gap.access.call, kernel, f"the loop ends with the whole tiles of `{extent}` before its own")
+    if divided(project, kernel, extent, limit):
+        return Drop(module, gap.access.call, kernel, f"every launch chooses a `{extent}` that divides `{limit}`")
+    launches = project.launches_of(kernel)
+    tiles = [resolved(each.host, given) for each in launches if (given := each.bound(kernel).get(extent)) is not None]
+    rounded = all(isinstance(each, ast.Call) and ast.unparse(each.func).endswith("next_power_of_2") for each in tiles)
+    if len(tiles) == len(launches) and rounded and whole_powers(project, launches):
+        return Drop(module, gap.access.call, kernel, f"callers accept powers of two for `{limit}` only")
+    return None
 
 
 def _how(access: Access) -> str:

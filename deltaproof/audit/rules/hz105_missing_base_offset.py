@@ -169,6 +169,8 @@ def _behind_twin(module: Module) -> Iterator[Seen]:
             if len(names) != len(theirs) or len(apart) != 1:
                 continue
             here, there = apart[0]
+            if "stride" in there:
+                continue  # a layout that the caller passes: whether the plain one holds is another rule's question
             if not {here, there} <= _factors(node.value) | _factors(twin.value):
                 continue
             told = here in other.param_names and there in other.param_names and there not in kernel.param_names

@@ -40,8 +40,9 @@ def kernel(k, v, o, z, V: tl.constexpr, BV: tl.constexpr, NV: tl.constexpr):
 fla-org/flash-linear-attention #1018 and #1033.
 
 ## Known limits
-An axis with one program whose size is only known where the kernel is launched may be reported. A store that is guarded
-by a value computed from the program id in another function is not followed.
+An axis counts as one program where a launch says so: by a literal, an assertion, or a tile that its own arithmetic
+makes as large as the extent. Literals that all programs store alike are left alone. In TileLang, rows that are
+addressed through a table are not compared.
 """
 
 from __future__ import annotations
@@ -50,11 +51,13 @@ import ast
 import re
 from collections.abc import Iterator
 
-from deltaproof.audit.flow.access import Access, accesses
+from deltaproof.audit.flow.access import accesses
 from deltaproof.audit.flow.grids import grid_elements
-from deltaproof.audit.flow.guards import guards
+from deltaproof.audit.flow.guards import exclusive, guards, loops
 from deltaproof.audit.flow.program_parts import Part, missing, parts
-from deltaproof.audit.flow.trace import called_name, names_in, origins, resolved
+from deltaproof.audit.flow.single import has_one_program
+from deltaproof.audit.flow.tile_races import every_thread, read_by_neighbours
+from deltaproof.audit.flow.trace import names_in, resolved
 from deltaproof.audit.model.function import Function, Launch
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
@@ -68,29 +71,31 @@ def _stores(module: Module, kernel: Function, project: Project) -> Iterator[Seen
     """Triton: a store whose address is the same for several programs."""
     known = accesses(kernel)
     stores = [each for each in known if each.kind == "store"]
-    if not stores or not kernel.calls_of("program_id"):
+    if not stores:
         return
-    work: dict[Part, Access] = {}
-    for each in known:
-        for part in parts(kernel, each.pointer):
-            work.setdefault(part, each)
-    singles = _single_axes(kernel, project)
-    ones = _asserted_ones(kernel, project)
+    work = [(part, each) for each in known for part in parts(kernel, each.pointer, project)]
     for store in stores:
-        own = parts(kernel, store.pointer) | parts(kernel, store.mask)
+        own = parts(kernel, store.pointer, project) | parts(kernel, store.mask, project)
         if store.block is not None:
-            own |= parts(kernel, store.block.call)
-        left_out = [part for part in missing(own, work) if part.axis not in singles and part.divisor not in ones]
+            own |= parts(kernel, store.block.call, project)
+        left_out = missing(own, {part for part, _ in work})
         if not left_out:
             continue
-        guard = next(
-            (each for each in guards(kernel, store.call) if _selects(kernel, each.test, each.kind, left_out)), None
-        )
+        beside = {part: each for part, each in reversed(work) if not exclusive(kernel, each.call, store.call)}
+        left_out = [part for part in left_out if part in beside and not has_one_program(project, kernel, part)]
+        if not left_out:
+            continue
+        around = [*guards(kernel, store.call), *loops(kernel, store.call)]
+        guard = next((each for each in around if _selects(kernel, each.test, each.kind, left_out, project)), None)
         if guard is not None:
             yield Drop(module, store.call, kernel, f"guarded at line {getattr(guard.node, 'lineno', 0)}")
             continue
+        value = None if store.value is None else resolved(kernel, store.value)
+        if isinstance(value, ast.Constant) and all(each.base != store.base for each in known if each.kind == "atomic"):
+            yield Drop(module, store.call, kernel, f"every program stores `{ast.unparse(value)}`")
+            continue
         part = left_out[0]
-        differs = part in parts(kernel, store.value)
+        differs = any(not part.apart(each) for each in parts(kernel, store.value, project) if each.axis == part.axis)
         yield Hit(
             module,
             store.call,
@@ -99,48 +104,22 @@ def _stores(module: Module, kernel: Function, project: Project) -> Iterator[Seen
             + (": the value does, so the last one wins" if differs else ""),
             "likely" if differs else "possible",
             f"store from one program along {part}, give each its own row and reduce afterwards, or use an atomic",
-            [Quote(module, work[part].call, f"work here depends on {part}")],
+            [Quote(module, beside[part].call, f"work here depends on {part}")],
         )
 
 
-def _selects(kernel: Function, test: ast.expr, kind: str, left_out: list[Part]) -> bool:
-    own = parts(kernel, test)
+def _selects(kernel: Function, test: ast.expr, kind: str, left_out: list[Part], project: Project) -> bool:
     if kind == "if" and any(_ONE.search(name) for name in names_in(test) & kernel.constexprs):
         return True
-    if not any(part in own or Part(part.axis, "whole") in own for part in left_out):
+    own = parts(kernel, test, project)
+    if not any(part.axis == each.axis and not part.apart(each) for part in left_out for each in own):
         return False
     if kind == "if":
         return True
-    return any(
-        isinstance(node, ast.Compare) and any(isinstance(each, (ast.Eq, ast.NotEq)) for each in node.ops)
-        for node in ast.walk(test)
-    )
-
-
-def _single_axes(kernel: Function, project: Project) -> set[int]:
-    found: list[set[int]] = []
-    for launch in project.launches_of(kernel):
-        elements = grid_elements(launch)
-        found.append(
-            {
-                axis
-                for axis, each in enumerate(elements)
-                if isinstance(resolved(launch.host, each), ast.Constant) and resolved(launch.host, each).value == 1  # type: ignore[attr-defined]
-            }
-        )
-    return set.intersection(*found) if found else set()
-
-
-def _asserted_ones(kernel: Function, project: Project) -> set[str]:
-    """Return the names that a launching function asserts to be 1."""
-    found = set()
-    for launch in project.launches_of(kernel):
-        for node in launch.host.nodes:
-            if isinstance(node, ast.Assert) and isinstance(node.test, ast.Compare) and len(node.test.ops) == 1:
-                right = node.test.comparators[0]
-                if isinstance(node.test.ops[0], ast.Eq) and isinstance(right, ast.Constant) and right.value == 1:
-                    found.add(ast.unparse(node.test.left))
-    return found
+    compared = [node for node in ast.walk(test) if isinstance(node, ast.Compare)]
+    if kind == "loop":
+        return bool(compared)
+    return any(isinstance(each, (ast.Eq, ast.NotEq)) for node in compared for each in node.ops)
 
 
 def _grids(module: Module) -> Iterator[Seen]:
@@ -187,110 +166,27 @@ def _lengths(launch: Launch, element: ast.expr, less_one: bool) -> list[tuple[st
     return found
 
 
-def _tensors(kernel: Function) -> set[str]:
-    return {param.name for param in kernel.params if "Tensor" in param.annotation or "Buffer" in param.annotation}
-
-
-def _blocks(kernel: Function) -> Iterator[tuple[ast.With, set[str]]]:
-    for node in kernel.nodes:
-        if isinstance(node, ast.With):
-            for item in node.items:
-                call = item.context_expr
-                if isinstance(call, ast.Call) and called_name(kernel, call).rpartition(".")[2] == "Kernel":
-                    variables = set() if item.optional_vars is None else names_in(item.optional_vars)
-                    yield node, variables
-
-
 def _tiles(module: Module, kernel: Function) -> Iterator[Seen]:
     """TileLang: updates by every thread, and rows that neighbouring blocks read."""
-    tensors = _tensors(kernel)
-    for block, variables in _blocks(kernel):
-        inside = [node for node in ast.walk(block) if node in kernel.parents]
-        for node in inside:
-            if isinstance(node, ast.AugAssign):
-                target: ast.expr = node.target
-            elif isinstance(node, ast.Assign) and len(node.targets) == 1:
-                target = node.targets[0]
-            else:
-                continue
-            if not (isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name)):
-                continue
-            name = target.value.id
-            if name not in tensors:
-                continue
-            read = ast.unparse(target)
-            again = isinstance(node, ast.AugAssign) or any(
-                isinstance(each, ast.Subscript) and ast.unparse(each) == read for each in ast.walk(node.value)
-            )
-            if again and not _one_thread(kernel, node, target):
-                yield Hit(
-                    module,
-                    node,
-                    kernel,
-                    f"every thread of the block reads, changes and stores `{read}`: a late thread changes it twice",
-                    "likely",
-                    "do it in one thread, or in a parallel loop that gives every element to one thread",
-                )
-                continue
-            other = _neighbour(kernel, inside, target, variables)
-            if other is not None:
-                yield Hit(
-                    module,
-                    node,
-                    kernel,
-                    f"`{read}` is stored here while other blocks of the same launch still read it as "
-                    f"`{ast.unparse(other)}`",
-                    "likely",
-                    "store to a second buffer, or split the launch in two",
-                    [Quote(module, other, "other blocks read this row")],
-                )
-
-
-def _one_thread(kernel: Function, node: ast.AST, target: ast.Subscript) -> bool:
-    for around in kernel.ancestors(node):
-        if isinstance(around, ast.For) and isinstance(around.iter, ast.Call):
-            last = called_name(kernel, around.iter).rpartition(".")[2]
-        else:
-            last = ""
-        if last in ("Parallel", "vectorized", "thread_binding"):
-            return True
-        if isinstance(around, ast.If) and origins(kernel, around.test).calls_any(
-            "get_thread_binding", "get_thread_bindings"
-        ):
-            return True
-        if isinstance(around, ast.If) and any("thread" in name or name == "tx" for name in names_in(around.test)):
-            return True
-    own = names_in(target.slice)
-    return "tx" in own or origins(kernel, target.slice).calls_any("get_thread_binding", "get_thread_bindings")
-
-
-def _neighbour(
-    kernel: Function, inside: list[ast.AST], target: ast.Subscript, variables: set[str]
-) -> ast.Subscript | None:
-    """Return a read of the same tensor at another block's index."""
-    assert isinstance(target.value, ast.Name)
-    own = _indices(target)
-    for node in inside:
-        if not (
-            isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and isinstance(node.value, ast.Name)
-        ):
-            continue
-        if node.value.id != target.value.id:
-            continue
-        theirs = _indices(node)
-        if len(theirs) != len(own):
-            continue
-        for mine, other in zip(own, theirs, strict=True):
-            plain = resolved(kernel, mine)
-            if isinstance(plain, ast.Name) and plain.id in variables:
-                moved = resolved(kernel, other)
-                if isinstance(moved, ast.BinOp) and origins(kernel, moved).names & variables & {plain.id}:
-                    return node
-    return None
-
-
-def _indices(node: ast.Subscript) -> list[ast.expr]:
-    return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+    for update, text in every_thread(kernel):
+        yield Hit(
+            module,
+            update,
+            kernel,
+            f"every thread of the block reads, changes and stores `{text}`: a late thread changes it twice",
+            "likely",
+            "do it in one thread, or in a parallel loop that gives every element to one thread",
+        )
+    for store, text, other in read_by_neighbours(kernel):
+        yield Hit(
+            module,
+            store,
+            kernel,
+            f"`{text}` is stored here while other blocks of the same launch still read it as `{ast.unparse(other)}`",
+            "likely",
+            "store to a second buffer, or split the launch in two",
+            [Quote(module, other, "other blocks read this row")],
+        )
 
 
 class RacingStore(Rule):

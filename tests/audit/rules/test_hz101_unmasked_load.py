@@ -176,6 +176,8 @@ def test_scores_of_keys_past_the_end_have_to_be_minus_infinity(select: str, coun
         ("keep = coords[0] < length and coords[1] < length", 0),
         ("keep = coords[0] >= length or coords[1] >= length", 0),
         ("keep = chunk_start < 4 or seq_len < 4", 0),
+        ("keep = chunk_start < cutlass.Float32(1.0) or seq_len < cutlass.Float32(1.0)", 0),
+        ("out = coords[0] >= length or coords[0] < seq_len or coords[1] >= length or coords[1] < seq_len", 0),
     ],
 )
 def test_both_coordinates_have_to_be_in_range(body: str, count: int) -> None:
@@ -187,6 +189,7 @@ def test_both_coordinates_have_to_be_in_range(body: str, count: int) -> None:
     [
         ("while sizes[length] > 4 and length < sizes.shape[0]:\n    length += 1", 1),
         ("if length < sizes.shape[0]:\n    seq_len = sizes[length]", 0),
+        ("own = cute.make_tensor(sizes, C)\nif length < C and own[length] < 0:\n    length += 1", 0),
     ],
 )
 def test_a_dynamic_and_does_not_protect_the_read_beside_it(body: str, count: int) -> None:
@@ -203,8 +206,53 @@ def test_a_dynamic_and_does_not_protect_the_read_beside_it(body: str, count: int
             0,
         ),
         ("if is_varlen:\n    if coords[0] >= length:\n        frag[0] = 0.0", 1),
+        ("if is_varlen:\n    n = seq_len - chunk_start\n    if coords[0] >= n:\n        frag[0] = 0.0", 0),
+        ("if is_varlen:\n    my_seq_len = seq_len - chunk_start\nelse:\n    my_seq_len = C", 0),
         ("if is_varlen:\n    if coords[0] >= length:\n        frag[0] = 0.0\nelse:\n    frag[0] = 1.0", 0),
     ],
 )
 def test_the_last_tile_is_partial_in_both_modes(body: str, count: int) -> None:
     assert len(hits(RULE, in_cute(body))) == count
+
+
+TILE = """
+    def largest(D, most):
+        tile = most
+        while RULE:
+            tile //= 2
+        return tile
+
+
+    @triton.jit
+    def kernel(x, w, y, D, BD: tl.constexpr):
+        o_d = tl.program_id(0) * BD + tl.arange(0, BD)
+        b_x = tl.load(x + o_d, mask=o_d < D, other=0)
+        tl.store(y + o_d, b_x * tl.load(w + o_d), mask=o_d < D)
+
+
+    def run(x, w, y):
+        D = x.shape[-1]
+        tile = largest(D, 256)
+        kernel[(8,)](x, w, y, D, BD=tile)
+"""
+
+
+@pytest.mark.parametrize(("rule", "count"), [("D % tile != 0", 0), ("tile > 2 * D", 1)])
+def test_a_tile_that_is_chosen_as_a_divisor_is_never_partial(rule: str, count: int) -> None:
+    assert len(hits(RULE, TILE.replace("RULE", rule))) == count
+
+
+@pytest.mark.parametrize(("stop", "count"), [("i_t * BT", 0), ("T", 1), ("(i_t + 1) * BT", 1)])
+def test_tiles_before_the_programs_own_are_whole(stop: str, count: int) -> None:
+    code = """
+    @triton.jit
+    def kernel(k, u, o, T, BT: tl.constexpr):
+        i_t = tl.program_id(0)
+        o_t = i_t * BT + tl.arange(0, BT)
+        b = tl.zeros([BT], dtype=tl.float32)
+        for i_s in range(0, STOP, BT):
+            o_s = i_s + tl.arange(0, BT)
+            b += tl.load(k + o_s, mask=o_s < T, other=0) * tl.load(u + o_s)
+        tl.store(o + o_t, b, mask=o_t < T)
+    """
+    assert len(hits(RULE, code.replace("STOP", stop))) == count

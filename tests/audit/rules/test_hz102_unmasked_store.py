@@ -93,3 +93,47 @@ def test_a_number_of_tiles_made_from_the_length_stands_for_it() -> None:
 )
 def test_rows_that_a_sibling_selects_are_selected_before_they_are_stored(value: str, count: int) -> None:
     assert len(hits(RULE, TILES.replace("VALUE", value))) == count
+
+
+def test_a_limit_that_is_the_tensors_own_dimension_is_kept_by_the_compiler() -> None:
+    code = TILES.replace("VALUE", "x[0, i]").replace("sizes[group]", "S - 1")
+    assert hits(RULE, code.replace("amax: T.Tensor((4, 128)", "amax: T.Tensor((4, S)")) == []
+    assert len(hits(RULE, code)) == 1
+
+
+HEADS = """
+    @triton.jit
+    def kernel(x, dk, K: tl.constexpr, BK: tl.constexpr):
+        o_k = tl.arange(0, BK)
+        b_x = tl.load(x + o_k, mask=o_k < K, other=0)
+        tl.atomic_add(dk + o_k, b_x)
+
+
+    def launch(x, dk):
+        kernel[(8,)](x, dk, K=x.shape[-1], BK=triton.next_power_of_2(x.shape[-1]))
+
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def backward(ctx, x, dk):
+            launch(x, dk)
+
+
+    def entry(x, dk):
+        CHECK
+        return Function.apply(x, dk)
+"""
+
+
+@pytest.mark.parametrize(
+    ("check", "count"),
+    [
+        ("pass", 1),
+        ("assert x.shape[-1] in [16, 32, 64]", 0),
+        ("if x.shape[-1] not in (64, 128):\n            raise ValueError(x)", 0),
+        ("assert x.shape[-1] in [16, 32, 96]", 1),
+        ("assert x.shape[0] in [16, 32, 64]", 1),
+    ],
+)
+def test_sizes_that_callers_restrict_to_powers_of_two_fill_their_tiles(check: str, count: int) -> None:
+    assert len(hits(RULE, HEADS.replace("CHECK", check))) == count

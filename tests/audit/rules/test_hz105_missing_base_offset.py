@@ -121,6 +121,29 @@ def test_a_program_id_is_split_by_what_the_grid_counts():
     assert hits(RULE, GRID.format(count="HQ")) == []
 
 
+def test_a_program_id_that_a_helper_returns_is_split_by_what_the_grid_counts():
+    helper = """
+@triton.jit
+def digits(X):
+    pid = tl.program_id(0)
+    return pid % X, pid // X
+
+"""
+    code = helper + GRID.format(count="H").replace("i_bh = tl.program_id(0)", "i_k, i_bh = digits(tl.cdiv(K, 16))")
+    code = code.replace("(B * HQ,)", "(triton.cdiv(K, 16) * B * HQ,)")
+    (hit,) = hits(RULE, code)
+    assert "`HQ`" in hit.message
+    assert hits(RULE, code.replace("// H,", "// HQ,").replace("% H\n", "% HQ\n")) == []
+
+
+def test_the_index_of_a_head_is_no_number_of_heads():
+    code = (
+        STRIDES.format(count="H").replace("T * H * V", "T * H * V + H * head_idx").replace("B: tl", "head_idx, B: tl")
+    )
+    code = code.replace("T * H * V +", "T * HQ * V +").replace("H * head_idx", "B * head_idx")
+    assert hits(RULE, code) == []
+
+
 def test_a_tensor_has_one_number_of_heads():
     (hit,) = hits(RULE, STRIDES.format(count="H"))
     assert "`o`" in hit.message
@@ -137,6 +160,10 @@ def test_a_sibling_left_behind_with_the_old_stride():
     (hit,) = hits(RULE, TWINS.format(steps="", stride="T"))
     assert "`wide`" in hit.message and "`steps`" in hit.message
     assert hits(RULE, TWINS.format(steps="steps, ", stride="steps")) == []
+
+
+def test_a_sibling_that_is_given_a_stride_has_another_layout_perhaps():
+    assert hits(RULE, TWINS.format(steps="", stride="T").replace("steps", "stride_steps")) == []
 
 
 def test_a_sibling_with_a_buffer_of_its_own_is_no_missing_stride():

@@ -98,6 +98,89 @@ def test_an_axis_of_one_program_has_nothing_to_race_with() -> None:
     assert len(hits(RULE, bad + launch.format(first="k.shape[0]"))) == 1
 
 
+LAUNCHED = """
+    def run(k, v, o, z, K, V, H):
+        BV = TILE
+        NV = triton.cdiv(V, BV)
+        CHECK
+        kernel[(NV * H,)](k, v, o, z, 8, K=K, V=V, BV=BV)
+"""
+
+
+@pytest.mark.parametrize(
+    ("tile", "check", "count"),
+    [
+        ("64", "pass", 1),
+        ("min(64, triton.next_power_of_2(V))", "pass", 1),
+        ("64", "assert NV == 1", 0),
+        ("64", "if NV > 1:\n            raise ValueError(V)", 0),
+        ("max(16, triton.next_power_of_2(V))", "pass", 0),
+        ("max(16, triton.next_power_of_2(K))", "pass", 1),
+    ],
+)
+def test_a_digit_that_a_launch_makes_one_has_nothing_to_race_with(tile: str, check: str, count: int) -> None:
+    code = SPLIT.replace("STORE", "tl.store(z + i_h, b_k)") + LAUNCHED.replace("TILE", tile).replace("CHECK", check)
+    assert len(hits(RULE, code)) == count
+
+
+@pytest.mark.parametrize(("store", "count"), [("i_h", 1), ("i_h * tl.cdiv(V, BV) + i_v", 0)])
+def test_digits_that_a_helper_returns_are_followed(store: str, count: int) -> None:
+    helper = """
+    @triton.jit
+    def digits(X, Y=None):
+        pid = tl.program_id(0).to(tl.int64)
+        if Y is None:
+            return pid % X, pid // X
+        return pid % X, (pid // X) % Y, pid // (X * Y)
+"""
+    code = SPLIT.replace("STORE", f"tl.store(z + {store}, b_k)")
+    code = code.replace("i_v, i_h = pid % NV, pid // NV", "i_v, i_h = digits(tl.cdiv(V, BV))")
+    found = hits(RULE, helper + code)
+    assert len(found) == count
+    assert all("program_id(0) % (cdiv(V, BV))" in hit.message for hit in found)
+
+
+def test_a_middle_digit_is_left_out_although_the_one_above_it_is_not() -> None:
+    code = """
+    @triton.jit
+    def kernel(x, o, z, NV: tl.constexpr, NK: tl.constexpr):
+        pid = tl.program_id(0)
+        i_v, i_k, i_h = pid % NV, (pid // NV) % NK, pid // (NV * NK)
+        b = tl.load(x + (i_h * NK + i_k) * NV + i_v)
+        tl.store(o + (i_h * NK + i_k) * NV + i_v, b)
+        tl.store(z + i_h * NV + i_v, b)
+    """
+    found = hits(RULE, code)
+    assert ["program_id(0) // NV % NK" in hit.message for hit in found] == [True]
+
+
+def test_work_in_the_other_branch_of_a_switch_makes_no_axis() -> None:
+    code = """
+    @triton.jit
+    def kernel(x, z, D: tl.constexpr, ROWS: tl.constexpr):
+        i_n = tl.program_id(0)
+        if ROWS:
+            tl.store(z + i_n, tl.sum(tl.load(x + i_n * D + tl.arange(0, D))))
+        else:
+            i_d = tl.program_id(1)
+            tl.store(z + i_n * D + i_d, tl.load(x + i_n * D + i_d))
+    """
+    assert hits(RULE, code) == []
+    assert len(hits(RULE, code.replace("if ROWS", "if i_n > 1"))) == 1
+
+
+def test_a_loop_that_runs_for_one_program_only_is_a_guard() -> None:
+    loop = "for _ in range(0, tl.where(i_v == 0, 1, 0)):\n            tl.store(z + i_h, b_k)"
+    assert hits(RULE, SPLIT.replace("STORE", loop)) == []
+    assert len(hits(RULE, SPLIT.replace("STORE", loop.replace("tl.where(i_v == 0, 1, 0)", "T")))) == 1
+
+
+def test_a_literal_is_the_same_from_every_program_unless_atomics_follow_it() -> None:
+    store = SPLIT.replace("STORE", "tl.store(z + i_h, 0.0)")
+    assert hits(RULE, store) == []
+    assert len(hits(RULE, store + "        tl.atomic_add(z + i_h, b_k)\n")) == 1
+
+
 @pytest.mark.parametrize(("count", "found"), [("N", 1), ("B", 0)])
 def test_chunks_of_all_sequences_are_not_counted_once_more_per_sequence(count: str, found: int) -> None:
     assert len(hits(RULE, GRID.replace("COUNT", count))) == found
@@ -127,3 +210,15 @@ def test_a_row_that_neighbouring_blocks_read_is_not_stored_in_place(buffer: str,
         "    rows[bc, j] = local[j]",
     )
     assert len(hits(RULE, code)) == count
+
+
+def test_rows_behind_a_table_cannot_be_told_to_meet() -> None:
+    code = tiles(
+        "local = T.alloc_fragment((64,), 'float32')",
+        "for j in T.Parallel(64):",
+        "    local[j] = cache[table[bc], bc // 2, j]",
+        "for j in T.Parallel(64):",
+        "    cache[table[bc], bc, j] = local[j]",
+    ).replace("rows: T.Tensor((8, 64)", "table: T.Tensor((8,), 'int32'), cache: T.Tensor((8, 8, 64)")
+    assert hits(RULE, code) == []
+    assert len(hits(RULE, code.replace("table[bc]", "0"))) == 1

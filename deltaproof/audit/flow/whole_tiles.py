@@ -1,0 +1,109 @@
+"""Tiles that are never partial: a divisor is chosen, callers restrict the sizes, or a loop ends before the last one."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+from deltaproof.audit.flow.polynomials import Poly, indices, text
+from deltaproof.audit.flow.trace import called_name, resolved
+from deltaproof.audit.model.source import Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from deltaproof.audit.model.function import Function, Launch
+    from deltaproof.audit.model.project import Project
+
+
+def leading_to(project: Project, function: Function, depth: int = 4) -> Iterator[Function]:
+    """Yield a function and those that lead to it by calls, ``Class.apply`` of an autograd function among them."""
+    waiting, seen = [(function, depth)], {function}
+    while waiting:
+        here, left = waiting.pop()
+        yield here
+        wanted = here.name if here.owner is None else f"{here.owner.name}.apply"
+        for path in project.paths if left else ():
+            try:
+                module = project.module(path) if f"{wanted}(" in project.source(path).text else None
+            except Unreadable:
+                continue
+            for each in [] if module is None else module.functions:
+                if each not in seen and any(f".{name}".endswith(f".{wanted}") for name in _names(each)):
+                    seen.add(each)
+                    waiting.append((each, left - 1))
+
+
+def _names(function: Function) -> set[str]:
+    known: set[str] | None = function.__dict__.get("_called_names")
+    if known is None:
+        known = function.__dict__["_called_names"] = {called_name(function, call) for call in function.calls}
+    return known
+
+
+def whole_powers(project: Project, launches: list[Launch]) -> bool:
+    """Return whether every launch is led to by a test that the last dimension is one of some powers of two."""
+    return bool(launches) and all(
+        any(_lists_powers(each) for each in leading_to(project, launch.host)) for launch in launches
+    )
+
+
+def _lists_powers(function: Function) -> bool:
+    for node in function.nodes:
+        raises = isinstance(node, ast.If) and node.body and isinstance(node.body[-1], ast.Raise)
+        if not isinstance(node, ast.Assert) and not raises:
+            continue
+        for test in ast.walk(node.test):  # type: ignore[attr-defined]
+            if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], (ast.In, ast.NotIn)):
+                continue
+            sizes = test.comparators[0]
+            listed = sizes.elts if isinstance(sizes, (ast.List, ast.Tuple, ast.Set)) else []
+            values = [each.value for each in listed if isinstance(each, ast.Constant)]
+            powers = [value for value in values if isinstance(value, int) and value > 0 and value & (value - 1) == 0]
+            if listed and len(powers) == len(listed) and ast.unparse(test.left).endswith(".shape[-1]"):
+                return True
+    return False
+
+
+def divided(project: Project, kernel: Function, extent: str, limit: str) -> bool:
+    """Return whether every launch makes sure that a limit is a multiple of an extent, or has a divisor chosen."""
+    launches = project.launches_of(kernel)
+    for launch in launches:
+        given = launch.bound(kernel)
+        tile, whole = given.get(extent), given.get(limit)
+        if tile is None or whole is None:
+            return False
+        host = launch.host
+        if any(_remainder(node, {ast.unparse(whole)}, {ast.unparse(tile), extent}) for node in host.nodes):
+            continue
+        made = resolved(host, tile)
+        chooser = project.function(host.called(made), host.module) if isinstance(made, ast.Call) else None
+        names = set() if chooser is None else set(chooser.param_names)
+        if chooser is None or not any(_remainder(node, names, None) for node in chooser.nodes):
+            return False
+    return bool(launches)
+
+
+def _remainder(node: ast.AST, whole: set[str], tile: set[str] | None) -> bool:
+    return (
+        isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Mod)
+        and ast.unparse(node.left) in whole
+        and (tile is None or ast.unparse(node.right) in tile)
+    )
+
+
+def before_own_tile(kernel: Function, index: Poly, extent: str) -> bool:
+    """Return whether an index runs in whole tiles of an extent up to where the program's own tile starts."""
+    known = indices(kernel)
+    for name, line in {(one.text, one.axis) for product, _ in index for one in product if one.kind == "loop"}:
+        for node in kernel.nodes:
+            if not (isinstance(node, ast.For) and node.lineno == line and ast.unparse(node.target) == name):
+                continue
+            given = node.iter.args if isinstance(node.iter, ast.Call) else []
+            if len(given) != 3 or text(known.of(given[2])) != extent or text(known.of(given[0])) != "0":
+                continue
+            stop = known.of(given[1])
+            if all({"pid", "name"} == {one.kind for one in product} and len(product) == 2 for product, _ in stop):
+                return any(one.text == extent for product, _ in stop for one in product)
+    return False
