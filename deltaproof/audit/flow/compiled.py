@@ -7,7 +7,6 @@ import re
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.trace import names_in, resolved
-from deltaproof.audit.model.names import dotted
 
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
@@ -88,11 +87,3 @@ def derived_at(function: Function, name: str, at: ast.Call, keys: set[str]) -> b
     values = [each.value for each in function.flow.before(name, function.statement(at))]
     used = {part for value in values if value is not None for part in names_in(value)}
     return bool(used) and used <= keys
-
-
-def is_handle(node: ast.AST) -> bool:
-    """Return whether a node names a function that shows a tensor to a compiler."""
-    return isinstance(node, (ast.Name, ast.Attribute)) and dotted(node).rpartition(".")[2] in (
-        "from_dlpack",
-        "make_ptr",
-    )

@@ -30,6 +30,8 @@ def is_slot_name(name: str) -> bool:
 
 def slot_reads(function: Function) -> list[ast.expr]:
     """Return the reads of slot indices in a kernel: ``tl.load`` of such a pointer, subscripts of such a tensor."""
+    if not any(is_slot_name(name) for name in function.param_names):
+        return []
     if function.kind in ("triton", "gluon"):
         return [
             access.call
@@ -163,39 +165,52 @@ def _through(function: Function, node: ast.Subscript) -> tuple[list[ast.AST], li
     """Return where memory is read and written through an element or a view of a tensor."""
     if isinstance(node.ctx, ast.Store):
         return [], [node]
-    views: set[str] = set()
+    views: set[ast.expr] = set()
+    named: set[str] = set()
+
+    def is_view(name: ast.AST) -> bool:
+        if not isinstance(name, ast.Name) or name.id not in named:
+            return False
+        return any(each.value in views for each in function.flow.reaching(name.id, name))
+
+    def holds(expr: ast.AST) -> bool:
+        return any(part is node or is_view(part) for part in ast.walk(expr))
+
     read: list[ast.AST] = []
     stored: list[ast.AST] = []
+    handed: list[ast.AST] = []
     for part in function.nodes:
         if isinstance(part, ast.Assign) and len(part.targets) == 1:
             target = part.targets[0]
-            if isinstance(target, ast.Subscript) and _names(target.value) & views:
-                stored.append(part)
+            if isinstance(target, ast.Subscript):
+                if any(is_view(each) for each in ast.walk(target.value)):
+                    stored.append(part)
             elif isinstance(target, ast.Name):
-                held = list(ast.walk(part.value))
                 called = isinstance(part.value, (ast.Call, ast.Name, ast.Attribute, ast.Subscript))
-                if node in held or (called and any(isinstance(each, ast.Name) and each.id in views for each in held)):
-                    views.add(target.id)
-                else:
-                    views.discard(target.id)
+                if node in ast.walk(part.value) or (called and holds(part.value)):
+                    views.add(part.value)
+                    named.add(target.id)
         elif isinstance(part, ast.Call) and part.args:
             name = called_name(function, part).rpartition(".")[2]
-            if name in VIEWS or not re.search(
-                r"copy|(^|_)(store|write|save|commit|update|load|read|gather|prefetch)", name
-            ):
-                continue
-            given = [_names(argument) & views or node in ast.walk(argument) for argument in part.args]
+            given = [] if name in VIEWS else [holds(argument) for argument in part.args]
             if not any(given):
                 continue
-            if "copy" in name:
+            if not re.search(r"copy|(^|_)(store|write|save|commit|update|load|read|gather|prefetch)", name):
+                handed.append(part)
+            elif "copy" in name:
                 into = 2 if name == "copy" and len(given) > 2 else 1
                 (stored if len(given) > into and given[into] else read).append(part)
             elif re.search(r"(^|_)(store|write|save|commit|update)", name):
                 stored.append(part)
             else:
                 read.append(part)
+    if not read and not stored:
+        read = [part for part in handed if not _VIEWING.search(called_name(function, part).rpartition(".")[2])]  # type: ignore[arg-type]
     return read, stored
 
+
+_VIEWING = re.compile(r"partition|retile|slice|^get_|^make_|^(Int|Float)\d|select|recast|size|shape|print|assume")
+"""Names of calls that touch no memory."""
 
 VIEWS = ("local_tile", "flat_divide", "zipped_divide", "logical_divide", "tiled_divide", "domain_offset", "get_slice")
 """Calls that make another view and touch no memory."""

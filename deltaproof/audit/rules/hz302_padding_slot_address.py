@@ -59,10 +59,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import accesses
-from deltaproof.audit.flow.definitions import leaves
-from deltaproof.audit.flow.guards import guards
-from deltaproof.audit.flow.slots import Use, is_slot_name, slot_reads, tainted_names, touches, uses, walk_values
-from deltaproof.audit.flow.trace import alternatives, called_name
+from deltaproof.audit.flow.slot_guards import SlotGuards
+from deltaproof.audit.flow.slots import is_slot_name, slot_reads, tainted_names, touches, uses, walk_values
+from deltaproof.audit.flow.trace import alternatives
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
 if TYPE_CHECKING:
@@ -72,106 +71,7 @@ if TYPE_CHECKING:
 
 _SEQUENCE = re.compile(r"(^|_)(seq|segment|doc|sequence)_?(idx|ids?)(_|$)")
 _POOL = re.compile(r"(state|pool|cache|h0)")
-_CLAMPS = ("maximum", "max", "clamp", "relu")
-_CHOICES = ("where", "if_then_else", "select")
 FIX = "Skip the row (early return, or the test in the mask of every load and store) and define its output."
-
-
-def _constant(node: ast.AST) -> bool:
-    """Whether it is a number, also inside a cast."""
-    if isinstance(node, ast.Call) and len(node.args) == 1:
-        node = node.args[0]
-    return isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and node.value >= 0
-
-
-class _Kernel:
-    """The slot indices of one kernel: clamps and guards."""
-
-    def __init__(self, function: Function, reads: list[ast.expr]) -> None:
-        self.function = function
-        self.reads = reads
-        self.clamps: dict[ast.AST, ast.AST] = {}
-        names = tainted_names(function, reads)
-        for node in function.nodes:
-            tested = node.test if isinstance(node, (ast.If, ast.IfExp)) else node
-            if isinstance(node, (ast.If, ast.IfExp, ast.Call)) and touches(tested, reads, names):
-                self._clamp(node)
-        self.exits = [
-            node
-            for node in function.nodes
-            if isinstance(node, ast.If)
-            and touches(node.test, reads, names)
-            and (leaves(node.body) or (node.orelse and leaves(node.orelse)))
-        ]
-
-    def holds(self, expr: ast.AST) -> bool:
-        """Whether an expression's value comes from a slot index."""
-        return any(node in self.reads for node in walk_values(self.function, expr, self.reads))
-
-    def _clamp(self, node: ast.AST) -> None:
-        if isinstance(node, ast.If) and not leaves(node.body):
-            for statement in node.body:
-                target = statement.targets[0] if isinstance(statement, ast.Assign) else None
-                if isinstance(target, ast.Name) and _constant(statement.value):  # type: ignore[attr-defined]
-                    before = self.function.flow.before(target.id, node)
-                    held = any(each.value is not None and self.holds(each.value) for each in before)
-                    if held and self._compares(node.test):
-                        self.clamps[statement.value] = node  # type: ignore[attr-defined]
-        elif isinstance(node, ast.IfExp):
-            if (_constant(node.body) or _constant(node.orelse)) and self._compares(node.test):
-                self.clamps[node] = node
-        elif isinstance(node, ast.Call):
-            name = called_name(self.function, node).rpartition(".")[2]
-            clamp = name in _CLAMPS and len(node.args) >= 2 and any(_constant(each) for each in node.args)
-            choice = name in _CHOICES and len(node.args) == 3 and any(_constant(each) for each in node.args[1:])
-            chosen = choice and self._compares(node.args[0])
-            if (clamp or chosen) and any(self.holds(each) for each in node.args[1 if choice else 0 :]):
-                self.clamps[node] = node
-
-    def _compares(self, expr: ast.AST) -> bool:
-        """Whether a condition compares a slot index."""
-        walked = walk_values(self.function, expr, self.reads)
-        return any(isinstance(node, ast.Compare) and self.holds(node) for node in walked)
-
-    def tests(self, expr: ast.AST) -> bool:
-        """Whether a condition compares a slot index as it was read."""
-        for node in walk_values(self.function, expr, self.reads):
-            if isinstance(node, ast.Compare):
-                walked = list(walk_values(self.function, node, self.reads))
-                if any(each in self.reads for each in walked) and not any(each in self.clamps for each in walked):
-                    return True
-        return False
-
-    def _flagged(self, expr: ast.AST) -> bool:
-        """Whether a condition names a flag that is set below a test of a slot index."""
-        for name in ast.walk(expr):
-            if not isinstance(name, ast.Name) or name not in self.function.parents:
-                continue
-            for each in self.function.flow.reaching(name.id, name):
-                if each.kind != "assign" or each.value in self.clamps or self.holds(name):
-                    continue
-                around = guards(self.function, each.node)
-                if any(guard.kind == "if" and guard.holds and self.tests(guard.test) for guard in around):
-                    return True
-        return False
-
-    def guard(self, use: Use) -> ast.AST | None:
-        """Return what skips a use where a slot index is padding."""
-        if use.mask is not None and self.tests(use.mask):
-            return use.mask
-        found = [self._around(node) for node in (use.node, *use.touches)]
-        return found[0] or (None if None in found[1:] else found[1])
-
-    def _around(self, node: ast.AST) -> ast.AST | None:
-        for guard in guards(self.function, node):
-            if guard.kind != "while" and (self.tests(guard.test) or self._flagged(guard.test)):
-                return guard.node
-            if guard.kind == "if" and not guard.holds and isinstance(guard.node, ast.If):
-                other = next((each for each in guard.node.body if isinstance(each, ast.If)), None)
-                if other is not None and self.tests(other.test):
-                    return guard.node  # the caller chose that there is no padding
-        line = getattr(node, "lineno", 0)
-        return next((each for each in self.exits if each.lineno < line and self.tests(each.test)), None)
 
 
 class PaddingSlotAddress(Rule):
@@ -208,8 +108,9 @@ class PaddingSlotAddress(Rule):
         reads = slot_reads(function)
         if not reads:
             return
-        kernel = _Kernel(function, reads)
+        kernel = SlotGuards(function, reads)
         told: set[tuple[int, bool]] = set()
+        shown: set[tuple[ast.AST, bool]] = set()
         for use in uses(function, reads):
             walked = list(walk_values(function, use.address, reads))
             clamps = [kernel.clamps[node] for node in walked if node in kernel.clamps]
@@ -230,14 +131,17 @@ class PaddingSlotAddress(Rule):
                             module,
                             clamp,
                             function,
-                            f"{_clamped(module, clamp)} is sent to a live slot where it is padding, and the row is "
-                            "stored there.",
+                            f"{_clamped(module, clamp)} becomes that of a real slot where it is padding, and the row "
+                            "is stored there.",
                             "likely",
                             FIX,
                             (read_quote, Quote(module, use.node, "stored through the clamped slot")),
                         )
                 if not clamps and (id(read), use.stores) not in told:
                     told.add((id(read), use.stores))
+                    if (use.node, use.stores) in shown:
+                        continue  # another read of the same index, said above
+                    shown.add((use.node, use.stores))
                     does = "stores to" if use.stores else "reads"
                     yield Hit(
                         module,
@@ -274,7 +178,8 @@ class PaddingSlotAddress(Rule):
             left = {each for each in walk_values(function, node.left, reads) if each in reads}
             right = {each for each in walk_values(function, node.comparators[0], reads) if each in reads}
             if isinstance(node.ops[0], ast.Eq) and left and right and left != right:
-                found.append(node)
+                if any(_last(each) for each in left | right):
+                    found.append(node)
             elif bool(left) != bool(right):
                 return  # compared with a number: padding is told apart
         for node in found:
@@ -282,8 +187,8 @@ class PaddingSlotAddress(Rule):
                 module,
                 node,
                 function,
-                f"two numbers of `{names[0]}` are compared with each other only: padding (-1) equals padding and is "
-                "taken as a sequence.",
+                f"two numbers of `{names[0]}` are compared with each other only: where the last one is padding (-1), "
+                "padding equals it and is taken as a sequence.",
                 "possible",
                 "Ask as well that the number is not negative.",
             )
@@ -303,7 +208,7 @@ class PaddingSlotAddress(Rule):
                 gathers.setdefault(name, node)
         for name, scatter in scatters:
             gather = gathers.get(name)
-            if gather is None or _compared(function, name):
+            if gather is None or _compared(function, name) or _refused(function, name):
                 continue
             pool = ast.unparse(scatter.value)
             yield Hit(
@@ -350,6 +255,34 @@ def _index_name(function: Function, node: ast.Subscript) -> str:
         if each.id.endswith("s") and is_slot_name(each.id):
             return each.id
     return ""
+
+
+def _last(read: ast.expr) -> bool:
+    """Whether a read is of the last number of a stretch, to whose state the others are added."""
+    place = read.args[0] if isinstance(read, ast.Call) and read.args else read
+    return any(
+        isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Sub)
+        and isinstance(node.right, ast.Constant)
+        and node.right.value == 1
+        for node in ast.walk(place)
+    )
+
+
+def _refused(function: Function, name: str) -> bool:
+    """Whether the indices also go to a call of torch that raises on a negative one."""
+    for call in function.calls:
+        if isinstance(call.func, ast.Attribute) and call.func.attr in ("index_select", "index_copy_", "index_add_"):
+            for argument in call.args:
+                held = {
+                    part.id
+                    for each in alternatives(function, argument)
+                    for part in ast.walk(each)
+                    if isinstance(part, ast.Name)
+                }
+                if name in held:
+                    return True
+    return False
 
 
 def _compared(function: Function, name: str) -> bool:

@@ -49,9 +49,8 @@ after the other; a cache of casts keyed by ``data_ptr`` served another layer's w
 
 ## Known limits
 Which arguments a compiler bakes in is told by the kernel's annotations, where it is found, and by where they come
-from (shapes, tensors).
-Names of batch and token counts are taken to be dynamic. The ``key=`` of a Triton autotuner chooses speed, not results,
-and is not looked at.
+from (shapes, tensors). Names of batch and token counts are taken to be dynamic. The ``key=`` of a Triton autotuner
+chooses speed, not results, and is not looked at.
 """
 
 from __future__ import annotations
@@ -61,6 +60,17 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from deltaproof.audit.flow.address_keys import is_buffer, is_weak, kept_alive, looked_up, named_too, owner_of
+from deltaproof.audit.flow.baked import (
+    DYNAMIC,
+    dtype_checked,
+    free_dtypes,
+    global_query,
+    key_names,
+    key_node,
+    missing_sizes,
+    strides_checked,
+)
 from deltaproof.audit.flow.caches import CacheStore, cache_stores, reached
 from deltaproof.audit.flow.compiled import (
     baked_arguments,
@@ -69,10 +79,8 @@ from deltaproof.audit.flow.compiled import (
     derived_at,
     free_names,
     from_shape,
-    is_handle,
     varying,
 )
-from deltaproof.audit.flow.trace import names_in, resolved
 from deltaproof.audit.model.names import dotted
 from deltaproof.audit.rule import Hit, Quote, Rule, Seen
 
@@ -81,10 +89,8 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.module import Module
     from deltaproof.audit.model.project import Project
 
-_DYNAMIC = re.compile(r"^(b|n|m|s|t|l|bs|batch\w*|num_seqs?|num_batch\w*|\w*tokens?\w*|total\w*|\w*seq_?len\w*)$", re.I)
 _DEVICE = re.compile(r"device|arch|capability|(^|_)sm(_|$)|cc_major", re.I)
 _OPTIONS = re.compile(r"option|flag|pass_config|compile_args|kwargs|define", re.I)
-_QUERIES = ("get_device_properties", "get_device_capability")
 FIX = "Add it to the key."
 
 
@@ -112,38 +118,26 @@ class IncompleteCacheKey(Rule):
                 yield from self._address(module, store, found)
                 compiled = compile_call(function, store.value)
                 if compiled is not None:
-                    yield from self._compiled(module, store, compiled, found)
+                    yield from self._compiled(module, project, store, compiled, found)
                     yield from self._baked(module, project, store, compiled, found)
 
     def _address(self, module: Module, store: CacheStore, found: list[ast.AST]) -> Iterator[Seen]:
         function = store.function
         for node in found:
-            owner = _owner(node)
-            if owner is None:
-                continue
-            text = dotted(owner)
+            owner = owner_of(node)
+            text = dotted(owner) if owner is not None else ""
             if not text or text in ("self", "cls"):
                 continue
-            if any(function.called(call).endswith(("finalize", "weakref.ref")) for call in function.calls):
-                return
             if isinstance(function.parents.get(node), ast.BinOp):
                 continue  # its alignment
-            weak = _is_weak(module, store.container)
-            held = any(
-                isinstance(each, (ast.Name, ast.Attribute)) and dotted(each) == text for each in _kept(function, store)
-            )
-            checked = any(
-                isinstance(each, ast.Compare) and isinstance(each.ops[0], (ast.Is, ast.IsNot)) and _spells(each, text)
-                for each in function.nodes
-            )
-            if (held and not weak) or checked:
+            if kept_alive(module, store, text) or named_too(found, text) or is_buffer(store):
                 return
             key = ast.unparse(store.keys[0])
             handed_out = any(
                 isinstance(each, ast.Return) and each.value is not None and ast.unparse(each.value) == key
                 for each in function.nodes
             )
-            if not handed_out and (weak or not _looked_up(function, store.container)):
+            if not handed_out and (is_weak(module, store.container) or not looked_up(function, store.container)):
                 return
             yield Hit(
                 module,
@@ -157,21 +151,16 @@ class IncompleteCacheKey(Rule):
             )
             return
 
-    def _compiled(self, module: Module, store: CacheStore, compiled: ast.Call, found: list[ast.AST]) -> Iterator[Seen]:
+    def _compiled(
+        self, module: Module, project: Project, store: CacheStore, compiled: ast.Call, found: list[ast.AST]
+    ) -> Iterator[Seen]:
         function = store.function
-        names = {node.id for node in found if isinstance(node, ast.Name)}
+        names = key_names(function, found)
         words = names | {node.attr for node in found if isinstance(node, ast.Attribute)}
-        node = _key_node(function, store)
+        node = key_node(function, store)
         quote = Quote(module, compiled, "compiled for these arguments, stored under the key")
         given = baked_arguments(function, compiled)
-        missing = sorted(
-            {
-                each.id
-                for each in given
-                if isinstance(each, ast.Name) and from_shape(function, each) and not _DYNAMIC.match(each.id)
-                if each.id not in names and not derived(function, each, names)
-            }
-        )
+        missing = missing_sizes(function, given, names)
         if missing:
             listed = ", ".join(f"`{name}`" for name in missing)
             yield Hit(
@@ -184,24 +173,22 @@ class IncompleteCacheKey(Rule):
                 FIX,
                 (quote,),
             )
-        tensors = [
-            each
-            for each in given
-            if isinstance(each, ast.AST) and any(is_handle(part) for part in reached(function, [each]))
-        ]
-        if tensors and not any("dtype" in word.lower() for word in words) and not _dtype_checked(function):
+        keyed = any("dtype" in word.lower() for word in words) or dtype_checked(function)
+        tensors = set() if keyed else free_dtypes(project, store, compiled, given)
+        if tensors:
+            listed = ", ".join(f"`{name}`" for name in sorted(tensors))
             yield Hit(
                 module,
                 node,
                 function,
-                "The kernel is compiled for the dtypes of the tensors it is shown, and the key holds no dtype.",
+                f"The kernel is compiled for the dtypes of {listed}, and the key holds no dtype.",
                 "possible",
                 FIX,
                 (quote,),
             )
         yield from self._strides(module, store, found, quote)
         if not any(_DEVICE.search(word) for word in words):
-            query = _global_query(module, function)
+            query = global_query(module, function)
             if query is not None:
                 yield Hit(
                     module,
@@ -219,7 +206,7 @@ class IncompleteCacheKey(Rule):
     ) -> Iterator[Seen]:
         """Yield compile-time constants and closed-over names that the key lacks."""
         function = store.function
-        keys = {node.id for node in found if isinstance(node, ast.Name)}
+        keys = key_names(function, found)
         inner = [each for each in module.functions if each.outer is function]
         shown = {node.id for node in ast.walk(compiled) if isinstance(node, ast.Name)}
         for each in inner:
@@ -236,7 +223,7 @@ class IncompleteCacheKey(Rule):
                     f"`{each.name}` is compiled with `{name.id}` of the function around it, and the key lacks it.",
                     "likely",
                     FIX,
-                    (Quote(module, _key_node(function, store), "the key"), Quote(module, compiled, "compiled here")),
+                    (Quote(module, key_node(function, store), "the key"), Quote(module, compiled, "compiled here")),
                 )
         kernel = project.function(module.resolve(compiled.args[0]), module) if compiled.args else None
         if kernel is None:
@@ -247,7 +234,7 @@ class IncompleteCacheKey(Rule):
                 continue
             if argument.id in keys or argument.id not in varying(function):
                 continue
-            if from_shape(function, argument) and not _DYNAMIC.match(argument.id):
+            if from_shape(function, argument) and not DYNAMIC.match(argument.id):
                 continue  # said above
             if not derived(function, argument, keys):
                 keys.add(argument.id)
@@ -260,7 +247,7 @@ class IncompleteCacheKey(Rule):
                     "likely",
                     FIX,
                     (
-                        Quote(module, _key_node(function, store), "the key"),
+                        Quote(module, key_node(function, store), "the key"),
                         Quote(kernel.module, kernel.node, "the kernel"),
                     ),
                 )
@@ -272,7 +259,9 @@ class IncompleteCacheKey(Rule):
                 owner = ast.unparse(node.func.value)
                 single.setdefault(owner, []).append(node)
         for owner, calls in single.items():
-            if isinstance(store.function.parents.get(calls[0]), ast.BinOp) or _strides_checked(store.function, owner):
+            if isinstance(store.function.parents.get(calls[0]), ast.BinOp) or strides_checked(
+                store.function, owner, calls[0]
+            ):
                 continue
             if len(calls) == 1 and len(calls[0].args) == 1 and isinstance(calls[0].args[0], ast.Constant):
                 yield Hit(
@@ -292,11 +281,10 @@ class IncompleteCacheKey(Rule):
         hashed = function.calls_of("sha256", "md5", "sha1", "blake2b")
         if not source or not target or not hashed:
             return
-        words = set(names) | {node.id for node in function.nodes if isinstance(node, ast.Name)}
-        words |= {
-            node.value for node in function.nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        }
-        words |= {node.attr for node in function.nodes if isinstance(node, ast.Attribute)}
+        words = set(names)
+        for node in function.nodes:
+            spelled = (getattr(node, "id", None), getattr(node, "attr", None), getattr(node, "value", None))
+            words |= {each for each in spelled if isinstance(each, str)}
         if not any(_OPTIONS.search(word) for word in words):
             yield Hit(
                 module,
@@ -307,104 +295,6 @@ class IncompleteCacheKey(Rule):
                 "possible",
                 "Take the compiler's options as an argument and add them to the key.",
             )
-
-
-def _owner(node: ast.AST) -> ast.expr | None:
-    """Return x of ``id(x)`` and of ``x.data_ptr()``."""
-    if isinstance(node, ast.Call):
-        if isinstance(node.func, ast.Name) and node.func.id == "id" and len(node.args) == 1:
-            return node.args[0]
-        if isinstance(node.func, ast.Attribute) and node.func.attr in ("data_ptr", "untyped_storage"):
-            return node.func.value
-    return None
-
-
-def _kept(function: Function, store: CacheStore) -> list[ast.AST]:
-    """Return what the stored value itself holds: names, tuples and dicts of them, no results of calls."""
-    waiting: list[ast.AST] = [resolved(function, store.value)]
-    found: list[ast.AST] = []
-    while waiting:
-        node = waiting.pop()
-        found.append(node)
-        if isinstance(node, (ast.Tuple, ast.List, ast.Dict)):
-            waiting.extend(ast.iter_child_nodes(node))
-        elif isinstance(node, ast.Call) and not isinstance(node.func, ast.Attribute):
-            waiting.extend([*node.args, *(keyword.value for keyword in node.keywords)])
-    found.append(store.value)
-    return found
-
-
-def _looked_up(function: Function, container: str) -> bool:
-    """Whether a function also reads the container it stores into: a cache, not a register."""
-    for node in function.nodes:
-        if isinstance(node, ast.Compare) and any(dotted(each) == container for each in node.comparators):
-            return True
-        if isinstance(node, ast.Attribute) and node.attr in ("get", "setdefault") and dotted(node.value) == container:
-            return True
-        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and dotted(node.value) == container:
-            return True
-    return False
-
-
-def _strides_checked(function: Function, owner: str) -> bool:
-    """Whether a function refuses tensors by their strides."""
-    for node in function.nodes:
-        raises = isinstance(node, ast.If) and any(isinstance(inner, ast.Raise) for inner in node.body)
-        if isinstance(node, ast.Assert) or raises:
-            text = ast.unparse(node.test)  # type: ignore[attr-defined]
-            if f"{owner}.stride(" in text or f"{owner}.is_contiguous()" in text:
-                return True
-    return False
-
-
-def _spells(node: ast.AST, text: str) -> bool:
-    return any(isinstance(each, (ast.Name, ast.Attribute)) and dotted(each) == text for each in ast.walk(node))
-
-
-def _is_weak(module: Module, container: str) -> bool:
-    for statement in module.tree.body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        if any(isinstance(target, ast.Name) and target.id == container for target in targets):
-            return "Weak" in ast.unparse(statement)
-    return False
-
-
-def _dtype_checked(function: Function) -> bool:
-    return any(
-        isinstance(node, ast.Compare)
-        and any(isinstance(part, ast.Attribute) and part.attr == "dtype" for part in ast.walk(node))
-        for node in function.nodes
-    )
-
-
-def _key_node(function: Function, store: CacheStore) -> ast.AST:
-    """Return the expression that the key is written as."""
-    key = store.keys[0] if len(store.keys) == 1 else None
-    if key is None:
-        return store.node
-    if isinstance(key, ast.Name):
-        for each in function.flow.reaching(key.id, key):
-            if isinstance(each.value, ast.Tuple):
-                return each.value
-    return resolved(function, key) if resolved(function, key) is not key else key
-
-
-def _global_query(module: Module, function: Function) -> ast.AST | None:
-    """Return where the module asks one device for its properties, if the function uses what came of it."""
-    queried: dict[str, ast.AST] = {}
-    for statement in module.tree.body:
-        if not isinstance(statement, ast.Assign):
-            continue
-        asked = any(
-            isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in _QUERIES
-            for node in ast.walk(statement.value)
-        )
-        if asked or names_in(statement.value) & queried.keys():
-            for target in statement.targets:
-                queried.update(dict.fromkeys(names_in(target) - {"_"}, statement))
-    if not queried:
-        return None
-    return next((queried[n.id] for n in function.nodes if isinstance(n, ast.Name) and n.id in queried), None)
 
 
 RULE = IncompleteCacheKey()

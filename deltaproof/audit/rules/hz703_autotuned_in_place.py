@@ -53,6 +53,7 @@ from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import Access, accesses
 from deltaproof.audit.flow.trace import names_in
+from deltaproof.audit.model.names import dotted
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class AutotunedInPlace(Rule):
         """Yield pointers that an autotuned kernel updates."""
         for kernel in module.functions:
             tuner = kernel.decorator("autotune") if kernel.kind == "triton" else None
-            if tuner is None or _single(tuner):
+            if tuner is None or _single(module, tuner):
                 continue
             saved = _saved(tuner)
             updated = _updated(kernel)
@@ -99,18 +100,44 @@ class AutotunedInPlace(Rule):
                     )
 
 
-def _single(tuner: ast.Call) -> bool:
+def _single(module: Module, tuner: ast.Call) -> bool:
     """Whether there is but one configuration: the autotuner then runs no trial."""
-    for keyword in tuner.keywords:
-        if keyword.arg == "configs":
-            return isinstance(keyword.value, ast.List) and len(keyword.value.elts) == 1
-    first = tuner.args[0] if tuner.args else None
-    return isinstance(first, ast.List) and len(first.elts) == 1 and not isinstance(first.elts[0], ast.Starred)
+    given = next((each.value for each in tuner.keywords if each.arg == "configs"), None)
+    if given is None and tuner.args:
+        given = tuner.args[0]
+    if isinstance(given, ast.Call) and not given.args and not given.keywords:
+        made = module.by_qualname.get(dotted(given.func))
+        returned = [each.value for each in made.nodes if isinstance(each, ast.Return)] if made is not None else []
+        given = returned[0] if len(returned) == 1 else given
+    elif isinstance(given, ast.Name):
+        values = [
+            each.value
+            for each in module.tree.body
+            if isinstance(each, ast.Assign) and any(dotted(target) == given.id for target in each.targets)
+        ]
+        given = values[0] if len(values) == 1 else given
+    if isinstance(given, ast.ListComp):
+        return all(not each.ifs and _one(each.iter) for each in given.generators)
+    return given is not None and _one(given)
+
+
+def _one(node: ast.expr) -> bool:
+    return isinstance(node, (ast.List, ast.Tuple)) and len(node.elts) == 1 and not isinstance(node.elts[0], ast.Starred)
 
 
 def _saved(tuner: ast.Call) -> set[str] | None:
-    """Return the names that are restored or set to zero; None where they are not spelled out."""
+    """Return the names that are restored or set to zero; None where they are not spelled out.
+
+    What a hook of a configuration names in strings counts: such hooks set outputs to zero.
+    """
     found: set[str] = set()
+    for node in ast.walk(tuner):
+        if not isinstance(node, ast.keyword) or node.arg not in ("pre_hook", "post_hook"):
+            continue
+        named = {str(part.value) for part in ast.walk(node.value) if isinstance(part, ast.Constant) and part.value}
+        if not named and not isinstance(node.value, ast.Constant):
+            return None
+        found |= named
     for keyword in tuner.keywords:
         if keyword.arg in ("restore_value", "reset_to_zero"):
             if not isinstance(keyword.value, (ast.List, ast.Tuple)):
@@ -118,8 +145,6 @@ def _saved(tuner: ast.Call) -> set[str] | None:
                     continue
                 return None
             found |= {str(each.value) for each in keyword.value.elts if isinstance(each, ast.Constant)}
-        elif keyword.arg in ("pre_hook", "post_hook"):
-            return None
     return found
 
 

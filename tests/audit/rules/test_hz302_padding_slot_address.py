@@ -65,7 +65,7 @@ def test_a_mask_over_columns_does_not_guard():
 def test_a_clamp_is_no_guard_for_a_store(clamp: str):
     found = hits(RULE, RAW.replace("    o_k =", f"    {clamp}\n    o_k ="))
     assert len(found) == 1
-    assert "live slot" in found[0].message
+    assert "a real slot" in found[0].message
 
 
 def test_a_test_after_the_clamp_guards_nothing():
@@ -141,3 +141,117 @@ def test_a_branch_for_callers_without_padding():
         "    if HAS_PADDING:\n        if slot >= 0:\n            tl.store(p, 0.0)\n    else:\n        tl.store(p, 0.0)",
     )
     assert hits(RULE, chosen) == []
+
+
+def test_a_flag_that_is_narrowed_later_still_guards():
+    flagged = RAW.replace("    o_k =", "    live = False\n    if slot >= 0:\n        live = True\n    o_k =").replace(
+        "    b = tl.load(p)\n    tl.store",
+        "    live = live and row % 2 == 1\n    if live and row > 0:\n        b = tl.load(p)\n        tl.store",
+    )
+    assert hits(RULE, flagged) == []
+
+
+def test_a_mask_over_rows_that_the_caller_gives_selects_them():
+    masked = RAW.replace("x, K:", "x, row_mask, K:").replace(
+        "    o_k =", "    if not tl.load(row_mask + row):\n        return\n    o_k ="
+    )
+    assert hits(RULE, masked) == []
+    assert len(hits(RULE, masked.replace("row_mask", "weights"))) == 2
+
+
+RAGGED = """
+@triton.jit
+def step(pool, state_indices, x, cu_seqlens, T, RAGGED: tl.constexpr, K: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    first, last = tl.load(cu_seqlens + row), tl.load(cu_seqlens + row + 1)
+    length = last - first
+    if length == 0:
+        return
+    slot = tl.load(state_indices + row).to(tl.int64)
+    o_k = tl.arange(0, K)
+    tl.store(pool + slot * K + o_k, tl.load(x + first * K + o_k))
+"""
+
+
+def test_a_row_that_pads_a_ragged_batch_has_no_tokens():
+    assert hits(RULE, RAGGED) == []
+    assert len(hits(RULE, RAGGED.replace("length == 0", "K == 0"))) == 1
+
+
+def test_where_the_batch_may_be_dense_padded_rows_have_tokens():
+    dense = RAGGED.replace(
+        "    length = last - first\n", "    length = T\n    if RAGGED:\n        length = last - first\n"
+    )
+    assert len(hits(RULE, dense)) == 1
+
+
+def test_a_role_that_is_called_for_rows_with_tokens_only():
+    kernel = """
+    class Kernel:
+        @cute.kernel
+        def kernel(self, pool: cute.Tensor, slots: cute.Tensor, cu_seqlens: cute.Tensor):
+            row, _, _ = cute.arch.block_idx()
+            work = Work(row=row, seq_len=cu_seqlens[row + 1] - cu_seqlens[row])
+            if CALLED:
+                self.role(pool, slots, work)
+
+        @cute.jit
+        def role(self, pool: cute.Tensor, slots: cute.Tensor, work):
+            slot = slots[work.row]
+            cute.autovec_copy(regs, pool[(slot, None)])
+    """
+    assert len(hits(RULE, kernel.replace("CALLED", "row != 0"))) == 1
+    assert hits(RULE, kernel.replace("CALLED", "work.seq_len != 0")) == []
+
+
+def test_a_view_that_is_taken_before_the_guard_and_handed_on_below_it():
+    kernel = """
+    @cute.kernel
+    def step(pool: cute.Tensor, slots: cute.Tensor):
+        row, _, _ = cute.arch.block_idx()
+        slot = slots[row]
+        view = pool[(slot, None)]
+        if GUARD:
+            start_tile(regs, view)
+    """
+    assert len(hits(RULE, kernel.replace("GUARD", "row >= 0"))) == 1
+    assert hits(RULE, kernel.replace("GUARD", "slot >= 0")) == []
+
+
+def test_a_view_of_either_branch_is_followed():
+    kernel = """
+    @cute.kernel
+    def step(pool: cute.Tensor, own: cute.Tensor, slots: cute.Tensor, shared: cutlass.Constexpr):
+        row, _, _ = cute.arch.block_idx()
+        slot = slots[row]
+        if shared:
+            view = pool[(slot, None)]
+        else:
+            view = own[(row, None)]
+        cute.autovec_copy(regs, view)
+    """
+    found = hits(RULE, kernel)
+    assert [(hit.verdict, hit.module.quote(hit.node)) for hit in found] == [("likely", "view = pool[(slot, None)]")]
+
+
+def test_indices_that_torch_refused_before():
+    host = """
+    def step(pool_state, conv_state, state_indices, x):
+        idx = state_indices.to(torch.long)
+        window = conv_state.index_select(0, idx)
+        state = pool_state[idx]
+        pool_state[idx] = state + window
+    """
+    assert hits(RULE, host) == []
+    assert len(hits(RULE, host.replace("conv_state.index_select(0, idx)", "x"))) == 1
+
+
+def test_sequence_numbers_whose_padding_meets_padding_only():
+    kernel = """
+    @triton.jit
+    def mix(seq_idx, w, o, T: tl.constexpr):
+        o_t = tl.arange(0, T)
+        same = tl.load(seq_idx + o_t)[:, None] == tl.load(seq_idx + o_t)[None, :]
+        tl.store(o + o_t, tl.where(same, 1.0, 0.0))
+    """
+    assert hits(RULE, kernel) == []

@@ -131,3 +131,112 @@ def test_a_name_that_the_compiled_function_closes_over():
     """
     assert ["`scale`" in hit.message for hit in hits(RULE, closure)] == [True]
     assert hits(RULE, closure.replace("(T, dtype)\n", "(T, dtype, scale)\n", 1)) == []
+
+
+ADDRESS = """
+_CACHE = {}
+
+def cast(t):
+    key = (t.data_ptr(), t.shape)
+    if key not in _CACHE:
+        _CACHE[key] = t.float() + 1
+    return _CACHE[key]
+"""
+
+
+def test_an_entry_that_a_helper_drops_with_its_owner():
+    assert len(hits(RULE, ADDRESS)) == 1
+    helper = "\ndef drop_with(cache, key, tensor):\n    weakref.finalize(tensor, cache.pop, key, None)\n"
+    dropped = ADDRESS.replace("+ 1\n", "+ 1\n        drop_with(_CACHE, key, t)\n")
+    assert hits(RULE, dropped + helper) == []
+    assert len(hits(RULE, dropped + helper.replace("weakref.finalize", "print"))) == 1
+
+
+def test_an_entry_that_another_function_forgets_by_its_address():
+    assert hits(RULE, ADDRESS + "\ndef forget(t):\n    _CACHE.pop((t.data_ptr(), t.shape), None)\n") == []
+
+
+def test_a_view_keeps_its_owner_alive():
+    viewed = ADDRESS.replace("t.float() + 1", "view").replace(
+        "        _CACHE",
+        "        view = from_dlpack(t.reshape(-1))\n        view = view.mark_layout_dynamic()\n        _CACHE",
+    )
+    assert hits(RULE, viewed) == []
+
+
+def test_a_buffer_that_every_call_writes_anew():
+    buffer = """
+    _CACHE = {}
+
+    def scaled(t):
+        key = t.data_ptr()
+        result = _CACHE.get(key)
+        if result is None:
+            result = torch.empty_like(t)
+            _CACHE[key] = result
+        torch.mul(t, 2, out=result)
+        return result
+    """
+    assert hits(RULE, buffer) == []
+    assert len(hits(RULE, buffer.replace("        torch.mul(t, 2, out=result)\n", ""))) == 1
+
+
+def test_a_key_that_names_its_owner_too():
+    assert hits(RULE, ADDRESS.replace("t.shape)", "getattr(t, 'key', None))")) == []
+
+
+def test_a_size_that_is_refused_unless_it_is_the_constant():
+    fixed = COMPILED.replace(", heads)\n", ")\n", 1)
+    assert len(hits(RULE, fixed)) == 1
+    assert hits(RULE, fixed.replace("    key", "    if heads != HEADS:\n        raise ValueError\n    key", 1)) == []
+
+
+def test_names_that_are_unpacked_from_the_key():
+    unpacked = """
+    _KERNELS = {}
+
+    @cute.jit
+    def kernel(q: cute.Tensor, T: cutlass.Constexpr, splits: cutlass.Constexpr):
+        pass
+
+    def build(key, q):
+        if key not in _KERNELS:
+            T, dtype = key
+            splits = 4 if T == 1 else 2
+            _KERNELS[key] = cute.compile(kernel, q, T, splits)
+        return _KERNELS[key]
+    """
+    assert hits(RULE, unpacked) == []
+    assert len(hits(RULE, unpacked.replace("T, dtype = key", "T = q.stride(0)"))) >= 1
+
+
+def test_the_other_strides_are_asked_for_before():
+    one = COMPILED.replace("heads)\n", "heads, rows)\n", 1)
+    guarded = one.replace("    key", "    rows = 0\n    if q.stride(-1) == 1:\n        rows = q.stride(1)\n    key", 1)
+    assert hits(RULE, guarded) == []
+    assert len(hits(RULE, guarded.replace("q.stride(-1) == 1", "FAST"))) == 1
+
+
+def test_a_helper_that_refuses_other_strides():
+    one = COMPILED.replace("heads)\n", "heads, q.stride(0))\n", 1).replace("    key", "    dense(q)\n    key", 1)
+    helper = "\ndef dense(t):\n    assert tuple(t.stride()[1:]) == (t.shape[-1], 1) and t.stride(0) > 0\n"
+    assert hits(RULE, one + helper) == []
+    assert len(hits(RULE, one + helper.replace("assert", "return"))) == 1
+
+
+def test_dtypes_that_cannot_differ():
+    free = COMPILED.replace("q.dtype, ", "")
+    made = free.replace("    key", "    q = torch.zeros(q.shape, dtype=torch.bfloat16)\n    key", 1)
+    assert hits(RULE, made) == []
+    assert hits(RULE, free.replace("    key", "    q = q.detach().to(torch.bfloat16).contiguous()\n    key", 1)) == []
+    assert hits(RULE, free.replace("heads, scale)\n", "heads, scale, options='--enable-tvm-ffi')\n", 1)) == []
+    caller = "\ndef call(q):\n    if q.dtype != torch.bfloat16:\n        raise TypeError\n    return run(q, 1.0)\n"
+    assert hits(RULE, free + caller) == []
+    assert len(hits(RULE, free + caller.replace("q.dtype !=", "q.device !="))) == 1
+
+
+def test_callers_that_make_the_tensor():
+    free = COMPILED.replace("q.dtype, ", "")
+    caller = "\ndef call(n):\n    q = torch.empty(n, dtype=torch.bfloat16)\n    return run(q, 1.0)\n"
+    assert hits(RULE, free + caller) == []
+    assert len(hits(RULE, free + caller.replace("torch.bfloat16", "n.dtype"))) == 1

@@ -53,3 +53,20 @@ def test_an_atomic_sum_counts_every_trial():
     )
     assert ["adds to `x`" in hit.message for hit in hits(RULE, summed)] == [True]
     assert hits(RULE, summed.replace("atomic_add", "atomic_max")) == []
+
+
+def test_a_list_of_one_configuration_that_a_function_makes():
+    made = "def _configs():\n    return ALL\n"
+    bad, _ = examples(RULE)
+    given = '[triton.Config({"BD": 64}), triton.Config({"BD": 128})]'
+    one = '[triton.Config({"BD": BD}, num_warps=w) for BD in [64] for w in [4]]'
+    assert hits(RULE, made.replace("ALL", one) + bad.replace(given, "_configs()")) == []
+    two = one.replace("[64]", "[64, 128]")
+    assert len(hits(RULE, made.replace("ALL", two) + bad.replace(given, "_configs()"))) == 1
+
+
+def test_a_hook_of_the_configurations_that_names_the_tensor():
+    bad, _ = examples(RULE)
+    hooked = bad.replace('{"BD": 64}', '{"BD": 64}, pre_hook=to_zero(["cache"])')
+    assert hits(RULE, hooked) == []
+    assert len(hits(RULE, hooked.replace('["cache"]', '["x"]'))) == 1
