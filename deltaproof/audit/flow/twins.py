@@ -25,7 +25,8 @@ MOST_TWINS = 6
 ROUGHLY = 0.4
 """Share of source lines in common from which on statements are compared exactly."""
 _DEFINED = re.compile(r"^def (\w+)", re.MULTILINE)
-_BLANK = re.compile(r"#.*|\s+")
+_COMMENT = re.compile(r"#.*")
+_TELLING = re.compile(r"int64|mask=|return|\+")
 _HEADLESS = (ast.With, ast.Try, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _VARIANT = re.compile(r"_(npu|ascend|v\d|opt|new|fast|varlen|update|tma|sm\d+|t1|merged|stage\d)(?=_|$)")
 
@@ -76,17 +77,21 @@ def _sketch(function: Function) -> Counter[str]:
             if isinstance(node, _HEADLESS):
                 known[type(node).__name__] += 1
             else:
-                known["".join(_BLANK.sub("", line) for line in lines[node.lineno - 1 : max(last, node.lineno)])] += 1
+                text = "\n".join(lines[node.lineno - 1 : max(last, node.lineno)])
+                known["".join((_COMMENT.sub("", text) if "#" in text else text).split())] += 1
         function.__dict__["_sketch"] = known
     return known
 
 
 def _alike(mine: Counter[str], theirs: Counter[str]) -> bool:
+    """Return whether two kernels may be copies of each other, and the second has something that the first may lack."""
     here, there = mine.total(), theirs.total()
     if there < FEWEST or not 0.6 < there / here < 1.7:
         return False
     small, large = (mine, theirs) if len(mine) < len(theirs) else (theirs, mine)
-    return 2 * sum(min(count, large[text]) for text, count in small.items()) > ROUGHLY * (here + there)
+    if 2 * sum(min(count, large[text]) for text, count in small.items()) <= ROUGHLY * (here + there):
+        return False
+    return any(count > mine[text] and _TELLING.search(text) for text, count in theirs.items())
 
 
 def _key(name: str, folder: str) -> str:

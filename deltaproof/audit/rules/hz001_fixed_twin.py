@@ -201,6 +201,7 @@ class FixedTwin(Rule):
 
     code = "HZ001"
     name = "fixed-twin"
+    stable = True
     severity = "high"
     clauses = ("M1",)
     triggers = (".jit", "cute.kernel")
