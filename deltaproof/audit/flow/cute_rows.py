@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import arguments
+from deltaproof.audit.flow.cute_tensors import narrow_rows_of, wide_rows_of
 from deltaproof.audit.flow.dimensions import BATCH, of_name
 from deltaproof.audit.flow.trace import addends, called_name, factors, origins, resolved
 
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
 
+_TILE = re.compile(r"(self\.)?_?(B[TKVSMNC]|C|\w*(tile|chunk|block|BLOCK|CHUNK|TILE)\w*|\d+)$")
 DIMENSION_BITS = 7
 """What each dimension behind the first one adds to its stride in practice."""
 
@@ -37,7 +40,8 @@ class Row:
 
 def narrow_rows(function: Function) -> Iterator[Row]:
     """Yield the row addresses that a function forms in 32 bits, in source order."""
-    cute, symbols = function.kind == "cute", _mentions(function, "sym_int(")
+    symbols = _mentions(function, "sym_int(")
+    cute = function.kind == "cute" and (_mentions(function, "block_idx") or _mentions(function, "local_tile("))
     if not cute and not symbols and not is_cutile(function):
         return
     for node in function.nodes:
@@ -77,7 +81,7 @@ def _tiles(function: Function, call: ast.Call) -> Iterator[Row]:
     """A flat index over several dimensions as a tile's coordinate."""
     if len(call.args) < 3 or not isinstance(call.args[0], ast.Name) or not isinstance(call.args[2], ast.Tuple):
         return
-    if call.args[0].id not in function.param_names:
+    if call.args[0].id not in function.param_names or wide_rows_of(function.module, call.args[0].id):
         return
     behind = DIMENSION_BITS * (len(call.args[2].elts) - 1)
     for coordinate in call.args[2].elts[:1]:
@@ -86,8 +90,8 @@ def _tiles(function: Function, call: ast.Call) -> Iterator[Row]:
             return
         for term in terms:
             parts = factors(function, term)
-            if len(parts) < 2:
-                continue
+            if len(parts) < 2 or all(_TILE.match(ast.unparse(part)) for part in parts[1:]):
+                continue  # a position in one sequence, or in one axis
             sizes = [size.bits for part in parts[1:] if (size := of_name(ast.unparse(part))) is not None]
             if BATCH + sum(sizes) + behind > 31 and not isinstance(parts[0], ast.Constant):
                 yield Row(
@@ -130,6 +134,8 @@ def _row_slices(function: Function, node: ast.Subscript) -> Iterator[Row]:
     whole = resolved(function, row)
     if not isinstance(whole, (ast.BinOp, ast.Name, ast.Subscript, ast.Call)):
         return
+    if not narrow_rows_of(function.module, node.value.id):
+        return
     yield Row(
         node,
         row,
@@ -140,8 +146,13 @@ def _row_slices(function: Function, node: ast.Subscript) -> Iterator[Row]:
 
 def _symbolic_strides(function: Function, call: ast.Call) -> Iterator[Row]:
     """A stride that is a 32-bit symbol."""
-    strides = arguments(call, ("dtype", "shape", "stride")).get("stride")
-    for part in strides.elts if isinstance(strides, (ast.Tuple, ast.List)) else ():
+    given = arguments(call, ("dtype", "shape", "stride"))
+    strides, dtype = given.get("stride"), given.get("dtype")
+    if not isinstance(strides, (ast.Tuple, ast.List)) or len(strides.elts) < 2:
+        return
+    if dtype is not None and ast.unparse(dtype).rpartition(".")[2] in ("Int32", "Int64", "Boolean"):
+        return  # a table of indices or lengths, which stays small
+    for part in strides.elts:
         made = resolved(function, part)
         if not isinstance(made, ast.Call) or called_name(function, made).rpartition(".")[2] != "sym_int":
             continue

@@ -69,18 +69,24 @@ _NAMES: tuple[tuple[re.Pattern[str], Size], ...] = tuple(
         (r"(E|num_experts|NUM_EXPERTS|n_experts)$", Size(rest=8)),
         (r"(H|HQ|HV|HK|HKV|H_kv|H_q|num_\w*heads\w*|n_?heads?\w*|NUM_\w*HEADS?\w*|nheads\w*)$", Size(rest=6)),
         (
-            r"(K|V|DK|DV|Dh|DH|head_?dim\w*|HEAD_?DIM\w*|head_size\w*|dim_?[kv]|D_?HEAD|headdim|K_DIM|V_DIM)$",
+            r"(K|V|DK|DV|Dh|DH|head_?dim\w*|HEAD_?DIM\w*|head_size\w*|dim_?[kv]|D_?HEAD|headdim|hdim|d?state|d_state|K_DIM|V_DIM)$",
             Size(rest=7),
         ),
-        (r"(D|dim|DIM|R)$", Size(rest=10)),
+        (r"(D|dim|DIM)$", Size(rest=10)),
+        (r"R$", Size(rest=6)),
         (r"(hidden\w*|HIDDEN\w*|D_?MODEL|d_model|n_cols|N_COLS|num_cols|n_elements_per_row)$", Size(rest=13)),
         (r"(intermediate\w*|INTERMEDIATE\w*)$", Size(rest=14)),
         (r"(vocab\w*|VOCAB\w*)$", Size(rest=17)),
-        (r"(BT|BK|BV|BS|BL|BN|BM|BI|BJ|BTL|BTS|S|C|BLOCK\w*|block_\w+|CHUNK\w*|chunk\w*)$", Size(rest=6)),
+        (
+            r"(BT|BK|BV|BS|BL|BN|BM|BI|BJ|BTL|BTS|S|C|BLOCK\w*|block_\w+|BLK\w*|TILE\w*|tile_\w+|CHUNK\w*|chunk\w*)$",
+            Size(rest=6),
+        ),
         (r"(BC|G|W|BW|GROUP\w*)$", Size(rest=3)),
         (r"(page_size|PAGE_SIZE)$", Size(rest=5)),
         (r"\w*stride\w*(indices|_ind|_idx|lens|mask)\w*$", Size(rest=4)),
         (r"(NK|NV|NC|ND|NG)$", Size(rest=2)),
+        (r"(n_?groups|num_groups|num_splits|n_splits|NUM_SPLITS|nsplits)$", Size(rest=3)),
+        (r"(num_?sms?|NUM_SMS?|sm_count|num_cores)$", Size(rest=8)),
         (r"\w*stride_?\w*(_|q|k|v|o|x|h|b)(d|dim|k|v|col|n)$", Size(rest=0)),
         (r"\w*stride\w*_?(h|head|heads)$", Size(rest=8)),
         (r"\w*stride\w*conv\w*$", Size(rest=14)),
@@ -138,7 +144,7 @@ def of_name(name: str, beside: Collection[str] = ()) -> Size | None:
     """
     if name == "N" and "M" in beside:
         return Size(rest=13)
-    if name == "D" and any(each in beside for each in ("H", "HQ", "HV", "nheads")):
+    if name in ("D", "dim") and any(each in beside for each in ("H", "HQ", "HV", "nheads", "num_heads", "n_heads")):
         return Size(rest=7)
     for pattern, size in _NAMES:
         if pattern.match(name):
@@ -146,14 +152,43 @@ def of_name(name: str, beside: Collection[str] = ()) -> Size | None:
     return None
 
 
-_TIME_AXIS = re.compile(r"\w*_(t|l|m|q?s|seq\w*|tok\w*)$|\w*(seqlen|seq_len|token)\w*$")
+STEP = re.compile(r"update|decode|draft|verify|(^|_)step(_|$)")
+"""Kernels that take one or a few tokens of each sequence."""
+_NEW_TOKENS = re.compile(r"(T|TQ|L|seq_?len|max_q_?len)$")
+
+
+def few_tokens(kernel: str, name: str) -> bool:
+    """Return whether a length of that name counts the few new tokens that a kernel of that name takes."""
+    return STEP.search(kernel) is not None and (
+        _NEW_TOKENS.match(name) is not None or ("draft" in kernel and re.match(r"max_seq_?len\w*$", name) is not None)
+    )
+
+
+def of_dimension(name: str, shape: Collection[str]) -> Size | None:
+    """Return how long the axis of a tensor gets that a shape calls so: S is a length there, and no tile."""
+    if name in ("S", "L") and any(re.match(r"(B|Z|batch\w*|bsz?)$", each) for each in shape):
+        return Size(time=True)
+    if name == "C" and len(shape) > 1 and list(shape)[-1] == "C" and not any("chunk" in each for each in shape):
+        return Size(rest=12)  # channels
+    if name == "BT" and next(iter(shape)) == "BT":
+        return Size(True, True)  # a batch's tokens, flattened
+    return of_name(name, shape)
+
+
+_TIME_AXIS = re.compile(r"\w*_(t|l|m|q?s|seq\w*|tok\w*)$|\w*(seqlen|seq_len|token)\w*$|\w*_[qkvo]m$")
+_CHUNK_AXIS = re.compile(r"\w*_(n?chunks?|c)$")
+_TILE_AXIS = re.compile(r"\w*_csize\w*$")
 _HEAD_AXIS = re.compile(r"\w*h$|\w*head\w*$")
 _SPLIT_AXIS = re.compile(r"\w*([oe]s|split\w*)$")
-_LAST_AXIS = re.compile(r"\w*(_c|d|k|v|n|w|dim|dstate|col|kk|vv)$")
+_OUTER_AXIS = re.compile(r"\w*(_b|_z|_bs|batch|group|chunks?)$")
 
 
-def of_axis(name: str) -> Size:
-    """Return how long the axis is whose stride has that name; empty for a name that is not known."""
+def of_axis(name: str, last: bool = False) -> Size:
+    """Return how long the axis is whose stride has that name; the last axis is no chunk count."""
+    if _CHUNK_AXIS.match(name) and not last:
+        return Size(time=True, rest=-6)
+    if _TILE_AXIS.match(name):
+        return Size(rest=6)
     if _TIME_AXIS.match(name):
         return Size(time=True)
     if _SPLIT_AXIS.match(name):
@@ -162,8 +197,8 @@ def of_axis(name: str) -> Size:
 
 
 def is_last_axis(name: str) -> bool:
-    """Return whether a stride of that name belongs to the last axis, which is often left out."""
-    return _LAST_AXIS.match(name) is not None
+    """Return whether a stride of that name may be the last axis's, which is often left out."""
+    return not any(pattern.match(name) for pattern in (_TIME_AXIS, _HEAD_AXIS, _OUTER_AXIS))
 
 
 def of_index(name: str) -> Size | None:

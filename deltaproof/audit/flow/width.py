@@ -7,13 +7,14 @@ bound one another: together they count the packed tokens, whatever the two are a
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from deltaproof.audit.flow.dimensions import Size, is_last_axis, of_axis, of_index, of_name, of_table
+from deltaproof.audit.flow.dimensions import Size, few_tokens, of_index, of_name, of_table
+from deltaproof.audit.flow.host_sizes import ROWS, grid_axes, host_size
+from deltaproof.audit.flow.strides import stride_size
 from deltaproof.audit.flow.trace import called_name
 from deltaproof.audit.model.names import dotted
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 WIDE = ("int64", "uint64", "i64", "u64", "Int64", "Uint64")
 NARROW = ("int32", "uint32", "i32", "u32", "Int32", "Uint32")
 MOST_ALTERNATIVES = 6
+NEAR = 4
+"""Bits by which terms of a sum may differ so that the larger index counts, not the larger term."""
 AXIS_BITS = 16
 """Axes y and z of a grid have at most 65535 programs."""
 
@@ -37,12 +40,14 @@ class Extent:
         wide: whether it is computed in 64 bits, or in an unknown width.
         static: whether it is known at compile time, so that it cannot wrap.
         roots: the narrow indices that it is made of.
+        span: bits of the largest of these indices alone.
     """
 
     size: Size
     wide: bool = False
     static: bool = False
     roots: tuple[ast.AST, ...] = ()
+    span: float = 0
 
     @property
     def wraps(self) -> bool:
@@ -92,7 +97,10 @@ class Widths:
         if isinstance(expr, ast.Subscript):
             return self.of(expr.value) if _only_axes(expr.slice) else []
         if isinstance(expr, ast.BinOp):
-            pairs = [(left, right) for left in self.of(expr.left) for right in self.of(expr.right)]
+            lefts, rights = self.of(expr.left), self.of(expr.right)
+            if not lefts or not rights:  # what is wide stays wide, whatever it meets
+                return [replace(each, static=False) for each in lefts or rights if each.wide]
+            pairs = [(left, right) for left in lefts for right in rights]
             return [found for left, right in pairs if (found := _joined(expr.op, left, right)) is not None]
         if isinstance(expr, ast.Call):
             return self._call(expr)
@@ -114,11 +122,19 @@ class Widths:
                         joined = _joined(reached.value.op, old, added)
                         found += [] if joined is None else [joined]
             elif reached.kind == "loop" and isinstance(reached.value, ast.Call):
-                ends = [end for part in reached.value.args[:2] for end in self.of(part)]
-                found += [replace(end, static=False, roots=end.roots or (reached.node,)) for end in ends]
+                found += self._loop(reached.node, reached.value.args)
             elif reached.kind == "assign" and reached.value is not None:
                 found += self.of(reached.value)
         return found or ([] if function.flow.reaching(name.id, name) else self._global(name.id))
+
+    def _loop(self, loop: ast.AST, bounds: list[ast.expr]) -> list[Extent]:
+        """Return what a loop counts: as far as its end, as wide as the widest of its bounds."""
+        found: list[Extent] = []
+        for start, end in _pairs([self.of(part) for part in bounds[:2]]):
+            wide = start.wide or end.wide
+            larger = start if start.size.bits > end.size.bits else end
+            found.append(replace(larger, wide=wide, static=False, roots=larger.roots or (loop,), span=larger.size.bits))
+        return found
 
     def _global(self, name: str) -> list[Extent]:
         size = of_name(name) if name.isupper() else None
@@ -127,36 +143,17 @@ class Widths:
     def _param(self, name: str) -> list[Extent]:
         param = next(param for param in self.function.params if param.name == name)
         wide = any(part in param.annotation for part in WIDE)
-        size = self._stride(name) or of_name(name, self.function.param_names)
+        size = stride_size(self.function, self.launches, name) or of_name(name, self.function.param_names)
+        if few_tokens(self.function.name, name):
+            size = Size(rest=4)
         return [] if size is None else [Extent(size, wide=wide, static=param.constexpr)]
-
-    def _stride(self, name: str) -> Size | None:
-        """Return a stride's size from the dimensions of the tensor that a launch takes it from."""
-        if "stride" not in name.lower():
-            return None
-        for launch in self.launches:
-            bound = launch.bound(self.function)
-            place = _stride_of(bound.get(name))
-            if place is None:
-                continue
-            tensor, axis = place
-            names = {
-                each[1]: param for param, value in bound.items() if (each := _stride_of(value)) and each[0] == tensor
-            }
-            if min(names) < 0:
-                return None
-            size = Size()
-            for behind in range(axis + 1, max(names) + 1):
-                size = size.times(of_axis(names.get(behind, "")))
-            return size if is_last_axis(names[max(names)]) else size.times(of_axis(""))
-        return None
 
     def _call(self, call: ast.Call) -> list[Extent]:
         name = called_name(self.function, call)
         last = name.rpartition(".")[2] or (call.func.attr if isinstance(call.func, ast.Attribute) else "")
         if last == "program_id":
             return self._program(call)
-        if last == "to" and isinstance(call.func, ast.Attribute) and call.args:
+        if last in ("to", "cast") and isinstance(call.func, ast.Attribute) and len(call.args) == 1:
             return self._cast(call, call.func.value, call.args[0])
         if last == "cast" and len(call.args) >= 2:
             return self._cast(call, call.args[0], call.args[1])
@@ -168,12 +165,10 @@ class Widths:
             tops, unders = self.of(call.args[0]), self.of(call.args[1])
             return [each for top in tops for under in unders if (each := _joined(ast.FloorDiv(), top, under))]
         if last in ("min", "minimum", "max", "maximum") and len(call.args) == 2:
-            both = [self.of(part) for part in call.args]
-            if last.startswith("min") and all(both):
-                return [min((low, high), key=lambda each: each.size.bits) for low in both[0] for high in both[1]]
-            return both[0] + both[1]
+            pick = min if last.startswith("min") else max
+            return [_either(pair, pick) for pair in _pairs([self.of(part) for part in call.args])]
         if last == "where" and len(call.args) == 3:
-            return self.of(call.args[1]) + self.of(call.args[2])
+            return [_either(pair, max) for pair in _pairs([self.of(part) for part in call.args[1:]])]
         if last in ("multiple_of", "max_contiguous", "max_constancy", "broadcast_to", "expand_dims") and call.args:
             return self.of(call.args[0])
         return []
@@ -188,18 +183,24 @@ class Widths:
             return []
         if isinstance(value, ast.Call) and called_name(self.function, value).endswith("load") and value.args:
             size = of_table(self.function, value.args[0])
-            return [] if size is None else [Extent(size, roots=(call,))]
+            return [] if size is None else [Extent(size, roots=(call,), span=size.bits)]
         return [replace(each, wide=False, static=False, roots=each.roots or (call,)) for each in self.of(value)]
 
     def _program(self, call: ast.Call) -> list[Extent]:
         axis = call.args[0] if call.args else next((each.value for each in call.keywords), None)
         place = axis.value if isinstance(axis, ast.Constant) and isinstance(axis.value, int) else 0
-        size = self._grid_axis(place) or of_index(self._given_to(call))
+        named, size = of_index(self._given_to(call)), self._grid_axis(place)
+        if named is not None and named.tokens and "decode" in self.function.name:
+            named = Size(batch=True)  # one token a sequence
+        if size is None or (size == ROWS and named is not None):
+            size = named
+        elif size.tokens and "draft" in self.function.name:
+            size = Size(batch=True, rest=size.rest + 4)
         if size is None:
             return []
         if place and size.bits > AXIS_BITS:
             size = replace(size, rest=size.rest - (size.bits - AXIS_BITS))
-        return [Extent(size, roots=(call,))]
+        return [Extent(size, roots=(call,), span=size.bits)]
 
     def _given_to(self, call: ast.Call) -> str:
         statement = self.function.statement(call)
@@ -224,6 +225,20 @@ class Widths:
         return max(sizes, key=lambda size: size.bits, default=None)
 
 
+def _pairs(parts: list[list[Extent]]) -> list[tuple[Extent, Extent]]:
+    """Return how the values of two expressions meet; one that is not known leaves the other."""
+    first, second = (parts[0], parts[-1])
+    if not first or not second:
+        return [(each, each) for each in first or second]
+    return [(one, two) for one in first for two in second]
+
+
+def _either(pair: tuple[Extent, Extent], pick: Callable[..., Extent]) -> Extent:
+    """Return the smaller or the larger of two values, which is as wide as the wider one."""
+    chosen = pick(pair, key=lambda each: each.size.bits)
+    return replace(chosen, wide=pair[0].wide or pair[1].wide, static=pair[0].static and pair[1].static)
+
+
 def _pruned(found: list[Extent]) -> list[Extent]:
     """Keep the largest of what differs in size alone, and few."""
     best: dict[tuple[object, ...], Extent] = {}
@@ -238,119 +253,23 @@ def _pruned(found: list[Extent]) -> list[Extent]:
 def _joined(op: ast.operator, left: Extent, right: Extent) -> Extent | None:
     wide, static = left.wide or right.wide, left.static and right.static
     roots = tuple(dict.fromkeys((*left.roots, *right.roots)))[:4]
+    span = max(left.span, right.span)
     if isinstance(op, ast.Mult):
-        return Extent(left.size.times(right.size), wide, static, roots)
+        return Extent(left.size.times(right.size), wide, static, roots, span)
     if isinstance(op, (ast.Add, ast.Sub)):
         if isinstance(op, ast.Sub) and left.size.tokens and right.size.tokens:
             return Extent(Size(time=True), wide, static)  # a length, from two starts
-        larger = left if left.size.bits >= right.size.bits else right
-        return Extent(larger.size, wide, static, larger.roots or roots)
+        near = abs(left.size.bits - right.size.bits) <= NEAR
+        larger = max((left, right), key=lambda each: each.span if near else each.size.bits)
+        return Extent(larger.size, wide, static, larger.roots or roots, larger.span)
     if isinstance(op, ast.FloorDiv):
-        return Extent(left.size.over(right.size), wide, static, left.roots)
+        return Extent(left.size.over(right.size), wide, static, left.roots, left.span)
     if isinstance(op, ast.Mod):
         smaller = min((left, right), key=lambda each: each.size.bits)
-        return Extent(smaller.size, wide, static, left.roots)
+        return Extent(smaller.size, wide, static, left.roots, smaller.size.bits)
     return None
 
 
 def _only_axes(index: ast.expr) -> bool:
     parts = index.elts if isinstance(index, ast.Tuple) else [index]
     return all(isinstance(part, ast.Slice) or (isinstance(part, ast.Constant) and part.value is None) for part in parts)
-
-
-def _stride_of(expr: ast.expr | None) -> tuple[str, int] | None:
-    if (
-        isinstance(expr, ast.Call)
-        and isinstance(expr.func, ast.Attribute)
-        and expr.func.attr == "stride"
-        and len(expr.args) == 1
-        and isinstance(expr.args[0], ast.Constant)
-        and isinstance(expr.args[0].value, int)
-    ):
-        return ast.dump(expr.func.value), expr.args[0].value
-    return None
-
-
-def grid_axes(launch: Launch) -> Iterator[list[ast.expr]]:
-    """Yield the axes of every grid that a launch may have: a tuple, a name, a lambda or a nested function."""
-    yield from _axes(launch.host, launch.grid, 4)
-
-
-def _axes(host: Function, expr: ast.expr, depth: int) -> Iterator[list[ast.expr]]:
-    if not depth:
-        return
-    if isinstance(expr, (ast.Tuple, ast.List)):
-        yield list(expr.elts)
-    elif isinstance(expr, ast.Lambda):
-        yield from _axes(host, expr.body, depth - 1)
-    elif isinstance(expr, ast.IfExp):
-        yield from _axes(host, expr.body, depth - 1)
-        yield from _axes(host, expr.orelse, depth - 1)
-    elif isinstance(expr, ast.Name):
-        for reached in host.flow.reaching(expr.id, expr) if expr in host.parents else ():
-            if isinstance(reached.node, ast.FunctionDef):
-                for node in ast.walk(reached.node):
-                    if isinstance(node, ast.Return) and node.value is not None:
-                        yield from _axes(host, node.value, depth - 1)
-            elif reached.kind == "assign" and reached.value is not None:
-                yield from _axes(host, reached.value, depth - 1)
-
-
-def host_size(host: Function, expr: ast.expr, depth: int = 8) -> Size | None:
-    """Return how large an integer of a host function gets; None where nothing is known."""
-    if isinstance(expr, ast.Constant) and isinstance(expr.value, int):
-        return Size(rest=max(abs(expr.value), 1).bit_length() - 1)
-    if not depth:
-        return None
-    if isinstance(expr, ast.Name):
-        named = of_name(expr.id)
-        if named is not None:
-            return named
-        for reached in host.flow.reaching(expr.id, expr) if expr in host.parents else ():
-            if reached.kind == "assign" and reached.value is not None:
-                found = host_size(host, reached.value, depth - 1)
-                if found is not None:
-                    return found
-        return None
-    if isinstance(expr, ast.Attribute):
-        return of_name(expr.attr)
-    if isinstance(expr, ast.Subscript) and isinstance(expr.slice, ast.Constant):
-        if isinstance(expr.value, ast.Attribute) and expr.value.attr == "shape":
-            weights = re.search(r"weight|scale|expert", ast.unparse(expr.value)) is not None
-            return (Size(rest=14) if weights else Size(batch=True, rest=5)) if expr.slice.value == 0 else None
-        return of_name(str(expr.slice.value)) if isinstance(expr.slice.value, str) else None
-    if isinstance(expr, ast.IfExp):
-        arms = [size for part in (expr.body, expr.orelse) if (size := host_size(host, part, depth - 1)) is not None]
-        return max(arms, key=lambda size: size.bits, default=None)
-    if isinstance(expr, ast.BinOp):
-        left, right = host_size(host, expr.left, depth - 1), host_size(host, expr.right, depth - 1)
-        return _host_joined(expr.op, left, right)
-    if isinstance(expr, ast.Call):
-        last = (expr.func.attr if isinstance(expr.func, ast.Attribute) else dotted(expr.func)).rpartition(".")[2]
-        if last == "numel" and isinstance(expr.func, ast.Attribute):
-            flat = re.search(r"loc|ind|ids|idx|len|slot|mask|rows", ast.unparse(expr.func.value))
-            return Size(rest=17) if flat else Size(batch=True, time=True, rest=6)
-        if last == "cdiv" and len(expr.args) == 2:
-            parts = [host_size(host, part, depth - 1) for part in expr.args]
-            return _host_joined(ast.FloorDiv(), parts[0], parts[1] or Size(rest=6))  # a tile of at least 64
-        if last in ("len", "size") and expr.args:
-            return of_table(host, expr.args[0]) if last == "len" else None
-        if last in ("min", "max") and expr.args:
-            sizes = [size for part in expr.args if (size := host_size(host, part, depth - 1)) is not None]
-            pick = min if last == "min" else max
-            return pick(sizes, key=lambda size: size.bits) if sizes else None
-    return None
-
-
-def _host_joined(op: ast.operator, left: Size | None, right: Size | None) -> Size | None:
-    if isinstance(op, ast.Mult):
-        if left is None or right is None:
-            return left or right
-        return left.times(right)
-    if left is None:
-        return None
-    if isinstance(op, ast.FloorDiv):
-        return left.over(right) if right is not None else left
-    if isinstance(op, (ast.Add, ast.Sub)):
-        return max((left, right or left), key=lambda size: size.bits)
-    return None

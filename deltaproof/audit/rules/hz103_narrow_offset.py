@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.project import Project
 
 _BOUND = re.compile(r"2\s*\*\*\s*31|1\s*<<\s*31|INT32?_MAX|int32\)\.max|2147483647|0x7fffffff", re.IGNORECASE)
+BITS = (ast.BitAnd, ast.BitOr, ast.BitXor, ast.LShift, ast.RShift)
 QUOTED = 4
 
 
@@ -95,6 +96,8 @@ class NarrowOffset(Rule):
         for node in function.nodes:
             if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
                 continue
+            if _is_bits(function, node):
+                continue
             inner = function.parents.get(node)
             for extent in widths.of(node):
                 if not extent.wraps:
@@ -103,7 +106,10 @@ class NarrowOffset(Rule):
                 if met and inner is not None and any(node is each or _within(node, each) for each, _ in met):
                     continue
                 met.append((node, extent))
+        looped = {id(products[0][0]) for root, products in found.items() if isinstance(root, ast.For)}
         for root, products in found.items():
+            if not isinstance(root, ast.For) and id(products[0][0]) in looped:
+                continue  # the same index before the loop counts on
             guard = self._guarded(widths)
             if guard is not None:
                 yield Drop(module, products[0][0], function, f"the launch is bounded at line {guard}")
@@ -157,6 +163,16 @@ class NarrowOffset(Rule):
 
 def _within(node: ast.AST, other: ast.AST) -> bool:
     return any(part is other for part in ast.walk(node)) or any(part is node for part in ast.walk(other))
+
+
+def _is_bits(function: Function, node: ast.BinOp) -> bool:
+    """Return whether a product is packed or hashed rather than added to a pointer."""
+    if any(
+        isinstance(side, ast.Constant) and isinstance(side.value, int) and side.value >= 1 << 24
+        for side in (node.left, node.right)
+    ):
+        return True
+    return any(isinstance(each, ast.BinOp) and isinstance(each.op, BITS) for each in function.ancestors(node))
 
 
 def _differs(one: ast.AST, other: ast.AST) -> bool:

@@ -48,8 +48,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.guards import guards
+from deltaproof.audit.flow.host_sizes import grid_axes
 from deltaproof.audit.flow.trace import called_name, names_in, resolved
-from deltaproof.audit.flow.width import grid_axes
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ if TYPE_CHECKING:
 
 LIMIT = 65535
 _SEQUENCES = re.compile(r"(cu_?seq\w*|\w*indptr\w*|query_start_loc\w*|\w*start_loc)$")
-_CHUNKS = re.compile(r"(\w*chunk_ind\w*|\w*tile_ind\w*|\w*block_ind\w*)$")
+_CHUNKS = re.compile(r"\w*(chunk|tile|block)_i(nd|dx)\w*$")
+_NAMED_SEQUENCES = re.compile(r"(num_?seq(s|uences)|n_?seqs|num_reqs)$")
 _HEADS = re.compile(r"(H|HQ|HV|HK|HKV|G|num_\w*heads\w*|n_?heads\w*)$")
 _TOKENS = re.compile(r"(T|L|TQ|TK|seq_?len|seqlen_q|max_seq_?len\w*|num_tokens|total_tokens|n_tokens|total_len)$")
+_NPU = re.compile(r"ascend|npu", re.IGNORECASE)
 _SMALL = re.compile(r"(draft|spec|next_n|verify)")
 
 
@@ -91,7 +93,11 @@ class OversizedGridAxis(Rule):
         line = _guarded(launch, axis)
         if line is not None:
             return Drop(module, axis, launch.host, f"its size is tested at line {line}")
-        text = ast.unparse(axis)
+        text, ends = ast.unparse(axis), f"lies on grid axis {letter}, which ends at {LIMIT} blocks."
+        fix = "Put it on axis x, together with what is there, and take the index apart in the kernel."
+        if _NPU.search(module.path):
+            ends = f"lies in a grid that ends at {LIMIT} blocks altogether on this device."
+            fix = "Launch as many programs as there are cores, and loop over the blocks in the kernel."
         quotes = [Quote(module, launch.call, "the launch")] if launch.call.lineno != axis.lineno else []
         for name in sorted(names_in(axis)):
             for made in launch.host.flow.definitions(name):
@@ -101,17 +107,20 @@ class OversizedGridAxis(Rule):
             module,
             axis,
             launch.host,
-            f"{text} is {why} and lies on grid axis {letter}, which ends at {LIMIT} blocks.",
+            f"{text} is {why} and {ends}",
             "possible" if "chunks" in why else "likely",
-            "Put it on axis x, together with what is there, and take the index apart in the kernel.",
+            fix,
             quotes,
         )
 
     def _grows(self, host: Function, axis: ast.expr) -> str | None:
         """Return what an axis counts, where that passes the limit; None where it does not."""
+        return next((why for each in _alternatives(host, axis) if (why := self._counts(host, each))), None)
+
+    def _counts(self, host: Function, axis: ast.expr) -> str | None:
         parts = _factors(host, axis)
         if any(_HEADS.match(_text(part)) for part in parts) and any(
-            _is_count(host, part, _SEQUENCES) for part in parts
+            _NAMED_SEQUENCES.match(_text(part)) or _is_count(host, part, _SEQUENCES) for part in parts
         ):
             return "the number of packed sequences times the number of heads"
         if any(_is_count(host, part, _CHUNKS) for part in parts):
@@ -121,6 +130,16 @@ class OversizedGridAxis(Rule):
             if named and not all(isinstance(value, ast.Constant) for value in _values(host, part) or [part]):
                 return "the number of tokens"
         return None
+
+
+def _alternatives(host: Function, axis: ast.expr) -> list[ast.expr]:
+    """Return an axis, or the arms of the conditional expression that it is."""
+    made = _defined(host, axis)
+    return [made.body, made.orelse] if isinstance(made, ast.IfExp) and _is_product(made) else [axis]
+
+
+def _is_product(made: ast.IfExp) -> bool:
+    return any(isinstance(arm, ast.BinOp) and isinstance(arm.op, ast.Mult) for arm in (made.body, made.orelse))
 
 
 def _text(part: ast.expr) -> str:
@@ -183,10 +202,14 @@ def _is_count(host: Function, part: ast.expr, tables: re.Pattern[str]) -> bool:
 
 
 def _guarded(launch: Launch, axis: ast.expr) -> int | None:
-    """Return the line of a test that keeps the axis below the limit."""
-    names = names_in(axis)
-    for guard in guards(launch.host, launch.call):
-        for test in _values(launch.host, guard.test):
+    """Return the line of a test that keeps the axis below the limit, also where a caller made it and passes a flag."""
+    host, names = launch.host, names_in(axis)
+    for guard in guards(host, launch.call):
+        tests = _values(host, guard.test)
+        if isinstance(guard.test, ast.Name) and guard.test.id in host.param_names:
+            flag = guard.test.id
+            tests += [value for other in host.module.functions for value in _flag(other, flag)]
+        for test in tests:
             for node in ast.walk(test):
                 if not isinstance(node, ast.Compare) or not names & names_in(node):
                     continue
@@ -194,6 +217,10 @@ def _guarded(launch: Launch, axis: ast.expr) -> int | None:
                 if any(isinstance(number, int) and 1 < number <= LIMIT + 1 for number in numbers):
                     return getattr(guard.node, "lineno", launch.call.lineno)
     return None
+
+
+def _flag(function: Function, name: str) -> list[ast.expr]:
+    return [each.value for each in function.flow.definitions(name) if each.kind == "assign" and each.value is not None]
 
 
 RULE = OversizedGridAxis()

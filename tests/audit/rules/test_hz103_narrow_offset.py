@@ -134,6 +134,63 @@ def test_a_launch_that_tests_the_size_is_told() -> None:
     assert [drop.reason for drop in drops(RULE, code)] == ["the launch is bounded at line 13"]
 
 
+SHAPED = """
+@triton.jit
+def kernel(x, y, stride_b, stride_h, stride_s, W: tl.constexpr):
+    i_b, i_h = tl.program_id(0), tl.program_id(1)
+    o = tl.arange(0, W)
+    {body}
+
+
+def run(x):
+    {shape} = x.shape
+    y = torch.empty_like(x)
+    kernel[(B, H)](x, y, y.stride(0), y.stride(1), y.stride(2), W=64)
+"""
+
+
+@pytest.mark.parametrize(("shape", "found"), [("B, H, S, D", 1), ("B, H, S", 0), ("B, H, D", 0)])
+def test_the_launch_says_how_long_the_axes_are(shape: str, found: int) -> None:
+    code = SHAPED.replace("{shape}", shape).replace("{body}", "tl.store(y + i_b * stride_b + i_h * stride_h + o, 0)")
+    assert len(hits(RULE, code)) == found
+
+
+def test_a_row_of_partial_sums_for_each_multiprocessor() -> None:
+    code = ROWS.replace("{cast}", "").replace(
+        "{guard}", "n = torch.cuda.get_device_properties(0).multi_processor_count"
+    )
+    assert hits(RULE, code.replace("{grid}", "n").replace("D=128", "D=8192")) == []
+
+
+def test_a_loop_is_as_wide_as_its_start() -> None:
+    lines = (
+        "start = i_nh{cast} * BT",
+        "for i in range(start, min(start + BT, n_rows)):",
+        "    tl.store(y + i * hidden, 0)",
+    )
+    code = kernel(*lines).replace("cu_seqlens,", "cu_seqlens, n_rows, hidden,")
+    assert len(hits(RULE, code.replace("{cast}", ""))) == 1
+    assert hits(RULE, code.replace("{cast}", ".to(tl.int64)")) == []
+    assert hits(RULE, code.replace("{cast}", ".cast(tl.int64)")) == []
+    assert hits(RULE, code.replace("{cast}", ".to(tl.int64)").replace("* BT", "* rows_of_each")) == []
+
+
+def test_what_is_packed_or_hashed_is_no_offset() -> None:
+    assert hits(RULE, kernel("bos = i_n * T", "tl.store(y + o, (bos * H * K) & 255)")) == []
+    assert hits(RULE, kernel("bos = i_n * T", "tl.store(y + o, bos * 0x01010101)")) == []
+
+
+def test_a_decoding_kernel_takes_few_tokens() -> None:
+    code = kernel("bos = i_n * T", "tl.store(y + (bos * H + i_h) * K + o, 0)")
+    assert len(hits(RULE, code)) == 1
+    assert hits(RULE, code.replace("def kernel", "def state_update_kernel")) == []
+
+
+def test_of_two_terms_the_larger_index_is_named() -> None:
+    found = hits(RULE, kernel("i_k = tl.program_id(2)", "tl.store(y + ((i_k * T + i_n * T) * H + i_h) * K + o, 0)"))
+    assert len(found) == 1 and found[0].message.startswith("i_nh")
+
+
 def test_a_flat_index_as_a_tiles_coordinate_in_cute() -> None:
     tile = "cute.local_tile(states, (1, 1, 8), (flat, 0, 0))"
     narrow = CUTE.replace("{body}", f"flat = i_n * steps * HV + i_t\n    part = {tile}")
@@ -142,10 +199,44 @@ def test_a_flat_index_as_a_tiles_coordinate_in_cute() -> None:
     assert hits(RULE, wide) == []
 
 
+CONSTANT_ROWS = "cute.runtime.make_fake_compact_tensor(dtype, (cute.sym_int(), 2688), stride_order=(1, 0))"
+MADE = """
+
+def compile_it(dtype, x):
+    rows_fake = {made}
+    return cute.compile(kernel, rows_fake)
+"""
+
+
+def rows_made_by(made: str, body: str = "row = rows[i_n, None]") -> str:
+    return CUTE.replace("{body}", body) + MADE.replace("{made}", made)
+
+
 def test_a_row_selected_by_a_block_index_in_cute() -> None:
-    assert len(hits(RULE, CUTE.replace("{body}", "row = rows[i_n, None]"))) == 1
-    assert hits(RULE, CUTE.replace("{body}", "row = rows[cutlass.Int64(i_n), None]")) == []
-    assert hits(RULE, CUTE.replace("{body}", "row = rows[0, None]")) == []
+    assert len(hits(RULE, rows_made_by(CONSTANT_ROWS))) == 1
+    assert len(hits(RULE, rows_made_by("from_dlpack(x, assumed_align=16)"))) == 1
+    assert hits(RULE, rows_made_by(CONSTANT_ROWS, "row = rows[cutlass.Int64(i_n), None]")) == []
+    assert hits(RULE, rows_made_by(CONSTANT_ROWS, "row = rows[0, None]")) == []
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "from_dlpack(x, assumed_align=16).mark_layout_dynamic(leading_dim=1)",
+        "cute.runtime.make_fake_compact_tensor(dtype, (cute.sym_int(), cute.sym_int()), stride_order=(1, 0))",
+        "cute.runtime.make_fake_tensor(dtype, (cute.sym_int(), 2688), stride=(cute.sym_int64(), 1))",
+        "make_it(x)",
+    ],
+)
+def test_a_stride_of_64_bits_widens_the_row(made: str) -> None:
+    assert hits(RULE, rows_made_by(made)) == []
+
+
+def test_the_tensor_of_the_same_name_decides() -> None:
+    other = "    other = from_dlpack(x).mark_layout_dynamic()\n    return cute"
+    assert len(hits(RULE, rows_made_by("from_dlpack(x)").replace("    return cute", other))) == 1
+    other = "    other = from_dlpack(x)\n    return cute"
+    assert hits(RULE, rows_made_by("from_dlpack(x).mark_layout_dynamic()").replace("    return cute", other)) == []
 
 
 def test_a_symbolic_stride_of_32_bits() -> None:
@@ -158,6 +249,9 @@ def test_a_symbolic_stride_of_32_bits() -> None:
     """
     assert len(hits(RULE, code.replace("{made}", "sym_int"))) == 1
     assert hits(RULE, code.replace("{made}", "sym_int64")) == []
+    narrow = code.replace("{made}", "sym_int")
+    assert hits(RULE, narrow.replace("(dtype, (rows, H)", "(cutlass.Int32, (rows, H)")) == []  # a table of indices
+    assert hits(RULE, narrow.replace("(rows, H), (stride, 1)", "(rows,), (stride,)")) == []
 
 
 def test_a_ragged_slice_of_a_cutile_parameter() -> None:

@@ -74,3 +74,30 @@ def test_a_size_that_is_tested_before_the_launch_is_told() -> None:
     """
     assert hits(RULE, code) == []
     assert [drop.reason for drop in drops(RULE, code)] == ["its size is tested at line 7"]
+
+
+def test_a_flag_that_the_caller_made_from_the_size() -> None:
+    code = """
+    def forward(x, N, T):
+        short = T <= {limit}
+        return backward(x, N, T, short)
+
+    def backward(x, N, T, short):
+        if short:
+            kernel[(N, T)](x)
+    """
+    assert hits(RULE, code.replace("{limit}", "4096")) == []
+    assert len(drops(RULE, code.replace("{limit}", "4096"))) == 1
+    assert len(hits(RULE, code.replace("{limit}", "131072"))) == 1
+
+
+def test_each_arm_of_a_conditional_size() -> None:
+    either = "(1, chunk_indices.shape[0] * H if cu_seqlens is not None else B * H)"
+    assert len(hits(RULE, launch(either))) == 1
+    assert len(hits(RULE, launch("(1, NT)", "chunk_indices.shape[0] * H if cu_seqlens is not None else B * H"))) == 1
+    assert hits(RULE, launch("(1, 4 * H if cu_seqlens is not None else B * H)")) == []
+
+
+def test_sequences_by_name_count_with_heads_only() -> None:
+    assert len(hits(RULE, launch("(1, num_seqs * num_heads)"))) == 1
+    assert hits(RULE, launch("(1, num_seqs, num_heads)")) == []

@@ -1,0 +1,86 @@
+"""How large a kernel's strides get in practice, from the tensors that its launches take them from."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from deltaproof.audit.flow.dimensions import Size, is_last_axis, of_axis, of_name
+from deltaproof.audit.flow.host_sizes import shape_sizes, stride_of
+from deltaproof.audit.flow.trace import addends, called_name, names_in, origins, resolved
+
+if TYPE_CHECKING:
+    from deltaproof.audit.model.function import Function, Launch
+
+
+def stride_size(function: Function, launches: Sequence[Launch], name: str) -> Size | None:
+    """Return a stride's size from the dimensions of the tensor that a launch takes it from; None elsewhere."""
+    if "stride" not in name.lower():
+        return None
+    for launch in launches:
+        bound, host = launch.bound(function), launch.host
+        place = stride_of(host, bound.get(name))
+        if place is None:
+            continue
+        tensor, axis = place
+        text = ast.unparse(tensor)
+        names = {
+            each[1]: param
+            for param, value in bound.items()
+            if "stride" in param.lower() and (each := stride_of(host, value)) and ast.unparse(each[0]) == text
+        }
+        known = shape_sizes(host, tensor, function.name) or []
+        if known and axis < 0:
+            axis += len(known)
+        if min((axis, *names)) < 0:
+            return None
+        if "conv" in text:  # as wide as the channels and few taps long, in either order
+            return Size(rest=2 if axis else 14)
+        size = Size()
+        last = len(known) - 1 if known else max(names)
+        for behind in range(axis + 1, last + 1):
+            length = known[behind] if known else None
+            size = size.times(length or _axis(function, names.get(behind, ""), behind == last))
+        whole = known or is_last_axis(names[last]) or not _unstrided(function, names[last])
+        return size if whole else size.times(of_axis(""))
+    return None
+
+
+def _axis(function: Function, stride: str, last: bool) -> Size:
+    """Return how long an axis is from the name of its stride; a whole axis in one tile is short."""
+    for node in function.nodes:
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            sides = (node.left, node.right)
+            if any(isinstance(side, ast.Name) and side.id == stride for side in sides):
+                index = sides[0] if isinstance(sides[1], ast.Name) and sides[1].id == stride else sides[1]
+                if _whole_axis(function, index):
+                    return Size(rest=5)
+    return of_axis(stride, last)
+
+
+def _unstrided(function: Function, stride: str) -> bool:
+    """Return whether a range without a stride is added to what is added to a stride's product: one more axis."""
+    for node in function.nodes:
+        if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and stride in names_in(node)):
+            continue
+        top: ast.expr = node
+        while isinstance(around := function.parents.get(top), ast.BinOp) and isinstance(around.op, ast.Add):
+            top = around
+        for term in addends(function, top):
+            if not isinstance(term, ast.BinOp) and origins(function, term).calls_any("arange"):
+                return True
+    return False
+
+
+def _whole_axis(function: Function, index: ast.expr) -> bool:
+    """Return whether an index is ``tl.arange(0, X)`` of a constant whose name says nothing."""
+    while isinstance(index, ast.Subscript):
+        index = index.value
+    made = resolved(function, index)
+    while isinstance(made, ast.Subscript):
+        made = made.value
+    if not isinstance(made, ast.Call) or not called_name(function, made).endswith("arange"):
+        return False
+    end = made.args[-1] if made.args else None
+    return isinstance(end, ast.Name) and end.id in function.constexprs and of_name(end.id) is None
