@@ -76,7 +76,11 @@ def missing_sizes(function: Function, given: list[ast.expr], names: set[str]) ->
 
 
 def strides_checked(function: Function, owner: str, at: ast.AST) -> bool:
-    """Return whether tensors are refused by their strides, or come here only if another stride is as it must be."""
+    """Return whether other strides than the one asked for at a node cannot differ, or are not baked in.
+
+    Tensors may be refused by their strides, or come here only if another stride is as it must be. A stride that is
+    handed to the kernel as a number shows that the kernel computes its addresses itself, not from a layout.
+    """
     spelled = {f"{owner}.stride(", f"{owner}.is_contiguous()"}
     if any(text in ast.unparse(test) for _, test in refusals(function) for text in spelled):
         return True
@@ -93,7 +97,20 @@ def strides_checked(function: Function, owner: str, at: ast.AST) -> bool:
             meant = helper.name == call.func.id and helper.outer in (None, function)
             if meant and any(".stride(" in ast.unparse(test) for _, test in refusals(helper)):
                 return True
-    return False
+    return _handed_on(function, at)
+
+
+def _handed_on(function: Function, stride: ast.AST) -> bool:
+    """Whether the name that a stride was given to is an argument of the call that makes a kernel."""
+    statement = function.statement(stride)
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+    if not isinstance(target, ast.Name) or statement.value is not stride:  # type: ignore[attr-defined]
+        return False
+    return any(
+        isinstance(keyword.value, ast.Name) and keyword.value.id == target.id and "stride" in (keyword.arg or "")
+        for call in function.calls
+        for keyword in call.keywords
+    )
 
 
 def free_dtypes(project: Project, store: CacheStore, compiled: ast.Call, given: list[ast.expr]) -> set[str]:
@@ -122,7 +139,7 @@ def free_dtypes(project: Project, store: CacheStore, compiled: ast.Call, given: 
             while isinstance(shown, ast.Call) and isinstance(shown.func, ast.Attribute):
                 shown = shown.func.value
             if isinstance(shown, ast.Name) and not _made(function, shown):
-                found.add(shown.id)
+                found.add(_like(function, shown))
     if not found:
         return found
     near = list(_around(project, function))
@@ -132,6 +149,14 @@ def free_dtypes(project: Project, store: CacheStore, compiled: ast.Call, given: 
                 if any(isinstance(part, ast.Attribute) and part.attr == "dtype" for part in ast.walk(test)):
                     found -= names_in(test)
     return {name for name in found if not _made_by_callers(near, function, name)}
+
+
+def _like(function: Function, name: ast.Name) -> str:
+    """Return the tensor whose dtype a name has: of ``empty_like(q)`` it is ``q``."""
+    value = function.flow.value(name)
+    if isinstance(value, ast.Call) and dotted(value.func).endswith("_like") and not value.keywords and value.args:
+        return dotted(value.args[0]) or name.id
+    return name.id
 
 
 def _made(function: Function, name: ast.Name) -> bool:

@@ -48,7 +48,8 @@ memory before the pool; later versions redirected them to slot 0 and stored ther
 
 ## Known limits
 Which tensors hold slot indices is told by their names. A guard in the caller, which filters padding before the launch,
-is not seen; nor is one in a helper that the index is handed to. That an index has no upper bound is not reported.
+is not seen; nor is one in a helper that the index is handed to. Rows that pad a ragged batch are taken to be empty, so
+a test of the length guards them. That an index has no upper bound is not reported.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class PaddingSlotAddress(Rule):
 
     code = "HZ302"
     name = "padding-slot-address"
+    stable = True
     triggers = (
         "slot",
         "state_i",
@@ -165,8 +167,6 @@ class PaddingSlotAddress(Rule):
             for node in function.nodes
             if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in names
         ]
-        if not reads:
-            return
         held = tainted_names(function, reads)
         compares = [
             node

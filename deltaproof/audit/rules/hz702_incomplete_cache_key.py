@@ -44,13 +44,13 @@ Put into the key everything that the compiled object depends on, best by making 
 compiles. Use a counter or the object itself, held weakly, in place of its address.
 
 ## Seen in
-Wrappers of hand-written decode kernels: head counts, gate dtype, inner strides and the device were left out of keys one
-after the other; a cache of casts keyed by ``data_ptr`` served another layer's weights.
+Wrappers of hand-written decode kernels: head counts, gate dtype, inner strides and the device were missing one after
+the other; a cache of casts keyed by ``data_ptr`` served another layer's weights.
 
 ## Known limits
 Which arguments a compiler bakes in is told by the kernel's annotations, where it is found, and by where they come
 from (shapes, tensors). Names of batch and token counts are taken to be dynamic. The ``key=`` of a Triton autotuner
-chooses speed, not results, and is not looked at.
+chooses speed, not results, and is not looked at. An owner that other modules keep for ever is not known.
 """
 
 from __future__ import annotations
@@ -275,16 +275,14 @@ class IncompleteCacheKey(Rule):
                 )
 
     def _binary(self, module: Module, function: Function) -> Iterator[Seen]:
-        names = function.param_names
+        names = sorted(function.param_names)
         source = [name for name in names if re.search(r"(^|_)(code|source|src)(_|$)", name) and "target" not in name]
         target = [name for name in names if re.search(r"target|arch", name)]
         hashed = function.calls_of("sha256", "md5", "sha1", "blake2b")
         if not source or not target or not hashed:
             return
-        words = set(names)
-        for node in function.nodes:
-            spelled = (getattr(node, "id", None), getattr(node, "attr", None), getattr(node, "value", None))
-            words |= {each for each in spelled if isinstance(each, str)}
+        spelled = [getattr(node, part, None) for node in function.nodes for part in ("id", "attr", "value")]
+        words = [*names, *(each for each in spelled if isinstance(each, str))]
         if not any(_OPTIONS.search(word) for word in words):
             yield Hit(
                 module,

@@ -235,8 +235,22 @@ def test_dtypes_that_cannot_differ():
     assert len(hits(RULE, free + caller.replace("q.dtype !=", "q.device !="))) == 1
 
 
+def test_a_tensor_made_like_another_has_its_dtype():
+    like = COMPILED.replace("q.dtype, ", "").replace("from_dlpack(q)", "from_dlpack(o)")
+    like = like.replace("    key", "    o = torch.empty_like(q)\n    key", 1)
+    assert "`q`" in hits(RULE, like)[0].message
+    assert hits(RULE, like.replace("    key", "    assert q.dtype == torch.bfloat16\n    key", 1)) == []
+
+
 def test_callers_that_make_the_tensor():
     free = COMPILED.replace("q.dtype, ", "")
     caller = "\ndef call(n):\n    q = torch.empty(n, dtype=torch.bfloat16)\n    return run(q, 1.0)\n"
     assert hits(RULE, free + caller) == []
     assert len(hits(RULE, free + caller.replace("torch.bfloat16", "n.dtype"))) == 1
+
+
+def test_a_stride_that_the_kernel_is_handed_as_a_number():
+    one = COMPILED.replace("heads)\n", "heads, rows)\n", 1).replace("    key", "    rows = q.stride(1)\n    key", 1)
+    assert len(hits(RULE, one)) == 1
+    handed = one.replace("cute.compile(kernel,", "cute.compile(Kernel(row_stride=rows),")
+    assert hits(RULE, handed) == []
