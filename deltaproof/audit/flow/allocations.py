@@ -167,3 +167,26 @@ def returned(function: Function, name: str) -> bool:
                 if isinstance(each, ast.Name) and each.id == name:
                     return True
     return False
+
+
+def touched_before(handed: Handed, made: Allocation) -> int | None:
+    """Return the line between allocation and launch that uses the memory, if there is one."""
+    for node in made.function.nodes:
+        if (
+            isinstance(node, ast.Name)
+            and node.id == made.name
+            and isinstance(node.ctx, ast.Load)
+            and made.statement.lineno < node.lineno < handed.call.lineno
+        ):
+            return node.lineno
+    return None
+
+
+def reset_by_tuner(kernel: Function, param: str) -> bool:
+    """Return whether the tuner is told to give a parameter a content: it names it, in a hook of a config too."""
+    tuned = kernel.decorator("autotune")
+    return tuned is not None and any(
+        isinstance(node, ast.Constant) and node.value == param
+        for given in (*tuned.args, *(word.value for word in tuned.keywords if word.arg != "key"))
+        for node in ast.walk(given)
+    )

@@ -59,7 +59,8 @@ have to copy, or pass the strides of the buffer as it is.
 fla pull request 871 (the incoming gradient of a convolution) and flashinfer 3268 (a state pool that reshape cloned).
 
 ## Known limits
-Checks made by callers in other files are not seen; what a decorator does is guessed from its name.
+Callers are followed as far as calls by name lead; methods and what a dictionary of functions calls end the search. What
+a decorator does is guessed from its name.
 """
 
 from __future__ import annotations
@@ -68,16 +69,16 @@ import ast
 import re
 from collections.abc import Iterator
 
-from deltaproof.audit.flow.access import accesses
-from deltaproof.audit.flow.indices import products, reached_names
+from deltaproof.audit.flow import layouts
+from deltaproof.audit.flow.access import Access, accesses
+from deltaproof.audit.flow.indices import reached_names
+from deltaproof.audit.flow.skipped import base_of
 from deltaproof.audit.flow.trace import origins
-from deltaproof.audit.model.function import Function, Launch
+from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
 from deltaproof.audit.rule import Hit, Quote, Rule, Seen
 
-_GUARD = re.compile(r"guard|contiguous", re.IGNORECASE)
-_CHECKS = frozenset({"is_contiguous", "stride", "contiguous", "view", "strides"})
 _BUFFER = re.compile(r"(^|_)(states?|pools?|caches?)(_(source|pool|buffer|cache|states?))?$", re.IGNORECASE)
 _COPIES = ("reshape", "contiguous", "flatten")
 _MAJOR = re.compile(r"(^|_)(major|layout)$")
@@ -86,36 +87,6 @@ _STRIDE = re.compile(r"^s(tride)?s?_|_strides?(_|$)|^stride", re.IGNORECASE)
 
 def _is_stride(name: str) -> bool:
     return _STRIDE.search(name) is not None
-
-
-def _guarded(function: Function | None) -> bool:
-    while function is not None:
-        if any(_GUARD.search(name) for name, _ in function.decorators):
-            return True
-        function = function.outer
-    return False
-
-
-def _names(node: ast.AST, name: str) -> bool:
-    return any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(node))
-
-
-def _asks(node: ast.AST) -> bool:
-    return any(isinstance(each, ast.Attribute) and each.attr in _CHECKS for each in ast.walk(node))
-
-
-def _checked(host: Function, name: str) -> bool:
-    """Return whether a function asks for the layout of a tensor anywhere, or hands it to something that may."""
-    for node in host.nodes:
-        if isinstance(node, ast.Attribute):
-            if node.attr in _CHECKS and isinstance(node.value, ast.Name) and node.value.id == name:
-                return True
-        elif isinstance(node, ast.Call):
-            if _GUARD.search(host.called(node)) and _names(node, name):
-                return True
-        elif isinstance(node, ast.For) and _names(node.iter, name) and _asks(node):
-            return True
-    return False
 
 
 def _dense(module: Module, kernel: Function, project: Project) -> Iterator[Seen]:
@@ -132,7 +103,7 @@ def _dense(module: Module, kernel: Function, project: Project) -> Iterator[Seen]
     for access, names in rows:
         if access.base in bases or access.base not in kernel.param_names or access.kind != "load" or names & strides:
             continue
-        sized = _sized(kernel, access.pointer)
+        sized = layouts.sized_product(kernel, access.pointer)
         if sized is not None:
             candidates.setdefault(access.base, sized)
     if not candidates:
@@ -140,8 +111,9 @@ def _dense(module: Module, kernel: Function, project: Project) -> Iterator[Seen]
     for launch in project.launches_of(kernel):
         bound = launch.bound(kernel)
         for base, stride in list(candidates.items()):
-            tensor = _from_caller(launch, bound.get(base))
-            if tensor is None or _guarded(launch.host) or _checked(launch.host, tensor):
+            given = bound.get(base)
+            entry = layouts.unchecked_from(launch.host, given, project)
+            if entry is None or given is None:
                 continue
             del candidates[base]
             yield Hit(
@@ -149,9 +121,9 @@ def _dense(module: Module, kernel: Function, project: Project) -> Iterator[Seen]
                 stride,
                 kernel,
                 f"`{base}` is walked as dense (`{ast.unparse(stride)}`) while the strides of `{strided[0].base}` are "
-                f"passed; `{launch.host.name}` takes `{tensor}` from its caller unchecked.",
+                f"passed; `{entry.name}` takes `{ast.unparse(given)}` from its caller unchecked.",
                 "possible",
-                f"Pass the strides of `{base}`, or make it contiguous in `{launch.host.name}`.",
+                f"Pass the strides of `{base}`, or make it contiguous in `{entry.name}`.",
                 [
                     Quote(module, strided[0].call, "a strided sibling"),
                     Quote(launch.host.module, launch.call, "the launch"),
@@ -159,42 +131,7 @@ def _dense(module: Module, kernel: Function, project: Project) -> Iterator[Seen]
             )
 
 
-def _sized(kernel: Function, pointer: ast.expr) -> ast.expr | None:
-    """Return a product in an address with a size that is a parameter: the row stride of a dense tensor."""
-    waiting: list[ast.AST] = [pointer]
-    seen: set[int] = set()
-    while waiting and len(seen) < 200:
-        node = waiting.pop(0)
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, ast.Call) and kernel.called(node).endswith(".load"):
-            continue
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            for product, parts in products(kernel, node)[:1]:
-                sizes = [
-                    part
-                    for part in parts
-                    if isinstance(part, ast.Name) and re.fullmatch(r"[DKVNC]|dim|hidden.*", part.id)
-                ]
-                if len(parts) > 1 and any(part.id in kernel.param_names for part in sizes):
-                    return product
-        if isinstance(node, ast.Name) and node in kernel.parents:
-            waiting += [each.value for each in kernel.flow.reaching(node.id, node) if each.value is not None]
-        elif isinstance(node, (ast.expr, ast.keyword)):
-            waiting.extend(ast.iter_child_nodes(node))
-    return None
-
-
-def _from_caller(launch: Launch, argument: ast.expr | None) -> str | None:
-    """Return the host's parameter that an argument is, as it came; None where it is made or changed on the way."""
-    if not isinstance(argument, ast.Name) or argument not in launch.host.parents:
-        return None
-    reached = launch.host.flow.reaching(argument.id, argument)
-    return argument.id if reached and all(each.kind == "param" for each in reached) else None
-
-
-def _unused_stride(module: Module, kernel: Function) -> Iterator[Seen]:
+def _unused_stride(module: Module, kernel: Function, project: Project) -> Iterator[Seen]:
     """Strides of a table that are passed and not used, while another one of the same table is."""
     used = {node.id for node in kernel.nodes if isinstance(node, ast.Name)}
     for param in kernel.params:
@@ -208,7 +145,7 @@ def _unused_stride(module: Module, kernel: Function) -> Iterator[Seen]:
         for access in accesses(kernel):
             spelled = origins(kernel, access.pointer).names
             hit = next((other for other in others if other in spelled), None)
-            if hit is not None and not access.ranges:
+            if hit is not None and not access.ranges and _strided_table(kernel, access, project):
                 yield Hit(
                     module,
                     access.call,
@@ -219,6 +156,15 @@ def _unused_stride(module: Module, kernel: Function) -> Iterator[Seen]:
                     [Quote(module, kernel.node, f"`{name}` is a parameter")],
                 )
                 break
+
+
+def _strided_table(kernel: Function, access: Access, project: Project) -> bool:
+    """Return whether a launch hands over a table that came from outside, with a layout that nobody compares."""
+    base = base_of(kernel, access)
+    return any(
+        layouts.unchecked_from(launch.host, launch.bound(kernel).get(base), project, strides=False) is not None
+        for launch in project.launches_of(kernel)
+    )
 
 
 def _copied_buffer(module: Module, host: Function, project: Project) -> Iterator[Seen]:
@@ -235,7 +181,11 @@ def _copied_buffer(module: Module, host: Function, project: Project) -> Iterator
         target = node.targets[0].id
         if not all(each.kind == "param" for each in host.flow.reaching(source.id, source)):
             continue
-        if _layout_known(host, source.id, node) or _returned(host, target) or _copied_back(host, source.id, target):
+        if (
+            layouts.layout_known(host, source.id, node)
+            or _returned(host, target)
+            or _copied_back(host, source.id, target)
+        ):
             continue
         call = _updates(host, target, node, project)
         if call is not None:
@@ -248,15 +198,6 @@ def _copied_buffer(module: Module, host: Function, project: Project) -> Iterator
                 "Use `.view()`, which raises instead of copying, or pass the buffer with its strides.",
                 [Quote(module, call, f"`{target}` goes to a kernel")],
             )
-
-
-def _layout_known(host: Function, name: str, before: ast.stmt) -> bool:
-    for node in host.nodes:
-        if not isinstance(node, ast.Attribute) or node.attr not in ("is_contiguous", "stride"):
-            continue
-        if isinstance(node.value, ast.Name) and node.value.id == name and node.lineno <= before.lineno:
-            return True
-    return _guarded(host)
 
 
 def _returned(host: Function, name: str) -> bool:
@@ -275,7 +216,7 @@ def _copied_back(host: Function, name: str, target: str) -> bool:
             written = node.func.value
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript) and target != name:
             written = node.targets[0].value
-        if written is not None and _names(written, name):
+        if written is not None and layouts.names(written, name):
             return True
     return False
 
@@ -307,7 +248,7 @@ def _claimed_layout(module: Module, host: Function) -> Iterator[Seen]:
             continue
         given = [each.value for each in built.keywords] + list(built.args)
         tensors = [each for each in given if isinstance(each, ast.Name) and origins(host, each).params]
-        if tensors and not any(isinstance(node, ast.Attribute) and node.attr in _CHECKS for node in host.nodes):
+        if tensors and not any(isinstance(node, ast.Attribute) and node.attr in layouts.CHECKS for node in host.nodes):
             yield Hit(
                 module,
                 built,
@@ -337,7 +278,7 @@ class AssumedContiguous(Rule):
         for function in module.functions:
             if function.kind in ("triton", "gluon"):
                 yield from _dense(module, function, project)
-                yield from _unused_stride(module, function)
+                yield from _unused_stride(module, function, project)
             elif not function.is_kernel:
                 yield from _copied_buffer(module, function, project)
                 yield from _claimed_layout(module, function)

@@ -77,7 +77,14 @@ from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow import skipped, staging, tiles
 from deltaproof.audit.flow.access import accesses
-from deltaproof.audit.flow.allocations import Allocation, Handed, empties_behind, handers
+from deltaproof.audit.flow.allocations import (
+    Allocation,
+    Handed,
+    empties_behind,
+    handers,
+    reset_by_tuner,
+    touched_before,
+)
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
 if TYPE_CHECKING:
@@ -169,10 +176,10 @@ def _summed(kernel: Function, wanted: dict[str, tuple[Handed, Allocation]]) -> I
         if access.kind != "atomic" or access.base not in wanted or access.base in written:
             continue
         handed, made = wanted[access.base]
-        earlier = _touched_before(handed, made)
+        earlier = touched_before(handed, made)
         if earlier is not None:
             yield Drop(made.function.module, made.statement, made.function, f"used at line {earlier} before the sum")
-        elif not _reset(kernel, access.base):
+        elif not reset_by_tuner(kernel, access.base):
             yield Hit(
                 made.function.module,
                 made.statement,
@@ -182,28 +189,6 @@ def _summed(kernel: Function, wanted: dict[str, tuple[Handed, Allocation]]) -> I
                 "Allocate zeros: a sum needs a start.",
                 (Quote(kernel.module, access.call, "adds to what is there"),),
             )
-
-
-def _touched_before(handed: Handed, made: Allocation) -> int | None:
-    for node in made.function.nodes:
-        if (
-            isinstance(node, ast.Name)
-            and node.id == made.name
-            and isinstance(node.ctx, ast.Load)
-            and made.statement.lineno < node.lineno < handed.call.lineno
-        ):
-            return node.lineno
-    return None
-
-
-def _reset(kernel: Function, param: str) -> bool:
-    """Return whether the tuner is told to give a parameter a content: it names it, in a hook of a config too."""
-    tuned = kernel.decorator("autotune")
-    return tuned is not None and any(
-        isinstance(node, ast.Constant) and node.value == param
-        for given in (*tuned.args, *(word.value for word in tuned.keywords if word.arg != "key"))
-        for node in ast.walk(given)
-    )
 
 
 def _empties(kernel: Function, project: Project) -> dict[str, tuple[Handed, Allocation]]:

@@ -54,21 +54,18 @@ name than exp and exp2 are not seen.
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from deltaproof.audit.flow import selects, tiles
-from deltaproof.audit.flow.access import LOADS, Access, accesses, arguments
-from deltaproof.audit.flow.trace import alternatives, origins, resolved
+from deltaproof.audit.flow import gate_rows, selects, tiles
+from deltaproof.audit.flow.access import LOADS, accesses
+from deltaproof.audit.flow.trace import resolved
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
     from deltaproof.audit.model.module import Module
     from deltaproof.audit.model.project import Project
-
-_TIME = re.compile(r"T|L|S|N_CTX|[Tt]_\w+|\w*seq_?len\w*|\w*seqlen\w*")
 
 
 class MaskByMultiply(Rule):
@@ -98,7 +95,7 @@ def _past_the_end(kernel: Function) -> Iterator[Seen]:
     told: set[int] = set()
     for dot in kernel.calls_of("tl.dot", "language.dot"):
         for place, operand in enumerate(dot.args[:2]):
-            turned = _turned(kernel, operand)
+            turned = gate_rows.turned(kernel, operand)
             summed = "rows" if (place == 1) is not turned else "columns"
             for factor in selects.product_parts(kernel, operand):
                 if not selects.is_exp(kernel, factor) or id(factor) in told:
@@ -107,8 +104,11 @@ def _past_the_end(kernel: Function) -> Iterator[Seen]:
                 inner = resolved(kernel, factor.args[0], 2)
                 if not isinstance(inner, ast.BinOp) or not isinstance(inner.op, ast.Sub):
                     continue
-                gate = _zero_filled(kernel, inner.left, loads, summed)
-                if gate is None or _same_load(kernel, inner.right, gate, loads) or _whole(kernel, gate):
+                gate = gate_rows.zero_filled(kernel, inner.left, loads, summed)
+                if gate is None or gate_rows.whole(kernel, gate):
+                    continue
+                reference = gate_rows.reference(kernel, inner.right, gate, loads)
+                if reference is None or gate_rows.centred(kernel, reference):
                     continue
                 told.add(id(factor))
                 yield Hit(
@@ -125,112 +125,6 @@ def _past_the_end(kernel: Function) -> Iterator[Seen]:
                         Quote(kernel.module, dot, "sums over these rows"),
                     ),
                 )
-
-
-def _whole(kernel: Function, gate: Access) -> bool:
-    """Return whether a tile lies before the program's own one, in a loop up to it: then all its rows exist."""
-    where = origins(kernel, gate.pointer).names
-    for around in kernel.ancestors(gate.call):
-        if (
-            isinstance(around, ast.For)
-            and isinstance(around.target, ast.Name)
-            and around.target.id in where
-            and isinstance(around.iter, ast.Call)
-            and around.iter.args
-        ):
-            stop = around.iter.args[0 if len(around.iter.args) == 1 else 1]
-            until = origins(kernel, stop)
-            ends = until.calls_any("min", "minimum") or any(_TIME.fullmatch(name) for name in until.names)
-            if until.calls_any("program_id") and not ends:
-                return True
-    return False
-
-
-def _turned(kernel: Function, operand: ast.expr) -> bool:
-    expr = resolved(kernel, operand, 2)
-    while isinstance(expr, ast.Call) and isinstance(expr.func, ast.Attribute) and expr.func.attr == "to":
-        expr = expr.func.value
-    return isinstance(expr, ast.Call) and selects.last_name(kernel, expr) == "trans"
-
-
-def _zero_filled(kernel: Function, expr: ast.expr, loads: dict[int, Access], summed: str) -> Access | None:
-    """Return the load of a tile whose rows behind the end are zeros, if these are the rows that are summed over."""
-    shape = selects.broadcast(expr)
-    if shape and shape != summed:
-        return None
-    if shape:
-        expr = expr.value  # type: ignore[attr-defined]
-    value = _bare(kernel, expr)
-    access = loads.get(id(value))
-    if access is None:
-        return None
-    if access.boundary_check is not None:
-        axis = _time_axis(access, bool(shape))
-        return access if axis == ("rows" if shape else summed) else None
-    if access.mask is None or (access.other is not None and not _is_zero(access.other)):
-        return None
-    axis = "flat" if shape else summed
-    return access if _masked_along(kernel, access.mask, axis) else None
-
-
-def _masked_along(kernel: Function, mask: ast.expr, axis: str) -> bool:
-    """Return whether a mask holds a row index against the length, along "rows", "columns" or in a "flat" mask."""
-    mask = resolved(kernel, mask)
-    if isinstance(mask, ast.BinOp) and isinstance(mask.op, ast.BitAnd):
-        return _masked_along(kernel, mask.left, axis) or _masked_along(kernel, mask.right, axis)
-    if isinstance(mask, ast.Subscript):
-        return selects.broadcast(mask) == axis and _masked_along(kernel, mask.value, "flat")
-    if not isinstance(mask, ast.Compare) or len(mask.ops) != 1 or not isinstance(mask.ops[0], ast.Lt):
-        return False
-    left = mask.left
-    if axis != "flat":
-        if selects.broadcast(left) != axis:
-            return False
-        left = left.value  # type: ignore[attr-defined]
-    bound = ast.unparse(mask.comparators[0])
-    return _TIME.fullmatch(bound) is not None and origins(kernel, left).calls_any("arange")
-
-
-def _time_axis(access: Access, flat: bool) -> str:
-    """Return whether time runs along "rows" or "columns" of a checked block, also where branches make it differently.
-
-    Args:
-        access: the load.
-        flat: whether the block is to have one dimension; its broadcast says then which way it runs: "rows" of it are
-            what is asked for.
-    """
-    for each in alternatives(access.function, access.pointer):
-        if not isinstance(each, ast.Call) or selects.last_name(access.function, each) != "make_block_ptr":
-            continue
-        shape = arguments(each, ("base", "shape", "strides", "offsets", "block_shape", "order")).get("shape")
-        sizes = [ast.unparse(size) for size in shape.elts] if isinstance(shape, (ast.Tuple, ast.List)) else []
-        times = [place for place, size in enumerate(sizes) if _TIME.fullmatch(size)]
-        checked = ast.unparse(access.boundary_check) if access.boundary_check is not None else ""
-        if len(times) == 1 and len(sizes) == (1 if flat else 2) and str(times[0]) in checked:
-            return "rows" if times[0] == 0 else "columns"
-    return ""
-
-
-def _bare(kernel: Function, expr: ast.expr) -> ast.expr:
-    for _ in range(4):
-        expr = resolved(kernel, expr)
-        if isinstance(expr, ast.Call) and isinstance(expr.func, ast.Attribute) and expr.func.attr == "to":
-            expr = expr.func.value
-        else:
-            break
-    return expr
-
-
-def _is_zero(expr: ast.expr) -> bool:
-    return isinstance(expr, ast.Constant) and expr.value in (0, 0.0)
-
-
-def _same_load(kernel: Function, expr: ast.expr, gate: Access, loads: dict[int, Access]) -> bool:
-    """Return whether the reference is no load of its own: then it says nothing about a sign."""
-    if isinstance(expr, ast.Subscript):
-        expr = expr.value
-    other = loads.get(id(_bare(kernel, expr)))
-    return other is None or other is gate
 
 
 def _all_pairs(kernel: Function) -> Iterator[Seen]:
@@ -259,7 +153,7 @@ def _all_pairs(kernel: Function) -> Iterator[Seen]:
 
 
 def _gate(kernel: Function, expr: ast.expr) -> bool:
-    value = _bare(kernel, expr)
+    value = gate_rows.bare(kernel, expr)
     if isinstance(value, ast.Call):
         name = selects.last_name(kernel, value)
         return name in LOADS or name == "cumsum"
@@ -302,9 +196,9 @@ def _mask_factors(kernel: Function) -> Iterator[Seen]:
 
 
 def _is_mask(kernel: Function, expr: ast.expr) -> bool:
-    expr = _bare(kernel, expr)
+    expr = gate_rows.bare(kernel, expr)
     while isinstance(expr, ast.Subscript):
-        expr = _bare(kernel, expr.value)
+        expr = gate_rows.bare(kernel, expr.value)
     if isinstance(expr, ast.BinOp) and isinstance(expr.op, ast.BitAnd):
         return _is_mask(kernel, expr.left)
     return isinstance(expr, ast.Compare) and any(isinstance(op, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) for op in expr.ops)

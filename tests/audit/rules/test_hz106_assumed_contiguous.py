@@ -14,6 +14,14 @@ def kernel(x, table, y, stride_table_row, stride_table_col, D: tl.constexpr):
     slot = tl.load(table + i * stride_table_row + {column}).to(tl.int64)
     r = tl.arange(0, D)
     tl.store(y + slot * D + r, tl.load(x + slot * D + r))
+
+
+def gather(x, table, D):
+    {check}
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    kernel[table.shape](x, table, y, table.stride(0), table.stride(1), D)
+    return y
 """
 
 POOL = """
@@ -64,9 +72,58 @@ def test_a_tensor_made_by_the_launching_function_is_dense():
 
 
 def test_a_stride_that_is_passed_and_not_used():
-    (hit,) = hits(RULE, TABLE.format(column="j"))
+    (hit,) = hits(RULE, TABLE.format(column="j", check="pass"))
     assert "`stride_table_col`" in hit.message
-    assert hits(RULE, TABLE.format(column="j * stride_table_col")) == []
+    assert hits(RULE, TABLE.format(column="j * stride_table_col", check="pass")) == []
+
+
+@pytest.mark.parametrize("check", ["assert table.stride(1) == 1", "table = table.contiguous()"])
+def test_a_stride_that_is_known_to_be_one(check):
+    assert hits(RULE, TABLE.format(column="j", check=check)) == []
+
+
+CALLED = """
+def entry(x, {param}):
+    {check}
+    return backward(x, {given})
+"""
+
+
+def called(param="dy", check="pass", given="dy", before=""):
+    bad, _ = examples(RULE)
+    return hits(RULE, bad + before + CALLED.format(param=param, check=check, given=given))
+
+
+def test_whoever_calls_may_have_made_it_dense():
+    (hit,) = called()
+    assert "`entry` takes `dy`" in hit.message
+    assert called(check="dy = dy.contiguous()") == []
+    assert called(param="size", given="torch.ones(size)") == []
+    assert called(before="\n@input_guard") == []
+
+
+def test_a_guard_that_leaves_a_tensor_out():
+    assert len(called(before="\n@input_guard(no_guard_contiguous=['dy'])")) == 1
+    assert called(before="\n@input_guard(no_guard_contiguous=['x'])") == []
+
+
+def test_no_tensor_has_no_layout():
+    bad, _ = examples(RULE)
+    assert len(hits(RULE, bad + "\n\ndef entry(x):\n    return backward(x, None)\n")) == 1
+    guarded = "\n\ndef entry(x, dy=None):\n    if dy is None:\n        return backward(x, dy)\n"
+    other = "\n\ndef other(x):\n    return backward(x, torch.ones_like(x))\n"
+    assert hits(RULE, bad + guarded + other) == []
+
+
+def test_a_method_is_called_from_where_nobody_sees():
+    bad, _ = examples(RULE)
+    method = "\n\nclass Layer(torch.nn.Module):\n    def forward(self, x, dy):\n        return backward(x, dy)\n"
+    assert hits(RULE, bad + method) == []
+    gradient = (
+        "\n\nclass Op(torch.autograd.Function):\n    def backward(ctx, dy):\n        return backward(ctx.x, dy)\n"
+    )
+    (hit,) = hits(RULE, bad + gradient)
+    assert "`backward` takes `dy`" in hit.message
 
 
 @pytest.mark.parametrize("method", ["reshape(-1, D)", "contiguous()", "flatten()"])

@@ -51,6 +51,14 @@ def test_rows_that_no_sum_runs_over_poison_only_themselves():
     assert len(hits(RULE, BLOCK.format(gate=GATE, dot="tl.dot(tl.trans(b_q), b_A)"))) == 1
 
 
+def test_a_reference_in_the_middle_of_the_tile_bounds_both_sides():
+    code = BLOCK.format(gate=GATE, dot="tl.dot(b_A, b_q)")
+    middle = "half = min(T - i * BC, BC) // 2\n    b_gn = tl.load(g + (i * BC + half) * K + r)"
+    last = "half = min(T - i * BC, BC) - 1\n    b_gn = tl.load(g + (i * BC + half) * K + r)"
+    assert hits(RULE, code.replace("b_gn = tl.load(g + r)", middle)) == []
+    assert len(hits(RULE, code.replace("b_gn = tl.load(g + r)", last))) == 1
+
+
 MASKED = """
 @triton.jit
 def kernel(g, q, A, o, T, K: tl.constexpr, BC: tl.constexpr):
