@@ -15,6 +15,7 @@ STATE = re.compile(r"(^|_)(initial_state|init_state|h0|s0|ssm_state|recurrent_st
 LAYOUT = re.compile(
     r"state_v_first|v_first|k_first|transpose_state|transposed_state|state_layout|layout|(^|_)(vk|kv)($|_)"
 )
+_NAMED = re.compile(r"v_first|k_first|transposed?_state|state.*layout|layout.*state|layout.*_(vk|kv)|(vk|kv)_.*layout")
 FINAL = re.compile(r"output_final_state|return_final_state|output_state|return_state")
 
 
@@ -25,7 +26,7 @@ def is_test(function: Function) -> bool:
 
 def layout_words(function: Function) -> set[str]:
     """Return the words by which a test shows that it is about the layout of a state."""
-    found = {function.name} if re.search(r"v_first|k_first|layout|transposed?_state", function.name) else set()
+    found = {function.name} if _NAMED.search(function.name) else set()
     for call in function.calls:
         found |= {word.arg for word in call.keywords if word.arg and re.search(r"v_first|k_first|layout", word.arg)}
     return found

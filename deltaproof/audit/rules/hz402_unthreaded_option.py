@@ -42,8 +42,8 @@ fla pull requests 1004 (a context swallowed by keywords), 842 and 1088 (``cu_seq
 flashinfer 3720 (a switch that nothing read); TileOPs 1018 (a bias that was always on).
 
 ## Known limits
-A dropped option may be harmless where its default is the only value in use. Methods that override another one and
-functions whose text says that a parameter is unused are not judged.
+A dropped option may be harmless where its default is the only value in use. Methods that override another one, checks,
+implementations registered for an operator, and functions whose text says that a parameter is unused are not judged.
 """
 
 from __future__ import annotations
@@ -53,31 +53,21 @@ import re
 from collections.abc import Iterator
 
 from deltaproof.audit.flow.guards import guards
+from deltaproof.audit.flow.options import arguments, chosen, dictated, forwarded, only_the_default, own_mode, refused
 from deltaproof.audit.flow.trace import names_in
 from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
-_SWITCH = re.compile(r"^(use|enable|disable|is|has|apply|output|return|allow|with|safe|reverse|causal)(_|$)")
+_SWITCH = re.compile(r"^(use|enable|disable|apply|output|return|allow|with|safe|reverse|causal)(_|$)")
 _PER_TOKEN = re.compile(r"(^|_)(cu_?seqlens?|offsets|cp_context|initial_states?)(_\w+)?$")
 _SAID = re.compile(r"unused|ignored|not used|no effect|compat|reserved|not supported|unsupported|deprecated", re.I)
 _REGISTERED = re.compile(r"custom_op|register|library")
 _ONE_WAY = re.compile(r"bwd|backward|recompute|fake")
 LEAST_FORWARDED = 5
-
-
-def _bound(call: ast.Call, target: Function) -> dict[str, ast.expr] | None:
-    """Return a call's arguments by the target's parameters; None where some cannot be told."""
-    if any(isinstance(each, ast.Starred) for each in call.args) or any(each.arg is None for each in call.keywords):
-        return None
-    found = dict(zip([param.name for param in target.params], call.args, strict=False))
-    found.update({each.arg: each.value for each in call.keywords if each.arg is not None})
-    return found
-
-
-def _forwarded(function: Function, bound: dict[str, ast.expr]) -> int:
-    return sum(1 for value in bound.values() if isinstance(value, ast.Name) and value.id in function.param_names)
+MANY_UNREAD = 5
+"""So many parameters that nothing reads are there for another function's signature."""
 
 
 def _swallowed(module: Module, function: Function, project: Project) -> Iterator[Seen]:
@@ -92,8 +82,8 @@ def _swallowed(module: Module, function: Function, project: Project) -> Iterator
         if not isinstance(function.parents.get(call), ast.Return):
             continue
         target = project.function(function.called(call), module)
-        bound = _bound(call, target) if target is not None and target is not function else None
-        if target is None or bound is None or _forwarded(function, bound) < LEAST_FORWARDED:
+        bound = arguments(call, target) if target is not None and target is not function else None
+        if target is None or bound is None or forwarded(function, bound) < LEAST_FORWARDED:
             continue
         lost = [param.name for param in target.params if param.default is not None and param.name not in bound]
         lost = [name for name in lost if name not in function.param_names and not _SAID.search(name)]
@@ -189,14 +179,15 @@ def _overwritten(module: Module, function: Function) -> Iterator[Seen]:
             break
 
 
-def _unread(module: Module, function: Function) -> Iterator[Seen]:
+def _unread(module: Module, function: Function, project: Project) -> Iterator[Seen]:
     """Switches that nothing reads."""
     if function.owner is not None or function.is_kernel or function.outer is not None or len(function.calls) < 4:
         return
     if (
         function.name.startswith("_")
         or "fake" in function.name
-        or any("fake" in name or "overload" in name or "impl" in name for name, _ in function.decorators)
+        or any(re.search("fake|overload|impl|(^|[._])register$", name) for name, _ in function.decorators)
+        or dictated(module, function)
     ):
         return
     read: set[str] | None = None
@@ -207,6 +198,9 @@ def _unread(module: Module, function: Function) -> Iterator[Seen]:
         if read is None:
             read = {node.id for each in function.node.body for node in ast.walk(each) if isinstance(node, ast.Name)}
         if param.name in read or "locals" in read:
+            continue
+        left = sum(1 for each in function.params if each.name not in read)
+        if left >= MANY_UNREAD or refused(function, param) or only_the_default(function, param, project):
             continue
         place = function.node.args
         node = next(each for each in [*place.posonlyargs, *place.args, *place.kwonlyargs] if each.arg == param.name)
@@ -237,8 +231,8 @@ def _literal_switch(module: Module, function: Function) -> Iterator[Seen]:
     for call in function.calls:
         name = call.func.id if isinstance(call.func, ast.Name) else ""
         target = module.by_qualname.get(name)
-        bound = _bound(call, target) if target is not None and target is not function else None
-        if target is None or bound is None or _forwarded(function, bound) < LEAST_FORWARDED:
+        bound = arguments(call, target) if target is not None and target is not function else None
+        if target is None or bound is None or forwarded(function, bound) < LEAST_FORWARDED:
             continue
         for switch, value in bound.items():
             if (
@@ -249,8 +243,11 @@ def _literal_switch(module: Module, function: Function) -> Iterator[Seen]:
             for other, twin in module.calls():
                 if twin is call or not isinstance(twin.func, ast.Name) or twin.func.id != name or other is function:
                     continue
-                theirs = (_bound(twin, target) or {}).get(switch)
-                if theirs is not None and not isinstance(theirs, ast.Constant):
+                others = arguments(twin, target) or {}
+                theirs = others.get(switch)
+                if theirs is None or isinstance(theirs, ast.Constant) or own_mode(bound, others):
+                    continue
+                if other is None or not chosen(other, function):
                     yield Hit(
                         module,
                         call,
@@ -269,6 +266,7 @@ class UnthreadedOption(Rule):
 
     code = "HZ402"
     name = "unthreaded-option"
+    stable = True
     triggers = ("triton", "tilelang", "cute", "cutlass", "cu_seqlens", "torch.library")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
@@ -277,7 +275,7 @@ class UnthreadedOption(Rule):
             yield from _swallowed(module, function, project)
             yield from _reset(module, function)
             yield from _overwritten(module, function)
-            yield from _unread(module, function)
+            yield from _unread(module, function, project)
             yield from _literal_switch(module, function)
 
 

@@ -64,6 +64,7 @@ class SquareStateTest(Rule):
 
     code = "HZ801"
     name = "square-state-test"
+    stable = True
     triggers = ("def test",)
     tests = True
 

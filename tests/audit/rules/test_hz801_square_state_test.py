@@ -64,3 +64,13 @@ def test_a_fixture_of_the_states_size():
     assert "`chunk_size`" in hit.message
     assert hits(RULE, code.format(sizes="[128, 64]"), NAME) == []
     assert hits(RULE, code.format(sizes="[64]"), NAME) == []
+
+
+def test_a_layout_of_the_inputs_is_none_of_the_state():
+    code = """
+    def test_{name}():
+        B, H, T, K, V = 1, 4, 128, 64, 64
+        assert_close(operator(B, H, T, K, V), other(B, H, T, K, V))
+    """
+    assert hits(RULE, code.format(name="bthd_layout_matches_bhtd"), NAME) == []
+    assert len(hits(RULE, code.format(name="state_layout"), NAME)) == 1

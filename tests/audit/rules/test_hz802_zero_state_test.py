@@ -57,3 +57,14 @@ def test_one_call_with_a_state_is_enough():
         before="operator(q, k, v, initial_state=h0, output_final_state=True)", given="initial_state=None"
     )
     assert hits(RULE, code, NAME) == []
+
+
+def test_a_part_of_the_state_may_be_written():
+    code = CODE.format(before="h0 = torch.zeros(2, 3, 64, 32); h0[:, 1:].copy_(x)", given="initial_state=h0")
+    assert hits(RULE, code, NAME) == []
+
+
+def test_a_test_that_compares_no_values_is_not_judged():
+    code = CODE.format(before="pass", given="initial_state=None")
+    assert len(hits(RULE, code, NAME)) == 1
+    assert hits(RULE, code.replace("assert_close(", "assert_raised("), NAME) == []
