@@ -40,9 +40,8 @@ Name the parameter in ``restore_value`` (or ``reset_to_zero`` where it starts fr
 The update step of a causal convolution, which shifted its cache dozens of times on the first call.
 
 ## Known limits
-A kernel that gets one tensor under two names is not seen. Memory that a kernel writes before it reads it is taken to be
-scratch. Load and store count as one place where their addresses are
-sums of the same terms.
+One tensor under two names is seen where a launch spells it. Memory that a kernel writes before it reads it is taken to
+be scratch. Load and store count as one place where their addresses are sums of the same terms.
 """
 
 from __future__ import annotations
@@ -52,12 +51,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import Access, accesses
-from deltaproof.audit.flow.trace import names_in
+from deltaproof.audit.flow.trace import alternatives, names_in
 from deltaproof.audit.model.names import dotted
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
 if TYPE_CHECKING:
-    from deltaproof.audit.model.function import Function
+    from deltaproof.audit.model.function import Function, Launch
     from deltaproof.audit.model.module import Module
     from deltaproof.audit.model.project import Project
 
@@ -98,6 +97,8 @@ class AutotunedInPlace(Rule):
                         f"Add `{name}` to restore_value (or reset_to_zero).",
                         (Quote(module, load.call, "read here"), Quote(module, store.call, "and written here")),
                     )
+            if saved is not None:
+                yield from _shared(module, project, kernel, tuner, saved | set(updated))
 
 
 def _single(module: Module, tuner: ast.Call) -> bool:
@@ -171,6 +172,65 @@ def _updated(kernel: Function) -> dict[str, tuple[Access, Access]]:
             elif base not in loads:
                 written.add(base)  # scratch: what is read later was written by this run
     return found
+
+
+def _shared(module: Module, project: Project, kernel: Function, tuner: ast.Call, known: set[str]) -> Iterator[Seen]:
+    """Yield tensors that a launch hands over under two names, of which the kernel reads one and writes the other."""
+    stores: dict[str, Access] = {}
+    loads: dict[str, list[Access]] = {}
+    for access in accesses(kernel):
+        if access.base not in kernel.param_names - kernel.constexprs or access.kind == "atomic":
+            continue
+        if access.kind == "store":
+            stores.setdefault(access.base, access)
+        elif access.base not in stores:
+            loads.setdefault(access.base, []).append(access)
+    if not stores.keys() - known or not loads:
+        return
+    for launch in project.launches_of(kernel):
+        bound = launch.bound(kernel)
+        meant = {name: _tensors(launch, bound[name]) for name in {*stores, *loads} & bound.keys()}
+        for name, store in stores.items():
+            place = _index(store)
+            same = [
+                each
+                for other, reads in loads.items()
+                if other != name and not {name, other} & known and meant.get(other, set()) & meant.get(name, set())
+                for each in reads
+                if _index(each) == place
+            ]
+            if not same:
+                continue
+            known = known | {name}
+            yield Hit(
+                module,
+                tuner,
+                kernel,
+                f"The autotuned kernel reads `{same[0].base}` and writes `{name}`, to which a launch gives one tensor, and "
+                "the autotuner does not restore it: its trial runs change the caller's tensor.",
+                "likely",
+                f"Add `{name}` to restore_value, or write to another tensor.",
+                (
+                    Quote(launch.host.module, launch.call, "launched on one tensor under two names"),
+                    Quote(module, same[0].call, "read here"),
+                    Quote(module, store.call, "and written here"),
+                ),
+            )
+
+
+def _tensors(launch: Launch, argument: ast.expr) -> set[str]:
+    """Return the names of the tensors that an argument may be."""
+    found = {dotted(each) for each in alternatives(launch.host, argument)} | {dotted(argument)}
+    return found - {"", "None"}
+
+
+def _index(access: Access) -> frozenset[str]:
+    """Return the names that an address is made of, but for its base and strides."""
+    parts: list[ast.AST] = list(access.addends)
+    if access.block is not None and access.block.offsets is not None:
+        parts.append(access.block.offsets)
+    names = {name for part in parts for name in names_in(part)}
+    return frozenset(name for name in names if name != access.base and "stride" not in name)
 
 
 def _place(access: Access) -> tuple[str, ...]:

@@ -70,3 +70,28 @@ def test_a_hook_of_the_configurations_that_names_the_tensor():
     hooked = bad.replace('{"BD": 64}', '{"BD": 64}, pre_hook=to_zero(["cache"])')
     assert hits(RULE, hooked) == []
     assert len(hits(RULE, hooked.replace('["cache"]', '["x"]'))) == 1
+
+
+TWO = """
+@triton.autotune(configs=[triton.Config({"BD": 64}), triton.Config({"BD": 128})], key=["D"])
+@triton.jit
+def scale(x, y, stride_x, stride_y, D, BD: tl.constexpr):
+    o_d = tl.program_id(0) * BD + tl.arange(0, BD)
+    b_x = tl.load(x + o_d * stride_x, mask=o_d < D)
+    tl.store(y + o_d * stride_y, b_x * 2, mask=o_d < D)
+
+
+def run(x, inplace):
+    y = torch.empty_like(x)
+    if inplace:
+        y = x
+    scale[(4,)](x, y, x.stride(0), y.stride(0), x.shape[0])
+"""
+
+
+def test_a_launch_that_gives_one_tensor_two_names():
+    assert ["writes `y`" in hit.message for hit in hits(RULE, TWO)] == [True]
+    assert hits(RULE, TWO.replace("        y = x\n", "        y = torch.zeros_like(x)\n")) == []
+    assert hits(RULE, TWO.replace('key=["D"]', 'key=["D"], restore_value=["y"]')) == []
+    other_rows = TWO.replace("y + o_d", "y + o_e").replace("    b_x", "    o_e = o_d + D\n    b_x")
+    assert hits(RULE, other_rows) == []
