@@ -52,8 +52,9 @@ flashinfer pull requests 3479 and 3788 (``or`` where both coordinates must be in
 
 ## Known limits
 Indices are compared as sums of products; what goes through a remainder, a minimum or a loaded index counts as bounded.
-Lanes that fill a row of the pointer's own layout, extents that every launch passes exactly, and tiles that a condition
-makes whole are left alone. Workspaces padded by the host to whole tiles are not known to be padded.
+Left alone are lanes that fill a row of the pointer's own layout, extents that every launch passes exactly or chooses as
+divisors, sizes that callers restrict to powers of two, and tiles that a condition or a loop's end makes whole.
+Workspaces padded by the host to whole tiles are not known to be padded.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class UnmaskedLoad(Rule):
 
     code = "HZ101"
     name = "unmasked-load"
+    stable = True
     triggers = ("tl.load", "gl.load", "cute.jit", "cute.kernel", "prim_func")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:

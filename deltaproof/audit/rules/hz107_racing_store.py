@@ -194,6 +194,7 @@ class RacingStore(Rule):
 
     code = "HZ107"
     name = "racing-store"
+    stable = True
     triggers = ("program_id", "T.Kernel", "](")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
