@@ -67,11 +67,11 @@ _SEEDERS = frozenset(
 _DRAWS = frozenset(("rand", "rand_like", "randint", "randint_like", "randperm", "multinomial", "bernoulli", "normal"))
 _DRAWN_INTO = frozenset(("exponential_", "uniform_", "random_", "bernoulli_", "geometric_"))
 _SAMPLING = re.compile(r"sampl(e|er|ing)|gumbel|speculat|verify|accept|remask|unmask|denois", re.IGNORECASE)
-_PARALLEL = re.compile(r"\btp_(size|rank|group|cpu_group)\b|tensor_(model_)?parallel|torch\.distributed|\bdist\.")
+_PARALLEL = re.compile(r"\btp_(size|rank|group|cpu_group)\b|tensor_(model_)?parallel|torch\.distributed\b")
 _QUIET = re.compile(
     r"(^|[_.])(test\w*|bench\w*|profile\w*|demo|example\w*|dummy\w*|fake\w*|mock\w*|synthetic\w*|simulat\w*|warm_?up\w*"
     r"|init|_?initiali[sz]\w*|reset_parameters|(make|create|generate|build|gen|prepare|alloc\w*|process)_\w*(inputs?|data|weights?"
-    r"|tensors?|cases?)|main|worker_init\w*|seed_worker)(?=$|[_.])",
+    r"|tensors?|cases?)|main|worker_init\w*|seed_worker|\w*data_?(set|loader)\w*|data|\w*shuffl\w*)(?=$|[_.])",
     re.IGNORECASE,
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 
 from deltaproof.audit.rules.hz501_rank_divergent_random import RULE
@@ -95,3 +97,26 @@ def test_silent_in_docstrings_and_below_main() -> None:
 def test_silent_where_nothing_is_sampled_or_nothing_is_parallel() -> None:
     assert hits(RULE, sampler().replace("sample", "project").replace("Sampler", "Head")) == []
     assert hits(RULE, sampler().replace("import torch.distributed as dist", "")) == []
+
+
+def test_a_distribution_is_no_process_group():
+    code = """
+    def sample(self, probs):
+        dist = torch.distributions.Categorical(probs=probs)
+        keep = dist.entropy() < 1.0
+        return torch.multinomial(probs, 1) * keep
+    """
+    assert hits(RULE, code) == []
+    assert len(hits(RULE, "import torch.distributed as dist\n" + textwrap.dedent(code))) == 1
+
+
+def test_every_rank_shuffles_a_data_set_of_its_own():
+    code = """
+    class {name}:
+        def __iter__(self):
+            g = torch.Generator()
+            g.manual_seed(self.epoch + self.rank)
+            return iter(torch.randperm(8, generator=g))
+    """
+    assert hits(RULE, code.format(name="BufferedDataset")) == []
+    assert len(hits(RULE, code.format(name="Denoiser"))) == 1
