@@ -15,8 +15,11 @@ from deltaproof.audit.flow.trace import addends, called_name, factors, origins, 
 
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
+    from deltaproof.audit.model.module import Module
+    from deltaproof.audit.model.project import Project
 
 _TILE = re.compile(r"(self\.)?_?(B[TKVSMNC]|C|\w*(tile|chunk|block|BLOCK|CHUNK|TILE)\w*|\d+)$")
+_TMA = "tma_atom"
 DIMENSION_BITS = 7
 """What each dimension behind the first one adds to its stride in practice."""
 
@@ -38,7 +41,7 @@ class Row:
     fix: str
 
 
-def narrow_rows(function: Function) -> Iterator[Row]:
+def narrow_rows(function: Function, project: Project) -> Iterator[Row]:
     """Yield the row addresses that a function forms in 32 bits, in source order."""
     symbols = _mentions(function, "sym_int(")
     cute = function.kind == "cute" and (_mentions(function, "block_idx") or _mentions(function, "local_tile("))
@@ -51,7 +54,7 @@ def narrow_rows(function: Function) -> Iterator[Row]:
                 yield from _tiles(function, node)
             elif cute and last == "crd2idx":
                 yield from _coordinates(function, node)
-            elif last == "make_fake_tensor" and symbols:
+            elif last == "make_fake_tensor" and symbols and not _by_descriptor(function.module, project):
                 yield from _symbolic_strides(function, node)
             elif last == "slice" and is_cutile(function):
                 yield from _ragged_slices(function, node)
@@ -62,6 +65,17 @@ def narrow_rows(function: Function) -> Iterator[Row]:
 def _mentions(function: Function, text: str) -> bool:
     lines = function.module.lines[function.line - 1 : function.end_line]
     return text in function.module.text and any(text in line for line in lines)
+
+
+def _by_descriptor(module: Module, project: Project) -> bool:
+    """Return whether the kernels in reach read by TMA, whose descriptor takes the strides and adds in 64 bits."""
+    known: bool | None = module.__dict__.get("_by_descriptor")
+    if known is None:
+        names = {part for name in module.imports.values() for part in (name, name.rpartition(".")[0]) if part}
+        found = (project.named(name) for name in sorted(names) if not name.startswith(("cutlass", "torch")))
+        known = _TMA in module.text or any(each is not None and _TMA in each.text for each in found)
+        module.__dict__["_by_descriptor"] = known
+    return known
 
 
 def is_cutile(function: Function) -> bool:

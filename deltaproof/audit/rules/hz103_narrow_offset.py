@@ -87,7 +87,7 @@ class NarrowOffset(Rule):
             if function.kind in ("triton", "gluon"):
                 yield from self._products(function, project)
             else:
-                yield from self._rows(function)
+                yield from self._rows(function, project)
 
     def _products(self, function: Function, project: Project) -> Iterator[Seen]:
         module = function.module
@@ -134,8 +134,8 @@ class NarrowOffset(Rule):
                 quotes,
             )
 
-    def _rows(self, function: Function) -> Iterator[Seen]:
-        rows = list(narrow_rows(function))
+    def _rows(self, function: Function, project: Project) -> Iterator[Seen]:
+        rows = list(narrow_rows(function, project))
         if not rows:
             return
         first = rows[0]

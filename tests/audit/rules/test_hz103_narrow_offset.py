@@ -252,6 +252,8 @@ def test_a_symbolic_stride_of_32_bits() -> None:
     narrow = code.replace("{made}", "sym_int")
     assert hits(RULE, narrow.replace("(dtype, (rows, H)", "(cutlass.Int32, (rows, H)")) == []  # a table of indices
     assert hits(RULE, narrow.replace("(rows, H), (stride, 1)", "(rows,), (stride,)")) == []
+    by_descriptor = "\n    def load(op, x):\n        return cute.nvgpu.make_tiled_tma_atom_A(op, x)\n"
+    assert hits(RULE, narrow + by_descriptor) == []
 
 
 def test_a_ragged_slice_of_a_cutile_parameter() -> None:
