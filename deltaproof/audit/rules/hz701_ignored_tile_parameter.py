@@ -2,9 +2,9 @@
 
 ## What it does
 Reports a tile or chunk size that is a literal although the caller passes one: a variable set to a number beside a
-parameter that means the same, a parameter that is overwritten by a number, a helper called without the chunk size that
-its neighbours are given, a default that the function's own assertion refuses, and functions of one file that assert
-different sizes.
+parameter that means the same, a parameter that is overwritten by a number, a number handed on in its place, a helper
+called without the chunk size that its neighbours are given, a default that the function's own assertion refuses, and
+functions of one file that assert different sizes.
 
 ## Why it matters
 All is well while every caller passes the literal. With another size, the index tables, the paddings and the kernel
@@ -48,6 +48,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from deltaproof.audit.flow.guards import guards
 from deltaproof.audit.flow.trace import names_in, resolved
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
@@ -114,6 +115,7 @@ class IgnoredTileParameter(Rule):
             names = [param.name for param in function.params if _SIZE.match(param.name)]
             yield from self._literals(module, function, names)
             yield from self._calls(module, project, function)
+            yield from self._handed(module, function, names)
             for name in names:
                 found = _asserted(function, name)
                 if found is None:
@@ -181,6 +183,26 @@ class IgnoredTileParameter(Rule):
                 FIX,
                 (Quote(module, function.node, f"the parameter `{name}`"),),
             )
+
+    def _handed(self, module: Module, function: Function, names: list[str]) -> Iterator[Seen]:
+        """Yield calls that are handed a literal for a size which the function itself is given."""
+        for call in function.calls if names else ():
+            for keyword in call.keywords:
+                name = keyword.arg or ""
+                if name not in names or not _TIME.match(name) or not _literal(keyword.value):
+                    continue
+                if _restricted(function, name) or any(name in names_in(g.test) for g in guards(function, call)):
+                    yield Drop(module, call, function, f"the function tests `{name}`")
+                    continue
+                yield Hit(
+                    module,
+                    keyword.value,
+                    function,
+                    f"`{name}` is the literal {keyword.value.value} in this call, and the caller passes `{name}`.",  # type: ignore[attr-defined]
+                    "likely",
+                    FIX,
+                    (Quote(module, function.node, f"the parameter `{name}`"),),
+                )
 
     def _calls(self, module: Module, project: Project, function: Function) -> Iterator[Seen]:
         """Yield calls that leave the size to its default while their neighbours pass one."""

@@ -206,8 +206,8 @@ def _shared(module: Module, project: Project, kernel: Function, tuner: ast.Call,
                 module,
                 tuner,
                 kernel,
-                f"The autotuned kernel reads `{same[0].base}` and writes `{name}`, to which a launch gives one tensor, and "
-                "the autotuner does not restore it: its trial runs change the caller's tensor.",
+                f"The autotuned kernel reads `{same[0].base}` and writes `{name}`, to which a launch gives one tensor, "
+                "and the autotuner does not restore it: its trial runs change the caller's tensor.",
                 "likely",
                 f"Add `{name}` to restore_value, or write to another tensor.",
                 (

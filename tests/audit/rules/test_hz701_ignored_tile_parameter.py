@@ -52,7 +52,8 @@ def test_a_helper_that_falls_back_to_its_default():
 
 
 def test_neighbours_that_pass_a_literal_prove_nothing():
-    assert hits(RULE, HELPED.replace("chunk_size=chunk_size", "chunk_size=32")) == []
+    literal = HELPED.replace("chunk_size=chunk_size", "chunk_size=32").replace("A, chunk_size)", "A)")
+    assert hits(RULE, literal) == []
 
 
 def test_a_default_that_the_function_refuses():
@@ -64,3 +65,11 @@ def test_two_functions_of_one_file_that_want_different_sizes():
     two = "def f(chunk_size):\n    assert chunk_size == 32\n\ndef g(chunk_size):\n    assert chunk_size == 64\n"
     assert [hit.function.name for hit in hits(RULE, two) if hit.function] == ["g"]
     assert hits(RULE, two.replace("64", "32")) == []
+
+
+def test_a_number_that_is_handed_on_in_place_of_the_parameter():
+    code = "def f(q, chunk_size=64):\n    q = cumsum(q, chunk_size=64)\n    return q[:chunk_size]\n"
+    assert len(hits(RULE, code)) == 1
+    assert hits(RULE, code.replace("chunk_size=64)\n    return", "chunk_size=chunk_size)\n    return")) == []
+    assert hits(RULE, code.replace("    q =", "    assert chunk_size == 64\n    q =")) == []
+    assert hits(RULE, code.replace("    q =", "    if chunk_size > 64:\n        q =")) == []
