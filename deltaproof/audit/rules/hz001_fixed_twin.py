@@ -76,7 +76,7 @@ KDA kernels and their copies in gated delta net 2; common chunk kernels and thei
 
 ## Known limits
 A difference may be meant. Copies with fewer than eight statements, or with more than 500, or with less than
-three fifths of them in common, are not compared.
+three fifths of them in common, are not compared, nor are those that hardly share a line as it is written.
 """
 
 from __future__ import annotations

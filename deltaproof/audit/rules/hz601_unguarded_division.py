@@ -55,7 +55,7 @@ from deltaproof.audit.flow.guards import guards
 from deltaproof.audit.flow.selects import is_where, last_name
 from deltaproof.audit.flow.tiles import is_tile_kernel
 from deltaproof.audit.flow.trace import names_in
-from deltaproof.audit.rule import Hit, Rule, Seen
+from deltaproof.audit.rule import Drop, Hit, Rule, Seen
 
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 
 _ROOTS = ("sqrt", "sqrt_rn")
 _INVERSE_ROOTS = ("rsqrt",)
+_INTEGERS = ("int8", "uint8", "int16", "int32")
 _FLOORS = ("maximum", "clamp", "where", "if_then_else", "select", "fmax", "Max")
 
 
@@ -83,8 +84,14 @@ class UnguardedDivision(Rule):
             told: set[int] = set()
             for node, divisor in _divisions(function):
                 for hit in (*_misplaced(function, node, divisor), *_zero_norm(function, node, divisor)):
-                    if id(function.statement(node)) not in told:
-                        told.add(id(function.statement(node)))
+                    if id(function.statement(node)) in told:
+                        continue
+                    told.add(id(function.statement(node)))
+                    if _scaled_integer(function, node, divisor):
+                        yield Drop(
+                            module, node, function, "an integer beside its stored scale, zero for a row of zeros"
+                        )
+                    else:
                         yield hit
 
 
@@ -96,6 +103,25 @@ def _divisions(function: Function) -> Iterator[tuple[ast.AST, ast.expr]]:
             yield node, node.value
         elif isinstance(node, ast.Call) and node.args and last_name(function, node) in _INVERSE_ROOTS:
             yield node, node
+
+
+def _scaled_integer(function: Function, node: ast.AST, divisor: ast.expr) -> bool:
+    """Return whether a quotient becomes an integer at once, and its divisor is stored as the scale to multiply with."""
+    around = list(function.ancestors(node))[:4]
+    cast = any(
+        isinstance(each, ast.Call)
+        and isinstance(each.func, ast.Attribute)
+        and each.func.attr == "to"
+        and any(last.attr in _INTEGERS for last in each.args if isinstance(last, ast.Attribute))
+        for each in around
+    )
+    return cast and any(
+        last_name(function, call) == "store"
+        and len(call.args) > 1
+        and names_in(divisor) & names_in(call.args[1])
+        and node not in ast.walk(call.args[1])
+        for call in function.calls
+    )
 
 
 def _is_epsilon(expr: ast.expr) -> bool:

@@ -70,3 +70,19 @@ def test_an_epsilon_on_a_size_protects_nothing():
     (hit,) = hits(RULE, code.format(statement="r[i] /= (n * c) ** 0.5 + eps"))
     assert "never zero" in hit.message
     assert hits(RULE, code.format(statement="r[i] = r[i] / (n * c) ** 0.5 + eps")) == []
+
+
+def test_an_integer_beside_its_stored_scale():
+    code = """
+    @triton.jit
+    def quantize(x, q, s, D: tl.constexpr):
+        i = tl.program_id(0)
+        o = tl.arange(0, D)
+        b = tl.load(x + i * D + o)
+        scale = tl.max(tl.abs(b)) / 127.0
+        tl.store(q + i * D + o, (b / scale){cast})
+        tl.store(s + i, scale)
+    """
+    assert hits(RULE, code.format(cast=".to(tl.int8)")) == []
+    assert len(hits(RULE, code.format(cast=".to(tl.float8e4nv)"))) == 1
+    assert len(hits(RULE, code.format(cast=".to(tl.int8)").replace("        tl.store(s + i, scale)\n", ""))) == 1
