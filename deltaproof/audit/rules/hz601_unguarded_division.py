@@ -89,7 +89,7 @@ class UnguardedDivision(Rule):
                     told.add(id(function.statement(node)))
                     if _scaled_integer(function, node, divisor):
                         yield Drop(
-                            module, node, function, "an integer beside its stored scale, zero for a row of zeros"
+                            module, node, function, "an integer beside its stored scale, 0 for a row of zeros"
                         )
                     else:
                         yield hit
