@@ -72,7 +72,7 @@ class OversizedGridAxis(Rule):
 
     code = "HZ104"
     name = "oversized-grid-axis"
-    stable = False
+    stable = True
     triggers = ("](",)
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
