@@ -140,23 +140,34 @@ def parts(function: Function, expr: ast.AST | None, project: Project | None = No
     found: set[Part] = set()
     waiting: list[ast.AST] = [] if expr is None else [expr]
     seen: set[int] = set()
+    known: dict[ast.AST, tuple[Part | None, list[ast.AST]]] = function.__dict__.setdefault("_program_parts", {})
     while waiting and len(seen) < 4 * MOST:
         node = waiting.pop()
         if id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, (ast.BinOp, ast.Call, ast.Name)):
-            part = digit(function, node, project)
-            if part is not None:
-                found.add(part)
-                waiting += _divisors(function, node)
-                continue
-        if isinstance(node, ast.Name) and node in function.parents:
-            for reached in function.flow.reaching(node.id, node):
-                waiting += _sources(function, reached.value, reached.node)
-            continue
-        waiting.extend(ast.iter_child_nodes(node))
+        step = known.get(node)
+        if step is None:
+            step = known[node] = _step(function, node, project)
+        if step[0] is not None:
+            found.add(step[0])
+        waiting += step[1]
     return found
+
+
+def _step(function: Function, node: ast.AST, project: Project | None) -> tuple[Part | None, list[ast.AST]]:
+    """Return the part that a node is, and the nodes that it depends on besides."""
+    if isinstance(node, (ast.BinOp, ast.Call, ast.Name)):
+        part = digit(function, node, project)
+        if part is not None:
+            return part, _divisors(function, node)
+    if isinstance(node, ast.Name) and node in function.parents:
+        found: list[ast.AST] = []
+        for reached in function.flow.reaching(node.id, node):
+            found += _sources(function, reached.value, reached.node)
+        return None, found
+    wanted = (ast.expr, ast.keyword, ast.stmt)
+    return None, [child for child in ast.iter_child_nodes(node) if isinstance(child, wanted)]
 
 
 def _divisors(function: Function, node: ast.expr) -> list[ast.AST]:
