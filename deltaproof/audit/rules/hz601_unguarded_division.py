@@ -88,9 +88,7 @@ class UnguardedDivision(Rule):
                         continue
                     told.add(id(function.statement(node)))
                     if _scaled_integer(function, node, divisor):
-                        yield Drop(
-                            module, node, function, "an integer beside its stored scale, 0 for a row of zeros"
-                        )
+                        yield Drop(module, node, function, "an integer beside its stored scale, 0 for a row of zeros")
                     else:
                         yield hit
 
