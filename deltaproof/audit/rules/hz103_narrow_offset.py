@@ -47,9 +47,11 @@ Widen one factor before the first product: ``tl.program_id(0).to(tl.int64)``, ``
 flash-linear-attention #138, #692, #911, #964, #965; flashinfer #3007, #3392, #3743, #4263, #4572.
 
 ## Known limits
-How large a dimension gets is guessed from its name and from the launch: 4096 sequences, 131072 tokens in one of them,
-4 million in all, 64 heads of size 128. An index within one sequence is not reported, nor one that the guess leaves
-below 2**31. The width of a value that is loaded and not cast depends on the tensor; it is taken to be wide.
+How large a dimension gets is guessed from its name and from the launch, a stride from the shape of its tensor: 4096
+sequences, 131072 tokens in one of them, 4 million in all, 64 heads of size 128; few new tokens in a kernel that decodes.
+An index within one sequence is not reported, nor one that the guess leaves below 2**31. The width of a value that is
+loaded and not cast depends on the tensor; it is taken to be wide. A row of a CuTe tensor is reported where the module
+shows that the strides are constants: symbolic ones have 64 bits, and those of a TMA descriptor do not wrap.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ class NarrowOffset(Rule):
 
     code = "HZ103"
     name = "narrow-offset"
-    stable = False
+    stable = True
     triggers = ("program_id", "sym_int", "block_idx", "ct.kernel", "tile.kernel")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
