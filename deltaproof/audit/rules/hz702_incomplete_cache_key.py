@@ -5,7 +5,10 @@ Looks at what is kept between calls under a key: compiled kernels, casts, regist
 an object's address (``id(x)``, ``x.data_ptr()``) whose owner may die. It reports a key of a compiled kernel that lacks
 what was baked in: a compile-time constant, a name that the compiled function closes over, the shape of a tensor that
 the compiler saw, the dtype, all strides but one, the device whose properties chose the options. And it reports a key
-for compiled binaries that is made from source and target but not from the compiler's options.
+for compiled binaries that is made from source and target but not from the compiler's options. Functions that make keys
+are read too: a parameter, or a field under a hash of contents, that the built thing depends on and the key ignores; an
+argument of the builder that its key function is not given; a function's source hashed without what it closes over. A
+buffer that is made when there is none must not have the first caller's dtype.
 
 ## Why it matters
 The second caller with another shape, dtype, stride or device gets the first caller's kernel. It runs without an error
@@ -83,15 +86,14 @@ from deltaproof.audit.flow.compiled import (
 )
 from deltaproof.audit.model.names import dotted
 from deltaproof.audit.rule import Hit, Quote, Rule, Seen
+from deltaproof.audit.rules._made_keys import FIX, binary_key, kept, made_keys
 
 if TYPE_CHECKING:
-    from deltaproof.audit.model.function import Function
     from deltaproof.audit.model.module import Module
     from deltaproof.audit.model.project import Project
 
 _DEVICE = re.compile(r"device|arch|capability|(^|_)sm(_|$)|cc_major", re.I)
-_OPTIONS = re.compile(r"option|flag|pass_config|compile_args|kwargs|define", re.I)
-FIX = "Add it to the key."
+_STORES = re.compile(r"(?<![\w.])id\(|compile|_buf(fer)?s?\[|_BUF(FER)?S?\[|(cache|workspace)\w*\[", re.I)
 
 
 class IncompleteCacheKey(Rule):
@@ -99,23 +101,27 @@ class IncompleteCacheKey(Rule):
 
     code = "HZ702"
     name = "incomplete-cache-key"
-    triggers = (".compile(", "compile[", "id(", "data_ptr(", "sha256(", "md5(")
+    triggers = (".compile(", "compile[", "id(", "data_ptr(", "sha256(", "md5(", "_key", "__hash__", "BUFFER", "cache")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
         """Yield keys that two different things share."""
         text = module.text
         binaries = "sha256(" in text or "md5(" in text
-        stores = "data_ptr(" in text or re.search(r"(?<![\w.])id\(", text) or "compile" in text
+        keys = "_key" in text or "__hash__" in text
+        stores = "data_ptr(" in text or keys or _STORES.search(text)
+        if keys:
+            yield from made_keys(module)
         if not binaries and not stores:
             return
         for function in module.functions:
             if function.is_kernel:
                 continue
             if binaries and "key" in function.name.lower():
-                yield from self._binary(module, function)
+                yield from binary_key(module, function)
             for store in cache_stores(function) if stores else ():
                 found = reached(function, store.keys)
                 yield from self._address(module, store, found)
+                yield from kept(module, store, found)
                 compiled = compile_call(function, store.value)
                 if compiled is not None:
                     yield from self._compiled(module, project, store, compiled, found)
@@ -273,26 +279,6 @@ class IncompleteCacheKey(Rule):
                     f"Put `tuple({owner}.stride())` into the key, or assert the other strides.",
                     (quote,),
                 )
-
-    def _binary(self, module: Module, function: Function) -> Iterator[Seen]:
-        names = sorted(function.param_names)
-        source = [name for name in names if re.search(r"(^|_)(code|source|src)(_|$)", name) and "target" not in name]
-        target = [name for name in names if re.search(r"target|arch", name)]
-        hashed = function.calls_of("sha256", "md5", "sha1", "blake2b")
-        if not source or not target or not hashed:
-            return
-        spelled = [getattr(node, part, None) for node in function.nodes for part in ("id", "attr", "value")]
-        words = [*names, *(each for each in spelled if isinstance(each, str))]
-        if not any(_OPTIONS.search(word) for word in words):
-            yield Hit(
-                module,
-                hashed[0],
-                function,
-                f"The key of a compiled binary is made from `{source[0]}` and `{target[0]}` but from no compiler "
-                "options, which change the binary too.",
-                "possible",
-                "Take the compiler's options as an argument and add them to the key.",
-            )
 
 
 RULE = IncompleteCacheKey()

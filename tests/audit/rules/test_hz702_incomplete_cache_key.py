@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from deltaproof.audit.rules.hz702_incomplete_cache_key import RULE
 from tests.audit.rules.snippets import examples, hits
 
@@ -254,3 +256,129 @@ def test_a_stride_that_the_kernel_is_handed_as_a_number():
     assert len(hits(RULE, one)) == 1
     handed = one.replace("cute.compile(kernel,", "cute.compile(Kernel(row_stride=rows),")
     assert hits(RULE, handed) == []
+
+
+KEY_FUNCTION = """
+import cudnn
+
+def _graph_key(q, k, scale: float, *, page: int, causal: bool, tokens: int, verbose: bool):
+    return (q.shape, k.shape, page, causal)
+
+@cudnn.graph_cache(key_fn=_graph_key)
+def _build(q, k, scale, *, page, causal, tokens, verbose):
+    return cudnn.sdpa(q, k, attn_scale=scale, page=page, causal=causal, tokens=tokens, log=verbose)
+"""
+
+
+def test_a_key_function_that_ignores_what_the_builder_bakes_in():
+    found = hits(RULE, KEY_FUNCTION)
+    assert [(hit.function.name, "`scale`" in hit.message) for hit in found] == [("_graph_key", True)]
+    assert hits(RULE, KEY_FUNCTION.replace("page, causal)\n\n", "page, causal, scale)\n\n")) == []
+
+
+CONTENT_HASH = """
+import hashlib, json
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Options:
+    outputs: list | None = None
+    target: str = "auto"
+    backend: str = "auto"
+    verbose: bool = False
+
+    def build(self, program):
+        return make(program, self.outputs, self.target, self.backend, self.verbose)
+
+    def __hash__(self):
+        data = {"target": self.target, "backend": self.backend}
+        return int.from_bytes(hashlib.sha256(json.dumps(data).encode()).digest(), "big")
+"""
+
+
+def test_a_hash_of_contents_that_leaves_out_a_field():
+    assert [hit.message for hit in hits(RULE, CONTENT_HASH)] == ["The hash of the contents leaves out `outputs`."]
+    assert hits(RULE, CONTENT_HASH.replace('data = {"target"', 'data = {"outputs": self.outputs, "target"')) == []
+
+
+@pytest.mark.parametrize("field", ["outputs: list | None = field(compare=False)", "unused: int = 0"])
+def test_fields_that_no_hash_needs_are_none(field: str):
+    code = CONTENT_HASH.replace("outputs: list | None = None", field)
+    if "unused" in field:
+        code = code.replace("self.outputs, ", "")
+    assert hits(RULE, code) == []
+
+
+BUILT_BESIDE = """
+import hashlib
+
+class Cache:
+    def _make_key(self, program, target=None):
+        return hashlib.sha256(f"{program}{target}".encode()).hexdigest()
+
+    def cached(self, program, target=None, flags=None, verbose=False):
+        key = self._make_key(program=program, target=target)
+        if key in self._kept:
+            return self._kept[key]
+        kernel = Kernel(program, target=target, flags=flags, verbose=verbose)
+        self._kept[key] = kernel
+        return kernel
+"""
+
+
+def test_the_builder_takes_what_the_key_is_made_without():
+    found = [hit for hit in hits(RULE, BUILT_BESIDE) if "made without" in hit.message]
+    assert [(hit.function.name, hit.message) for hit in found] == [("_make_key", "The key is made without `flags`.")]
+    mended = BUILT_BESIDE.replace("target=None):", "target=None, flags=None):", 1)
+    mended = mended.replace("{target}", "{target}{flags}").replace(
+        "target=target)\n", "target=target, flags=flags)\n", 1
+    )
+    assert hits(RULE, mended) == []
+
+
+FROM_SOURCE = """
+import hashlib, inspect
+
+def cache_key(fn, config):
+    return hashlib.sha256((inspect.getsource(fn) + str(config)).encode()).hexdigest()
+"""
+
+
+def test_a_key_of_a_functions_source_without_its_closure():
+    assert [hit.verdict for hit in hits(RULE, FROM_SOURCE)] == ["possible"]
+    assert hits(RULE, FROM_SOURCE.replace("str(config)", "str(config) + str(inspect.getclosurevars(fn))")) == []
+
+
+KEPT_BUFFER = """
+import torch
+
+_BUFFERS = [None] * 8
+
+def scratch(x, size, dtype):
+    at = x.device.index
+    buffer = _BUFFERS[at]
+    if buffer is None:
+        _BUFFERS[at] = buffer = torch.empty(size, dtype=dtype, device=x.device)
+    if size > buffer.numel():
+        buffer.resize_(size)
+    return buffer[:size]
+"""
+
+
+def test_a_kept_buffer_has_the_first_callers_dtype():
+    found = hits(RULE, KEPT_BUFFER)
+    assert [hit.module.quote(hit.node)[:31] for hit in found] == ["_BUFFERS[at] = buffer = torch.em"[:31]]
+    assert "`dtype`" in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("buffer is None:", "buffer is None or buffer.dtype != dtype:"),
+        ("dtype=dtype", "dtype=torch.uint8"),
+        ("at = x.device.index", "at = (x.device.index, dtype)"),
+        ("if buffer is None:", "if size > 0:"),
+    ],
+)
+def test_a_buffer_that_cannot_have_another_dtype(old: str, new: str):
+    assert hits(RULE, KEPT_BUFFER.replace(old, new)) == []
