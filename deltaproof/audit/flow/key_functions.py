@@ -159,6 +159,9 @@ def unpassed(module: Module, store: CacheStore) -> Iterator[Left]:
     keyed = {part for given in (*made.args, *made.keywords) for part in names_in(given)}
     if len(keyed) < 2 or any(keyword.arg is None for keyword in made.keywords):
         return
+    for name in tuple(keyed):
+        # target = options.target: the key holds what it takes from there
+        keyed |= {part for each in function.flow.reaching(name, made) if each.value for part in names_in(each.value)}
     callee = dotted(built.func)
     for call in function.calls_of(callee.rpartition(".")[2]):
         for keyword in call.keywords:

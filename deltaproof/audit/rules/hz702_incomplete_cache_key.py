@@ -93,7 +93,9 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.project import Project
 
 _DEVICE = re.compile(r"device|arch|capability|(^|_)sm(_|$)|cc_major", re.I)
-_STORES = re.compile(r"(?<![\w.])id\(|compile|_buf(fer)?s?\[|_BUF(FER)?S?\[|(cache|workspace)\w*\[", re.I)
+_ID = re.compile(r"(?<![\w.])id\(")
+_STORE = re.compile(r"^[ \t]*[\w.]+\[", re.M)
+_KEPT = re.compile(r"^[ \t]*[\w.]*(?:cache|buf|workspace|scratch)\w*\[[^:\n]*\][^\n]*=", re.M | re.I)
 
 
 class IncompleteCacheKey(Rule):
@@ -108,17 +110,21 @@ class IncompleteCacheKey(Rule):
         text = module.text
         binaries = "sha256(" in text or "md5(" in text
         keys = "_key" in text or "__hash__" in text
-        stores = "data_ptr(" in text or keys or _STORES.search(text)
+        stores = keys or "data_ptr(" in text or "compile" in text or _ID.search(text)
         if keys:
             yield from made_keys(module)
-        if not binaries and not stores:
+        line = _STORE if stores else _KEPT
+        starts = [text.count("\n", 0, found.start()) + 1 for found in line.finditer(text)]
+        if not binaries and not starts:
             return
         for function in module.functions:
             if function.is_kernel:
                 continue
             if binaries and "key" in function.name.lower():
                 yield from binary_key(module, function)
-            for store in cache_stores(function) if stores else ():
+            if not any(function.line <= line <= function.end_line for line in starts):
+                continue
+            for store in cache_stores(function):
                 found = reached(function, store.keys)
                 yield from self._address(module, store, found)
                 yield from kept(module, store, found)

@@ -382,3 +382,8 @@ def test_a_kept_buffer_has_the_first_callers_dtype():
 )
 def test_a_buffer_that_cannot_have_another_dtype(old: str, new: str):
     assert hits(RULE, KEPT_BUFFER.replace(old, new)) == []
+
+
+def test_a_key_of_what_was_taken_from_an_argument_holds_it():
+    taken = BUILT_BESIDE.replace("        key =", "        target = flags.target\n        key =")
+    assert hits(RULE, taken) == []
