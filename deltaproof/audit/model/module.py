@@ -91,6 +91,15 @@ class Module:
         functions.sort(key=lambda function: function.line)
         return functions, classes, imports
 
+    def lines_with(self, pattern: re.Pattern[str]) -> list[int]:
+        """Return the numbers of the lines on which a pattern begins, counted from 1."""
+        found, line, last = [], 1, 0
+        for each in pattern.finditer(self.text):
+            line += self.text.count("\n", last, each.start())
+            last = each.start()
+            found.append(line)
+        return found
+
     @property
     def functions(self) -> list[Function]:
         """Return every function, methods and nested ones too, by line."""

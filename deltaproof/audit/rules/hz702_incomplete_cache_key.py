@@ -60,6 +60,7 @@ from __future__ import annotations
 
 import ast
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -114,7 +115,7 @@ class IncompleteCacheKey(Rule):
         if keys:
             yield from made_keys(module)
         line = _STORE if stores else _KEPT
-        starts = [text.count("\n", 0, found.start()) + 1 for found in line.finditer(text)]
+        starts = module.lines_with(line)
         if not binaries and not starts:
             return
         for function in module.functions:
@@ -122,7 +123,7 @@ class IncompleteCacheKey(Rule):
                 continue
             if binaries and "key" in function.name.lower():
                 yield from binary_key(module, function)
-            if not any(function.line <= line <= function.end_line for line in starts):
+            if bisect_left(starts, function.line) == bisect_right(starts, function.end_line):
                 continue
             for store in cache_stores(function):
                 found = reached(function, store.keys)
