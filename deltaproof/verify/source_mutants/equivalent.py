@@ -51,6 +51,7 @@ ONE_THREAD = "the interpreter runs a program in one thread and programs one afte
 PROMOTED = "the other operand is fp32, and Triton widens this one for the operation: the same exact value"
 WIDE_ALREADY = "the other operand has 64 bits, and Triton widens this one for the operation"
 FITS = "T fits into 32 bits, and every offset that this enters has a 64-bit operand besides"
+TOO_LARGE = "differs only past 2 ** 31 elements of {}: more than a case in the interpreter can hold"
 ROW_DROPPED = "rows behind the chunk's end hold what was read there, and {}; only a memory checker sees the read"
 COLUMN_DROPPED = "columns behind the last one hold what was read there, and {}; only a memory checker sees the read"
 TWICE = "strictly lower twice: {}"
@@ -202,6 +203,19 @@ def _interpreted() -> Iterator[Equivalent]:
         ("drop-stride", "n * SEGMENT * HV * V * K", ""),
     ):
         yield Equivalent(RECURRENCE_BACKWARD, shared, operator, before, after, device="cpu")
+    for place, line, what in (
+        (RECURRENCE_BACKWARD, "count =", "kept states"),
+        (f"{INPUTS}:gate_gradients_kernel", "rows =", "partial gradients"),
+    ):
+        for operator, before, after in (
+            ("drop-offset", "tl.zeros([], tl.int64) + T", "T"),
+            ("narrow-zero", "tl.int64", "tl.int32"),
+        ):
+            yield Equivalent(place, TOO_LARGE.format(what), operator, before, after, line, "cpu")
+    yield Equivalent(
+        f"{GRADIENTS}:score_gradients_kernel", TOO_LARGE.format("chunk matrices"), "drop-widening",
+        "tl.program_id(0).to(tl.int64)", device="cpu",
+    )  # fmt: skip
     yield Equivalent(
         RECURRENCE_BACKWARD, "the interpreter lets a loop change a variable's type; the first product widens it",
         "drop-upcast", "tl.load(source + at, mask=inner, other=0.0).to(tl.float32)", device="cpu",
