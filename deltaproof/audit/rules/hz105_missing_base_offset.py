@@ -6,7 +6,11 @@ Looks at every load and store of a Triton kernel for an address that
 - counts tokens and lacks the batch or sequence offset that all other tensors with heads have,
 - starts a tile at column 0 though the same kernel's programs split that axis (``i_v * BV``),
 - is laid out with one number of heads here and another one there (``H`` and ``HQ``),
-- counts tokens with a ``T`` that was replaced by one sequence's length, where the whole batch is meant,
+- counts tokens with a ``T`` that was replaced by one sequence's length, where the whole batch is meant, or goes by a
+  program's index times that ``T`` (or its chunks) while siblings start at the sequence's first row,
+- steps the rows of a sequence by another stride than the sequence's start, or the rows inside a tile by another one
+  than the tile's start (``bos * H * K`` and ``i_t * BT * K``),
+- has a head index of one count in rows of another one (``(bos * H + i_hv) * V``),
 - counts iterations where a store happens once in several of them,
 - splits a program id by one number of heads while the launch's grid counts another,
 and at flat indices of sibling kernels that differ in one stride.
@@ -50,7 +54,8 @@ siblings; keep the whole batch's length under a name of its own before ``T`` bec
 
 ## Seen in
 fla pull requests 781 (the per-key gate of the context-parallel backward), 1031 (the V split of decoding), 707 and
-690 (the split's stride), and a sibling kernel left behind in flashinfer 4572.
+690 (the split's stride), 1085 (rows of a gate), 633 (values stepped by the keys' width), and a sibling kernel left
+behind in flashinfer 4572.
 
 ## Known limits
 Roles come from arithmetic: a head index is what is left of a program id modulo a head count. Offsets that the host
@@ -71,6 +76,8 @@ from deltaproof.audit.model.project import Project
 from deltaproof.audit.rule import Hit, Quote, Rule, Seen
 from deltaproof.audit.rules._head_offsets import head_findings
 from deltaproof.audit.rules._length_offsets import length_findings
+from deltaproof.audit.rules._local_rows import local_row_findings
+from deltaproof.audit.rules._row_steps import step_findings
 
 
 def _first_tile(module: Module, kernel: Function) -> Iterator[Seen]:
@@ -202,6 +209,8 @@ class MissingBaseOffset(Rule):
             if kernel.kind in ("triton", "gluon"):
                 yield from head_findings(module, kernel, project)
                 yield from length_findings(module, kernel)
+                yield from local_row_findings(module, kernel)
+                yield from step_findings(module, kernel)
                 yield from _first_tile(module, kernel)
         yield from _behind_twin(module)
 

@@ -208,3 +208,112 @@ def test_a_token_address_without_the_sequences_start():
 
 def test_a_parameter_of_the_heads_has_no_sequence():
     assert hits(RULE, SEQUENCE.format(start="i_n * BT", row="0").replace("(0 * H + i_h) * K", "i_h * K")) == []
+
+
+STEPS = """
+@triton.jit
+def kernel(q, k, g, o, cu_seqlens, T, H: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr):
+    i_t, i_nh = tl.program_id(0), tl.program_id(1)
+    i_n, i_h = i_nh // H, i_nh % H
+    bos, eos = tl.load(cu_seqlens + i_n).to(tl.int64), tl.load(cu_seqlens + i_n + 1).to(tl.int64)
+    T = eos - bos
+    base = (bos * H + i_h) * K
+    o_t, o_k = i_t * BT + tl.arange(0, BT), tl.arange(0, BK)
+    p_q = tl.make_block_ptr(q + base, (T, K), (H * K, 1), (i_t * BT, 0), (BT, BK), (1, 0))
+    p_k = k + base + o_t[:, None] * H * K + o_k[None, :]
+    b_g = tl.load(g + base + {row}, mask=o_k < K)
+    b_q = tl.load(p_q, boundary_check=(0, 1)) + tl.load(p_k, mask=(o_t < T)[:, None] & (o_k < K)[None, :])
+    tl.store(o + base + {out} + o_k[None, :], b_q * b_g, mask=(o_t < T)[:, None] & (o_k < K)[None, :])
+"""
+OWN_ROWS = "o_t[:, None] * H * K"
+
+
+def test_rows_go_by_the_stride_of_the_sequence() -> None:
+    found = hits(RULE, STEPS.format(row="(i_t * BT + BT // 2) * K + o_k", out=OWN_ROWS))
+    assert [hit.verdict for hit in found] == ["likely"]
+    assert "`g` starts a sequence at" in found[0].message and "`BT * K`" in found[0].message
+    assert hits(RULE, STEPS.format(row="(i_t * BT + BT // 2) * H * K + o_k", out=OWN_ROWS)) == []
+
+
+def test_rows_of_a_tile_go_by_the_stride_of_its_start() -> None:
+    good = "(i_t * BT + BT // 2) * H * K + o_k"
+    found = hits(RULE, STEPS.format(row=good, out="i_t * BT * H * K + tl.arange(0, BT)[:, None] * K"))
+    assert len(found) == 1 and "`o` has tiles of `BT` rows" in found[0].message
+    assert hits(RULE, STEPS.format(row=good, out="i_t * BT * H * K + tl.arange(0, BT)[:, None] * K * H")) == []
+
+
+def test_a_block_on_the_diagonal_has_its_tile_in_rows_and_columns() -> None:
+    code = """
+    @triton.jit
+    def kernel(q, k, A, cu_seqlens, T, H: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr):
+        i_t, i_i, i_n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+        bos = tl.load(cu_seqlens + i_n)
+        o_r = i_t * BT + i_i * BC + tl.arange(0, BC)
+        b = tl.load(q + bos * H + o_r * H) + tl.load(k + bos * H + o_r * H)
+        for j in range(BC):
+            tl.store(A + (bos + o_r) * H * BT + i_i * BC + j, b)
+    """
+    assert hits(RULE, code) == []
+
+
+def test_the_rows_of_a_block_pointer_go_by_the_stride_of_its_base() -> None:
+    code = """
+    @triton.jit
+    def kernel(v, o, cu_seqlens, T, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BV: tl.constexpr):
+        i_n = tl.program_id(0)
+        bos = tl.load(cu_seqlens + i_n)
+        p_v = tl.make_block_ptr(v + bos * H * V, (T, V), (STRIDE, 1), (0, 0), (64, BV), (1, 0))
+        p_o = tl.make_block_ptr(o + bos * H * V, (T, V), (H * V, 1), (0, 0), (64, BV), (1, 0))
+        tl.store(p_o, tl.load(p_v, boundary_check=(0, 1)), boundary_check=(0, 1))
+    """
+    found = hits(RULE, code.replace("STRIDE", "H * K"))
+    assert len(found) == 1 and "its rows are `H * K` apart" in found[0].message
+    assert hits(RULE, code.replace("STRIDE", "H * V")) == []
+
+
+def test_a_head_index_goes_with_its_own_count() -> None:
+    code = """
+    @triton.jit
+    def kernel(v, o, cu_seqlens, T, H: tl.constexpr, HV: tl.constexpr, V: tl.constexpr):
+        i_nh = tl.program_id(0)
+        i_n, i_hv = i_nh // HV, i_nh % HV
+        bos = tl.load(cu_seqlens + i_n)
+        o_v = tl.arange(0, V)
+        tl.store(o + (bos * HV + i_hv) * V + o_v, tl.load(v + (bos * COUNT + i_hv) * V + o_v))
+    """
+    found = hits(RULE, code.replace("COUNT", "H"))
+    assert any("`v` has rows of `H` heads, but the head index counts `HV`" in hit.message for hit in found)
+    assert hits(RULE, code.replace("COUNT", "HV")) == []
+
+
+LOCAL = """
+@triton.jit
+def kernel(q, k, A, h, cu_seqlens, T, H: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, IS_VARLEN: tl.constexpr):
+    i_t, i_bh = tl.program_id(0), tl.program_id(1)
+    i_b, i_h = i_bh // H, i_bh % H
+    if IS_VARLEN:
+        i_n = i_b
+        bos, eos = tl.load(cu_seqlens + i_n), tl.load(cu_seqlens + i_n + 1)
+        T = eos - bos
+    else:
+        bos, eos = i_b * T, i_b * T + T
+    NT = tl.cdiv(T, BT)
+    o_k = tl.arange(0, K)
+    b_k = tl.load(q + ((bos + i_t) * H + i_h) * K + o_k) * tl.load(k + ((bos + i_t) * H + i_h) * K + o_k)
+    tl.store(A + ({row} + i_t) * H * K + i_h * K + o_k, b_k)
+"""
+
+
+def test_a_batch_index_does_not_count_with_one_sequences_length() -> None:
+    found = hits(RULE, LOCAL.format(row="i_b * T"))
+    assert len(found) == 1 and "`A` is advanced by `i_b * T`" in found[0].message
+    found = hits(RULE, LOCAL.format(row="i_b * NT"))
+    assert len(found) == 1 and "`A` is advanced by `i_b * NT`" in found[0].message
+    assert hits(RULE, LOCAL.format(row="bos")) == []
+
+
+def test_the_length_of_the_batch_counts_where_sequences_are_not_packed() -> None:
+    store = "tl.store(A + (i_b * T + i_t) * H * K + i_h * K + o_k, b_k)"
+    whole = LOCAL.format(row="i_b * T")
+    assert hits(RULE, whole.replace(store, f"if not IS_VARLEN:\n        {store}")) == []
+    assert hits(RULE, whole.replace("T = eos - bos", "n = eos - bos")) == []
