@@ -1,7 +1,7 @@
 """Addresses of a Triton kernel taken apart: which index goes with which stride.
 
-An address such as ``x + (bos * H + i_h) * K + (i_t * BT + arange(BT)) * H * K`` becomes terms: the index ``bos`` with the
-stride ``H * K``, ``i_h`` with ``K``, ``i_t`` in tiles of ``BT`` with ``H * K``, the range with ``H * K``.
+An address such as ``x + (bos * H + i_h) * K + (i_t * BT + arange(BT)) * H * K`` becomes terms: the index ``bos`` with
+the stride ``H * K``, ``i_h`` with ``K``, ``i_t`` in tiles of ``BT`` with ``H * K``, the range with ``H * K``.
 """
 
 from __future__ import annotations

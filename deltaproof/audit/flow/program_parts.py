@@ -82,6 +82,9 @@ def digit(function: Function, expr: ast.expr, project: Project | None = None, de
         return None
     if isinstance(expr, ast.Name) and expr in function.parents:
         reached = function.flow.reaching(expr.id, expr)
+        if len(reached) == 1 and reached[0].kind == "param":
+            told = bound(function).get(expr.id, frozenset())
+            return next(iter(told)) if len(told) == 1 else None
         if len(reached) != 1 or reached[0].value is None or reached[0].value is expr:
             return None
         if reached[0].kind == "unpacked":
@@ -140,7 +143,7 @@ def parts(function: Function, expr: ast.AST | None, project: Project | None = No
     found: set[Part] = set()
     waiting: list[ast.AST] = [] if expr is None else [expr]
     seen: set[int] = set()
-    known: dict[ast.AST, tuple[Part | None, list[ast.AST]]] = function.__dict__.setdefault("_program_parts", {})
+    known: dict[ast.AST, tuple[frozenset[Part], list[ast.AST]]] = function.__dict__.setdefault("_program_parts", {})
     while waiting and len(seen) < 4 * MOST:
         node = waiting.pop()
         if id(node) in seen:
@@ -149,25 +152,39 @@ def parts(function: Function, expr: ast.AST | None, project: Project | None = No
         step = known.get(node)
         if step is None:
             step = known[node] = _step(function, node, project)
-        if step[0] is not None:
-            found.add(step[0])
+        found |= step[0]
         waiting += step[1]
     return found
 
 
-def _step(function: Function, node: ast.AST, project: Project | None) -> tuple[Part | None, list[ast.AST]]:
-    """Return the part that a node is, and the nodes that it depends on besides."""
+def _step(function: Function, node: ast.AST, project: Project | None) -> tuple[frozenset[Part], list[ast.AST]]:
+    """Return the parts that a node is, and the nodes that it depends on besides."""
     if isinstance(node, (ast.BinOp, ast.Call, ast.Name)):
         part = digit(function, node, project)
         if part is not None:
-            return part, _divisors(function, node)
+            return frozenset((part,)), _divisors(function, node)
     if isinstance(node, ast.Name) and node in function.parents:
+        own: frozenset[Part] = frozenset()
         found: list[ast.AST] = []
         for reached in function.flow.reaching(node.id, node):
             found += _sources(function, reached.value, reached.node)
-        return None, found
+            if reached.kind == "param":
+                own |= bound(function).get(node.id, frozenset())
+        return own, found
     wanted = (ast.expr, ast.keyword, ast.stmt)
-    return None, [child for child in ast.iter_child_nodes(node) if isinstance(child, wanted)]
+    return frozenset(), [child for child in ast.iter_child_nodes(node) if isinstance(child, wanted)]
+
+
+def bound(function: Function) -> dict[str, frozenset[Part]]:
+    """Return which parts of its callers' program ids a device function's parameters depend on, as ``bind`` told."""
+    told: dict[str, frozenset[Part]] = function.__dict__.get("_bound_parts", {})
+    return told
+
+
+def bind(function: Function, known: dict[str, frozenset[Part]]) -> None:
+    """Tell a device function which parts of its callers' program ids its parameters depend on."""
+    function.__dict__["_bound_parts"] = known
+    function.__dict__.pop("_program_parts", None)
 
 
 def _divisors(function: Function, node: ast.expr) -> list[ast.AST]:

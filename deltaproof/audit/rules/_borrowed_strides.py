@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from deltaproof.audit.flow.access import Access, accesses
+from deltaproof.audit.flow.access import Access
 from deltaproof.audit.flow.coordinates import addresses
 from deltaproof.audit.flow.stride_names import owned_strides
 from deltaproof.audit.model.function import Function
@@ -38,7 +38,8 @@ def borrowed_findings(module: Module, kernel: Function) -> Iterator[Seen]:
                 module,
                 access.call,
                 kernel,
-                f"`{base}` is strided by `{name}`, which is `{other.tensor}`'s; its own `{own.name}` is passed and unused.",
+                f"`{base}` is strided by `{name}`, which is `{other.tensor}`'s; "
+                f"its own `{own.name}` is passed and unused.",
                 "possible",
                 f"Use `{own.name}`.",
                 [Quote(module, used[other.tensor][name].call, f"`{other.tensor}` uses it too")],

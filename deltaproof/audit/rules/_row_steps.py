@@ -76,8 +76,9 @@ def _starts(module: Module, kernel: Function, known: list[Address]) -> list[Hit]
                 module,
                 address.access.call,
                 kernel,
-                f"`{address.access.base}` starts a sequence at `{start.index.text} * {written(start.stride)}` and a tile "
-                f"of it at `{tile.tile} * {written(tile.stride, tile.count)}`; `{sibling.access.base}` uses one stride.",
+                f"`{address.access.base}` starts a sequence at `{start.index.text} * {written(start.stride)}` "
+                f"and a tile of it at `{tile.tile} * {written(tile.stride, tile.count)}`; "
+                f"`{sibling.access.base}` uses one stride.",
                 "likely",
                 f"Step the rows of `{address.access.base}` by `{written(start.stride)}`.",
                 [Quote(module, sibling.access.call, "a sibling with one stride for both")],

@@ -1,10 +1,10 @@
 """Programs along a split axis, or threads of one block, store to one address.
 
 ## What it does
-Looks at the stores of a kernel. In Triton, at a part of a program id that loads depend on and the store's address, mask
-and guards do not: all programs along it store to one place. In TileLang, at an element that every thread of a block
-reads, changes and stores outside a parallel loop, and at memory that other blocks of the launch still read. At
-launches, at a grid that counts the same sequences twice.
+Looks at the stores of a kernel, and of the device functions that it calls in its file. In Triton, at a part of a
+program id that loads depend on and the store's address, mask and guards do not: all programs along it store to one
+place. In TileLang, at an element that every thread of a block reads, changes and stores outside a parallel loop, and at
+memory that other blocks of the launch still read. At launches, at a grid that counts the same sequences twice.
 
 ## Why it matters
 The last store wins, and which one is last changes from run to run: wrong numbers without a sign, or results that differ
@@ -42,7 +42,8 @@ fla-org/flash-linear-attention #1018 and #1033.
 ## Known limits
 An axis counts as one program where a launch says so: by a literal, an assertion, or a tile that its own arithmetic
 makes as large as the extent. Literals that all programs store alike are left alone. In TileLang, rows that are
-addressed through a table are not compared.
+addressed through a table are not compared. Device functions that callers give different parts of their program ids, or
+that lie in another file than their callers, are left out.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ from collections.abc import Iterator
 from deltaproof.audit.flow.access import accesses
 from deltaproof.audit.flow.grids import grid_elements
 from deltaproof.audit.flow.guards import exclusive, guards, loops
+from deltaproof.audit.flow.inlined import bind_callers
 from deltaproof.audit.flow.program_parts import Part, missing, parts
 from deltaproof.audit.flow.single import has_one_program
 from deltaproof.audit.flow.tile_races import every_thread, read_by_neighbours
@@ -71,7 +73,8 @@ def _stores(module: Module, kernel: Function, project: Project) -> Iterator[Seen
     """Triton: a store whose address is the same for several programs."""
     known = accesses(kernel)
     stores = [each for each in known if each.kind == "store"]
-    if not stores:
+    entries = bind_callers(module, kernel, project) if stores else []
+    if not entries:
         return
     work = [(part, each) for each in known for part in parts(kernel, each.pointer, project)]
     for store in stores:
@@ -82,7 +85,8 @@ def _stores(module: Module, kernel: Function, project: Project) -> Iterator[Seen
         if not left_out:
             continue
         beside = {part: each for part, each in reversed(work) if not exclusive(kernel, each.call, store.call)}
-        left_out = [part for part in left_out if part in beside and not has_one_program(project, kernel, part)]
+        left_out = [part for part in left_out if part in beside]
+        left_out = [part for part in left_out if not all(has_one_program(project, each, part) for each in entries)]
         if not left_out:
             continue
         around = [*guards(kernel, store.call), *loops(kernel, store.call)]

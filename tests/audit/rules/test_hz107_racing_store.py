@@ -222,3 +222,32 @@ def test_rows_behind_a_table_cannot_be_told_to_meet() -> None:
     ).replace("rows: T.Tensor((8, 64)", "table: T.Tensor((8,), 'int32'), cache: T.Tensor((8, 8, 64)")
     assert hits(RULE, code) == []
     assert len(hits(RULE, code.replace("table[bc]", "0"))) == 1
+
+
+INLINED = """
+    @triton.jit
+    def inner(i_k, i_v, i_t, q, dq, dg, K: tl.constexpr, BK: tl.constexpr):
+        o_k = i_k * BK + tl.arange(0, BK)
+        b_q = tl.load(q + i_t * K + o_k) * tl.load(q + i_v)
+        tl.store(dq + (i_v * 8 + i_t) * K + o_k, b_q)
+        STORE
+
+
+    @triton.jit
+    def outer(q, dq, dg, K: tl.constexpr, BK: tl.constexpr, NV: tl.constexpr):
+        i_kv, i_t = tl.program_id(0), tl.program_id(1)
+        i_k, i_v = i_kv // NV, i_kv % NV
+        CALL
+"""
+CALL = "inner(i_k, i_v, i_t, q, dq, dg, K=K, BK=BK)"
+
+
+def test_a_device_function_stores_with_the_program_ids_of_its_caller() -> None:
+    store = "tl.store(dg + i_v * 8 + i_t, tl.sum(b_q, 0))"
+    code = INLINED.replace("CALL", CALL)
+    found = hits(RULE, code.replace("STORE", store))
+    assert len(found) == 1 and "program_id(0) // NV" in found[0].message and found[0].function.name == "inner"
+    assert hits(RULE, code.replace("STORE", "tl.store(dg + (i_k * 4 + i_v) * 8 + i_t, tl.sum(b_q, 0))")) == []
+    assert hits(RULE, code.replace("STORE", f"if i_k == 0:\n            {store}")) == []
+    guarded = INLINED.replace("CALL", f"if i_k == 0:\n            {CALL}")
+    assert hits(RULE, guarded.replace("STORE", store)) == []
