@@ -40,12 +40,18 @@ def _left_out(decorator: ast.expr) -> set[str]:
     }
 
 
+def is_guard(called: str) -> bool:
+    """Return whether a function is, by its name, one that makes tensors dense or refuses others."""
+    return _GUARD.search(called) is not None
+
+
 def names(node: ast.AST, name: str) -> bool:
     """Return whether a node spells a name."""
     return any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(node))
 
 
-def _asks(node: ast.AST) -> bool:
+def asks(node: ast.AST) -> bool:
+    """Return whether anything in a node asks for a layout or makes one."""
     return any(isinstance(each, ast.Attribute) and each.attr in CHECKS for each in ast.walk(node))
 
 
@@ -67,7 +73,7 @@ def checked(host: Function, name: str, *, strides: bool = True) -> bool:
         elif isinstance(node, ast.Call):
             if _GUARD.search(host.called(node)) and names(node, name):
                 return True
-        elif isinstance(node, ast.For) and names(node.iter, name) and _asks(node):
+        elif isinstance(node, ast.For) and names(node.iter, name) and asks(node):
             return True
     return False
 

@@ -1,10 +1,13 @@
 """A tensor is walked as dense though nobody checked it, or a buffer to be updated in place is copied first.
 
 ## What it does
-Looks for four forms:
+Looks for six forms:
 - a Triton kernel takes strides for some tensors and walks another one, which the launching function got from its
   caller and neither checked nor made contiguous, with strides computed from sizes;
+- a Triton kernel walks a tensor with the stride of another one, where its own stride is passed and unused, or where a
+  caller may hand over one of the two with rows further apart and nobody compares them;
 - a kernel takes the strides of a table and uses only some of them;
+- a condition names ``x.is_contiguous`` and does not call it, so that it always holds;
 - a compiled kernel is built for a layout given as a literal, and no tensor's strides are compared with it;
 - ``.reshape()``, ``.flatten()`` or ``.contiguous()`` of a state, cache or pool whose result a kernel updates in place:
   for a strided buffer they return a copy.
@@ -56,7 +59,8 @@ Pass the strides, or check them and raise. For a buffer that is updated use ``.v
 have to copy, or pass the strides of the buffer as it is.
 
 ## Seen in
-fla pull request 871 (the incoming gradient of a convolution) and flashinfer 3268 (a state pool that reshape cloned).
+fla pull request 871 (the incoming gradient of a convolution) and flashinfer 3268 (a state pool that reshape cloned); fla
+1139 (an activation walked with the gradient's strides), unsloth 3782 (a check that was not called).
 
 ## Known limits
 Callers are followed as far as calls by name lead; methods and what a dictionary of functions calls end the search. What
@@ -78,9 +82,12 @@ from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
 from deltaproof.audit.rule import Hit, Quote, Rule, Seen
+from deltaproof.audit.rules._borrowed_rows import borrowed_rows, uncalled
+from deltaproof.audit.rules._borrowed_strides import borrowed_findings
 
 _BUFFER = re.compile(r"(^|_)(states?|pools?|caches?)(_(source|pool|buffer|cache|states?))?$", re.IGNORECASE)
 _COPIES = ("reshape", "contiguous", "flatten")
+_CASTS = (*_COPIES, "to", "float", "view")
 _MAJOR = re.compile(r"(^|_)(major|layout)$")
 _STRIDE = re.compile(r"^s(tride)?s?_|_strides?(_|$)|^stride", re.IGNORECASE)
 
@@ -176,6 +183,8 @@ def _copied_buffer(module: Module, host: Function, project: Project) -> Iterator
         if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in _COPIES):
             continue
         source = value.func.value
+        while isinstance(source, ast.Call) and isinstance(source.func, ast.Attribute) and source.func.attr in _CASTS:
+            source = source.func.value
         if not isinstance(source, ast.Name) or source.id not in host.param_names or not _BUFFER.search(source.id):
             continue
         target = node.targets[0].id
@@ -279,9 +288,12 @@ class AssumedContiguous(Rule):
             if function.kind in ("triton", "gluon"):
                 yield from _dense(module, function, project)
                 yield from _unused_stride(module, function, project)
+                borrowed = list(borrowed_findings(module, function))
+                yield from borrowed or borrowed_rows(module, function, project)
             elif not function.is_kernel:
                 yield from _copied_buffer(module, function, project)
                 yield from _claimed_layout(module, function)
+                yield from uncalled(module, function)
 
 
 RULE = AssumedContiguous()

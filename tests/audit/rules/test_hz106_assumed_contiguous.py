@@ -157,3 +157,92 @@ def test_a_layout_that_is_claimed_and_not_compared():
     (hit,) = hits(RULE, code.format(check="pass"))
     assert "`c_major`" in hit.message
     assert hits(RULE, code.format(check="assert out.stride(-1) == 1")) == []
+
+
+ROWS = """
+@triton.jit
+def kernel(x, dy, dx, stride_x, D: tl.constexpr, BD: tl.constexpr):
+    i = tl.program_id(0)
+    o = tl.arange(0, BD)
+    x += i * stride_x
+    b_x = tl.load(x + o, mask=o < D)
+    b_dy = tl.load(dy + i * {dy} + o, mask=o < D)
+    tl.store(dx + i * {dx} + o, b_x * b_dy, mask=o < D)
+
+
+def backward(x, dy):
+    {check}
+    dx = {made}
+    kernel[(x.shape[0],)](x, dy, dx, x.stride(-2), x.shape[1], 64)
+    return dx
+
+
+class Op(torch.autograd.Function):
+    {guard}
+    def backward(ctx, dy):
+        x, = ctx.saved_tensors
+        return backward(x.contiguous(), dy)
+"""
+
+
+def rows(dy="stride_x", dx="D", check="pass", made="torch.empty_like(x)", guard="", more=""):
+    return hits(RULE, ROWS.format(dy=dy, dx=dx, check=check, made=made, guard=guard) + more)
+
+
+def test_a_gradient_walked_with_the_stride_of_the_input():
+    (hit,) = rows()
+    assert hit.function is not None and hit.function.name == "backward"
+    assert "`dy` is walked with `stride_x`, the stride of `x`; `backward` takes `dy`" in hit.message
+    assert len(rows(check="dy = dy.reshape(-1, D); assert dy.stride(-1) == 1")) == 1
+    assert rows(dy="D", dx="stride_x", guard="@input_guard") == []
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "dy = dy.contiguous()",
+        "assert dy.is_contiguous()",
+        "assert dy.stride(0) == x.stride(0)",
+        "if dy.stride() != x.stride():\n        raise ValueError",
+    ],
+)
+def test_rows_that_somebody_compares(check):
+    assert rows(check=check) == []
+
+
+def test_rows_that_a_guard_makes_dense():
+    assert rows(guard="@input_guard") == []
+
+
+def test_a_fresh_result_walked_with_the_stride_of_a_callers_tensor():
+    alone = "\n\ndef entry(x, D):\n    return backward(x, torch.ones(D))\n"
+    (hit,) = rows(dy="0", dx="stride_x", guard="@input_guard", more=alone)
+    assert hit.function is not None and hit.function.name == "kernel"
+    assert "`dx` is walked with `stride_x`" in hit.message and "`entry` takes `x`" in hit.message
+    assert rows(dy="0", dx="stride_x", guard="@input_guard", made="x", more=alone) == []
+
+
+OWN = """
+@triton.jit
+def kernel(cos, sin, out, stride_cos_t, stride_sin_t, D: tl.constexpr):
+    i, o = tl.program_id(0), tl.arange(0, D)
+    b = tl.load(cos + i * stride_cos_t + o) + tl.load(sin + i * {stride} + o)
+    tl.store(out + i * D + o, b)
+"""
+
+
+def test_a_stride_that_is_passed_and_another_one_used():
+    (hit,) = hits(RULE, OWN.format(stride="stride_cos_t"))
+    assert "`sin` is strided by `stride_cos_t`, which is `cos`'s; its own `stride_sin_t`" in hit.message
+    assert hits(RULE, OWN.format(stride="stride_sin_t")) == []
+
+
+@pytest.mark.parametrize(
+    "test", ["if not x.is_contiguous:\n        x = x.clone()", "assert x.is_contiguous and x.ndim == 2"]
+)
+def test_a_check_that_is_not_called(test):
+    code = "import triton\n\ndef host(x):\n    " + test + "\n    return x\n"
+    (hit,) = hits(RULE, code)
+    assert hit.verdict == "proven"
+    assert hits(RULE, code.replace("is_contiguous", "is_contiguous()")) == []
+    assert hits(RULE, "import triton\n\ndef host(x):\n    ask = x.is_contiguous\n    return ask()\n") == []
