@@ -6,28 +6,36 @@ import ast
 from collections.abc import Iterator
 
 from deltaproof.audit.flow.coordinates import Address, Stride, Term, addresses, without, written
+from deltaproof.audit.flow.host_sizes import stride_of
 from deltaproof.audit.flow.indices import head_splits, is_head_count
 from deltaproof.audit.flow.polynomials import Atom, Indices, indices
+from deltaproof.audit.flow.trace import resolved
 from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
+from deltaproof.audit.model.project import Project
 from deltaproof.audit.rule import Hit, Quote, Seen
 
 
-def step_findings(module: Module, kernel: Function) -> Iterator[Seen]:
+def step_findings(module: Module, kernel: Function, project: Project) -> Iterator[Seen]:
     """Yield addresses that step rows by two strides, or heads by the wrong count."""
     known = addresses(kernel)
     said: set[str] = set()
-    for hit in (*_split_tiles(module, kernel, known), *_starts(module, kernel, known), *_heads(module, kernel, known)):
+    for hit in _all(module, kernel, known, project):
         if hit.message.split("`")[1] not in said:  # once a tensor
             said.add(hit.message.split("`")[1])
             yield hit
+
+
+def _all(module: Module, kernel: Function, known: list[Address], project: Project) -> list[Hit]:
+    tiles = _split_tiles(module, kernel, known, project)
+    return [*tiles, *_starts(module, kernel, known), *_heads(module, kernel, known)]
 
 
 def _key(term: Term) -> tuple[Stride, int]:
     return term.stride, abs(term.count)
 
 
-def _split_tiles(module: Module, kernel: Function, known: list[Address]) -> list[Hit]:
+def _split_tiles(module: Module, kernel: Function, known: list[Address], project: Project) -> list[Hit]:
     """Tiles that begin at one stride and go on at another: ``i_t * BT * K + arange(BT) * H * K``."""
     found = []
     for address in known:
@@ -35,6 +43,8 @@ def _split_tiles(module: Module, kernel: Function, known: list[Address]) -> list
             firsts = [term for term in address.tiles() if term.tile == tile]
             rows = address.ranges(tile)
             if not rows or {_key(term) for term in firsts} & {_key(term) for term in rows}:
+                continue
+            if not rows[0].stride and all(_is_one(kernel, term, project) for term in firsts):
                 continue
             found.append(
                 Hit(
@@ -49,6 +59,26 @@ def _split_tiles(module: Module, kernel: Function, known: list[Address]) -> list
                 )
             )
     return found
+
+
+def _is_one(kernel: Function, term: Term, project: Project) -> bool:
+    """Return whether a stride is that of a vector in every launch, made by the launching function: 1."""
+    launches = project.launches_of(kernel)
+    if len(term.stride) != 1 or not launches:
+        return False
+    for launch in launches:
+        place = stride_of(launch.host, launch.bound(kernel).get(term.stride[0].text))
+        made = None if place is None else resolved(launch.host, place[0])
+        if not isinstance(made, ast.Call) or ast.unparse(made.func).rpartition(".")[2] not in (
+            "empty",
+            "zeros",
+            "ones",
+        ):
+            return False
+        shape = made.args[0] if len(made.args) == 1 else None
+        if shape is None or isinstance(shape, (ast.Tuple, ast.List, ast.Starred, ast.Attribute)):
+            return False
+    return True
 
 
 def _starts(module: Module, kernel: Function, known: list[Address]) -> list[Hit]:

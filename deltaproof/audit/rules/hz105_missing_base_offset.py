@@ -210,7 +210,7 @@ class MissingBaseOffset(Rule):
                 yield from head_findings(module, kernel, project)
                 yield from length_findings(module, kernel)
                 yield from local_row_findings(module, kernel)
-                yield from step_findings(module, kernel)
+                yield from step_findings(module, kernel, project)
                 yield from _first_tile(module, kernel)
         yield from _behind_twin(module)
 

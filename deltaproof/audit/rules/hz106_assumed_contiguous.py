@@ -59,7 +59,7 @@ Pass the strides, or check them and raise. For a buffer that is updated use ``.v
 have to copy, or pass the strides of the buffer as it is.
 
 ## Seen in
-fla pull request 871 (the incoming gradient of a convolution) and flashinfer 3268 (a state pool that reshape cloned); fla
+fla pull request 871 (the incoming gradient of a convolution), flashinfer 3268 (a state pool that reshape cloned), fla
 1139 (an activation walked with the gradient's strides), unsloth 3782 (a check that was not called).
 
 ## Known limits

@@ -3,8 +3,9 @@
 ## What it does
 Reports a tile or chunk size that is a literal although the caller passes one: a variable set to a number beside a
 parameter that means the same, a parameter that is overwritten by a number, a number handed on in its place, a helper
-called without the chunk size that its neighbours are given, a default that the function's own assertion refuses, and
-functions of one file that assert different sizes.
+called without the chunk size that its neighbours are given, a number where a sibling reads the size from a tensor that
+both are given, a stage that falls back to another size than the one before it was given, a default that the function's
+own assertion refuses, and functions of one file that assert different sizes.
 
 ## Why it matters
 All is well while every caller passes the literal. With another size, the index tables, the paddings and the kernel
@@ -49,6 +50,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.guards import guards
+from deltaproof.audit.flow.stage_sizes import beside_tensor, next_stage
 from deltaproof.audit.flow.trace import names_in, resolved
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
@@ -101,6 +103,33 @@ def _restricted(function: Function, name: str) -> bool:
     return False
 
 
+def _stages(module: Module, project: Project) -> Iterator[Seen]:
+    """Yield numbers that a sibling reads from a tensor, and stages of one computation with different sizes."""
+    for function, node, sibling, read in beside_tensor(module, _TIME):
+        yield Hit(
+            module,
+            node,
+            function,
+            f"`{ast.unparse(node.targets[0])}` is the literal {ast.unparse(node.value)}, and `{sibling.name}` takes it from the same tensor: "
+            f"`{ast.unparse(read)}`.",
+            "possible",
+            f"Use `{ast.unparse(read)}` here too.",
+            (Quote(module, read, "the sibling"),),
+        )
+    for function in module.functions:
+        for call, name, number, later, default in next_stage(module, project, function, _TIME):
+            yield Hit(
+                module,
+                call,
+                function,
+                f"`{name}` is {number} here, and `{ast.unparse(later.func)}`, which takes the result, falls back to "
+                f"{default}.",
+                "likely",
+                f"Pass one `{name}` to both.",
+                (Quote(module, later, "the next stage"),),
+            )
+
+
 class IgnoredTileParameter(Rule):
     """See the module's docstring."""
 
@@ -110,6 +139,7 @@ class IgnoredTileParameter(Rule):
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
         """Yield sizes that do not follow the parameter."""
+        yield from _stages(module, project)
         asserted: dict[str, tuple[Function, ast.AST, int]] = {}
         for function in module.functions:
             names = [param.name for param in function.params if _SIZE.match(param.name)]

@@ -317,3 +317,21 @@ def test_the_length_of_the_batch_counts_where_sequences_are_not_packed() -> None
     whole = LOCAL.format(row="i_b * T")
     assert hits(RULE, whole.replace(store, f"if not IS_VARLEN:\n        {store}")) == []
     assert hits(RULE, whole.replace("T = eos - bos", "n = eos - bos")) == []
+
+
+VECTOR = """
+@triton.jit
+def kernel(x, scale, stride, BT: tl.constexpr):
+    i = tl.program_id(0)
+    tl.store(scale + i * BT * stride + tl.arange(0, BT), tl.load(x + i))
+
+
+def quantize(x):
+    scale = torch.empty({shape}, device=x.device)
+    kernel[(x.shape[0] // 16,)](x, scale, scale.stride(0), 16)
+"""
+
+
+def test_a_stride_of_one_needs_no_factor() -> None:
+    assert hits(RULE, VECTOR.format(shape="x.shape[0]")) == []
+    assert len(hits(RULE, VECTOR.format(shape="(x.shape[0], 2)"))) == 1

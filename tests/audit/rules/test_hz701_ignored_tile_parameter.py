@@ -73,3 +73,44 @@ def test_a_number_that_is_handed_on_in_place_of_the_parameter():
     assert hits(RULE, code.replace("chunk_size=64)\n    return", "chunk_size=chunk_size)\n    return")) == []
     assert hits(RULE, code.replace("    q =", "    assert chunk_size == 64\n    q =")) == []
     assert hits(RULE, code.replace("    q =", "    if chunk_size > 64:\n        q =")) == []
+
+
+SIBLINGS = """
+def forward(k, A):
+    BT = A.shape[-1]
+    return launch(k, A, BT)
+
+def backward(k, A):
+    BT = 64
+    CHECK
+    return launch(k, A, BT)
+"""
+
+
+def test_a_size_that_a_sibling_reads_from_the_tensor():
+    (hit,) = hits(RULE, SIBLINGS.replace("CHECK", "pass"))
+    assert hit.function.name == "backward" and "`A.shape[-1]`" in hit.message
+    assert hits(RULE, SIBLINGS.replace("CHECK", "assert A.shape[-1] == BT")) == []
+    assert hits(RULE, SIBLINGS.replace("CHECK", "pass").replace("def backward(k, A)", "def backward(k, w)")) == []
+
+
+STAGES = """
+def cumsum(g, chunk_size=64):
+    return g
+
+def solve(k, g, chunk_size=64):
+    return k
+
+def forward(k, g):
+    s = cumsum(g, chunk_size=SIZE)
+    return solve(k, NEXT)
+"""
+
+
+def test_a_stage_that_falls_back_to_another_size_than_the_one_before():
+    (hit,) = hits(RULE, STAGES.replace("SIZE", "32").replace("NEXT", "s"))
+    assert "`chunk_size` is 32 here, and `solve`, which takes the result, falls back to 64" in hit.message
+    assert hits(RULE, STAGES.replace("SIZE", "64").replace("NEXT", "s")) == []
+    assert hits(RULE, STAGES.replace("SIZE", "32").replace("NEXT", "g")) == []
+    assert hits(RULE, STAGES.replace("SIZE", "32").replace("NEXT", "s, chunk_size=32")) == []
+    assert hits(RULE, STAGES.replace("SIZE", "32").replace("NEXT", "s, 32")) == []
