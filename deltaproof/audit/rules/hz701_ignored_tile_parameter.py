@@ -110,8 +110,8 @@ def _stages(module: Module, project: Project) -> Iterator[Seen]:
             module,
             node,
             function,
-            f"`{ast.unparse(node.targets[0])}` is the literal {ast.unparse(node.value)}, and `{sibling.name}` takes it from the same tensor: "
-            f"`{ast.unparse(read)}`.",
+            f"`{ast.unparse(node.targets[0])}` is the literal {ast.unparse(node.value)}, and `{sibling.name}` takes it "
+            f"from the same tensor: `{ast.unparse(read)}`.",
             "possible",
             f"Use `{ast.unparse(read)}` here too.",
             (Quote(module, read, "the sibling"),),
