@@ -43,6 +43,8 @@ def beside_tensor(module: Module, size: re.Pattern[str]) -> Iterator[tuple[Funct
     Yields:
         The function, the assignment of the number, the sibling and what it reads.
     """
+    if ".shape[" not in module.text:
+        return
     read: dict[tuple[str, str], tuple[Function, ast.expr]] = {}
     fixed: list[tuple[Function, ast.Assign, str]] = []
     for function in module.functions:

@@ -25,6 +25,9 @@ def local_row_findings(module: Module, kernel: Function) -> Iterator[Seen]:
         shrunk = [each for each in made(kernel).get(name, ()) if _difference(each)]
         if not shrunk:
             continue
+        counted = {node for node in kernel.nodes if _counts(kernel, node, name, shrunk[0].node)}
+        if not counted:
+            continue
         starts = _starts(shrunk[0])
         known = accesses(kernel)
         siblings = [access for access in known if starts & _all_names(kernel, access.pointer, name)]
@@ -34,7 +37,7 @@ def local_row_findings(module: Module, kernel: Function) -> Iterator[Seen]:
         for access in known:
             if access.base in said:
                 continue
-            node = _lost(kernel, access, name, shrunk[0].node, starts)
+            node = _lost(kernel, access, name, counted, starts)
             if node is None:
                 continue
             said.add(access.base)
@@ -83,7 +86,7 @@ def _starts(found: Definition) -> set[str]:
     return names_in(value.right)
 
 
-def _lost(kernel: Function, access: Access, name: str, shrunk: ast.AST, starts: set[str]) -> ast.BinOp | None:
+def _lost(kernel: Function, access: Access, name: str, counted: set[ast.AST], starts: set[str]) -> ast.BinOp | None:
     """Return the product in one of an access's addresses that counts with the replaced length."""
     ways: list[ast.expr] = [access.pointer]
     if isinstance(access.pointer, ast.Name) and access.pointer in kernel.parents:
@@ -92,8 +95,8 @@ def _lost(kernel: Function, access: Access, name: str, shrunk: ast.AST, starts: 
     for way in ways:
         if starts & _all_names(kernel, way, name):
             continue
-        for node in _counted(kernel, way, name, shrunk):
-            if not _elsewhere(kernel, access.call, node):
+        for node in _reached(kernel, way, name):
+            if node in counted and isinstance(node, ast.BinOp) and not _elsewhere(kernel, access.call, node):
                 return node
     return None
 
@@ -124,17 +127,15 @@ def _reached(kernel: Function, expr: ast.AST, stop: str) -> Iterator[ast.AST]:
             waiting.extend(ast.iter_child_nodes(node))
 
 
-def _counted(kernel: Function, pointer: ast.expr, name: str, shrunk: ast.AST) -> Iterator[ast.BinOp]:
-    """Yield products of a program's index and a replaced length in an address."""
-    for node in _reached(kernel, pointer, name):
-        if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)) or node not in kernel.parents:
-            continue
-        around = kernel.parents.get(node)
-        if isinstance(around, ast.BinOp) and isinstance(around.op, ast.Mult):
-            continue
-        sides = _sides(node)
-        if any(_local(kernel, side, name, shrunk) for side in sides) and any(_program(kernel, side) for side in sides):
-            yield node
+def _counts(kernel: Function, node: ast.AST, name: str, shrunk: ast.AST) -> bool:
+    """Return whether a node is a whole product of a program's index and a replaced length."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
+        return False
+    around = kernel.parents.get(node)
+    if isinstance(around, ast.BinOp) and isinstance(around.op, ast.Mult):
+        return False
+    sides = _sides(node)
+    return any(_local(kernel, side, name, shrunk) for side in sides) and any(_program(kernel, side) for side in sides)
 
 
 def _sides(node: ast.BinOp) -> list[ast.expr]:
