@@ -87,10 +87,14 @@ def _is_size(function: Function, one: Atom) -> bool:
     return one.kind == "text" and "cdiv(" in one.text
 
 
+def _order(one: tuple[Product, int]) -> tuple[list[str], int]:
+    return [atom.text for atom in one[0]], one[1]
+
+
 def _terms(function: Function, poly: Poly, base: str) -> tuple[tuple[Term, ...], tuple[Product, ...]]:
     found: list[Term] = []
     rest: list[Product] = []
-    for product, count in poly:
+    for product, count in sorted(poly, key=_order):
         if len(product) == 1 and product[0].text == base:
             continue
         counting = [one for one in product if not _is_size(function, one)]

@@ -39,7 +39,7 @@ def _split_tiles(module: Module, kernel: Function, known: list[Address], project
     """Tiles that begin at one stride and go on at another: ``i_t * BT * K + arange(BT) * H * K``."""
     found = []
     for address in known:
-        for tile in {term.tile for term in address.tiles()}:
+        for tile in sorted({term.tile for term in address.tiles()}):
             firsts = [term for term in address.tiles() if term.tile == tile]
             rows = address.ranges(tile)
             if not rows or {_key(term) for term in firsts} & {_key(term) for term in rows}:
