@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.bounds import Bound, Compared, compared, is_tile_size, whole_tiles
 from deltaproof.audit.flow.guards import Guard, guards
-from deltaproof.audit.flow.polynomials import Atom, Indices, Poly, add, atoms, indices, text
+from deltaproof.audit.flow.polynomials import Atom, Indices, Poly, Product, add, atoms, indices, text, times
 from deltaproof.audit.flow.trace import names_in, origins
 
 if TYPE_CHECKING:
@@ -20,6 +21,23 @@ VARIES = ("pid", "loop", "quotient", "name", "text")
 def is_size(one: Atom) -> bool:
     """Return whether an atom is a tile's size."""
     return one.kind == "name" and is_tile_size(one.text)
+
+
+def strides(whole: Poly, start: Poly) -> Iterator[tuple[Product, int]]:
+    """Yield the strides at which a pointer holds a start."""
+    known = dict(whole)
+    first, count = next(iter(sorted(start, key=lambda term: -len(term[0]))))
+    for product, size in known.items():
+        rest = list(product)
+        for one in first:
+            if one not in rest:
+                break
+            rest.remove(one)
+        else:
+            if size % count == 0 and size // count > 0:
+                stride: Poly = frozenset({(tuple(rest), size // count)})
+                if all(known.get(each) == number for each, number in times(start, stride)):
+                    yield tuple(rest), size // count
 
 
 def _touches(one: Compared, terms: Poly) -> bool:

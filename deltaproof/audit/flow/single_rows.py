@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from deltaproof.audit.flow.access import Access, accesses
 from deltaproof.audit.flow.bounds import Bound, bounds
 from deltaproof.audit.flow.polynomials import Atom, Poly, Product, add, indices, ranges, times
-from deltaproof.audit.flow.row_bounds import VARIES, compared_in_mask, guarded, is_size
+from deltaproof.audit.flow.row_bounds import VARIES, compared_in_mask, guarded, is_size, strides
 from deltaproof.audit.flow.trace import called_name, names_in, origins
 
 if TYPE_CHECKING:
@@ -64,23 +64,6 @@ def _sized(product: Product) -> bool:
     return any(is_size(one) for one in product) and len(product) > 1
 
 
-def _strides(whole: Poly, start: Poly) -> Iterator[tuple[Product, int]]:
-    """Yield the strides at which a pointer holds a start."""
-    known = dict(whole)
-    first, count = next(iter(sorted(start, key=lambda term: -len(term[0]))))
-    for product, times_ in known.items():
-        rest = list(product)
-        for one in first:
-            if one not in rest:
-                break
-            rest.remove(one)
-        else:
-            if times_ % count == 0 and times_ // count > 0:
-                stride: Poly = frozenset({(tuple(rest), times_ // count)})
-                if all(known.get(each) == size for each, size in times(start, stride)):
-                    yield tuple(rest), times_ // count
-
-
 def _at(whole: Poly, stride: Product, count: int) -> Poly:
     """Return what a pointer multiplies by a stride: the terms that hold all of its factors, without these."""
     found: dict[Product, int] = {}
@@ -100,7 +83,7 @@ def _plain(access: Access, starts: list[tuple[Poly, Bound]]) -> Row | None:
     index = indices(access.function)
     for whole in index.pointers(access.pointer):
         for start, bound in starts:
-            for stride, count in _strides(whole, start):
+            for stride, count in strides(whole, start):
                 row = _at(whole, stride, count)
                 if _has_lanes(row, stride):
                     continue

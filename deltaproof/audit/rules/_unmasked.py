@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from deltaproof.audit.flow.access import Access
 from deltaproof.audit.flow.bounds import Gap, gaps
+from deltaproof.audit.flow.other_index import Mismatch, mismatches
 from deltaproof.audit.flow.polynomials import text
 from deltaproof.audit.flow.rounding import Overhang, exact, overhangs
 from deltaproof.audit.flow.single_rows import Row, past_rows
@@ -40,6 +41,10 @@ def unmasked(module: Module, project: Project, kernel: Function, kinds: tuple[st
         if row.access.call not in seen:
             seen.add(row.access.call)
             yield _row(module, kernel, row)
+    for other in mismatches(kernel, kinds):
+        if other.access.call not in seen:
+            seen.add(other.access.call)
+            yield _mismatch(module, kernel, other)
 
 
 def _dismissed(module: Module, project: Project, kernel: Function, gap: Gap) -> Drop | None:
@@ -108,4 +113,19 @@ def _row(module: Module, kernel: Function, row: Row) -> Hit:
         "likely",
         f"stop at `{limit}`: end the loop there, add the row's bound to the mask, or take the last row that exists",
         [Quote(module, row.bound.node, f"a sibling bounds the tile's rows by `{limit}`")],
+    )
+
+
+def _mismatch(module: Module, kernel: Function, other: Mismatch) -> Hit:
+    access, own, sibling = other.access, other.own, other.sibling
+    limit = text(sibling.high)
+    return Hit(
+        module,
+        access.call,
+        kernel,
+        f"`{ast.unparse(access.pointer)[:60]}` is {_DONE[access.kind]} by `{sibling.name[:60]}`, its mask bounds "
+        f"`{own.name[:60]}` by `{text(own.high)}` only; a sibling keeps `{sibling.name[:60]}` below `{limit}`",
+        "likely",
+        f"add `{sibling.name[:60]} < {limit}` to the mask of this {access.kind}",
+        [Quote(module, sibling.node, f"a sibling bounds the index by `{limit}`")],
     )
