@@ -122,10 +122,14 @@ def _mismatch(access: Access, own: list[Bounded], every: list[Bounded]) -> Itera
             spread.setdefault(one.text, set()).add(one.axis)
         whole = flat(pointer)
         for sibling in every:
-            if sibling.access is access or any(len(spread.get(each, ())) > 1 for each in sibling.lanes):
+            if sibling.access is access or not any(True for _ in ranges(sibling.index)):
+                continue
+            if any(len(spread.get(each, ())) > 1 for each in sibling.lanes):
                 continue
             same = [each for each in own if each.lanes & sibling.lanes]
-            if not same or not any(True for _ in strides(whole, sibling.index)):
+            if not same or any(each.index != sibling.index and _goes_by(whole, each) for each in same):
+                continue
+            if not _goes_by(whole, sibling):
                 continue
             equal = [each for each in same if each.index == sibling.index]
             if equal:
@@ -133,6 +137,11 @@ def _mismatch(access: Access, own: list[Bounded], every: list[Bounded]) -> Itera
                     yield Mismatch(access, equal[0], sibling)
             elif not any(_enough(access, each, sibling) for each in same) and not _tested(access, sibling):
                 yield Mismatch(access, same[0], sibling)
+
+
+def _goes_by(whole: Poly, each: Bounded) -> bool:
+    """Return whether a pointer holds an index that its mask bounds."""
+    return any(True for _ in strides(whole, each.index))
 
 
 def _enough(access: Access, own: Bounded, sibling: Bounded) -> bool:
