@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import Access, accesses
-from deltaproof.audit.flow.bounds import Compared, bounds, compared, is_tile_size
+from deltaproof.audit.flow.bounds import Compared, bounds, compared, is_tile_size, whole_tiles
 from deltaproof.audit.flow.guards import guards
 from deltaproof.audit.flow.polynomials import Atom, Poly, add, atoms, flat, indices, ranges, text
 from deltaproof.audit.flow.row_bounds import strides
@@ -122,14 +122,12 @@ def _mismatch(access: Access, own: list[Bounded], every: list[Bounded]) -> Itera
             spread.setdefault(one.text, set()).add(one.axis)
         whole = flat(pointer)
         for sibling in every:
-            if sibling.access is access or not any(True for _ in ranges(sibling.index)):
-                continue
-            if any(len(spread.get(each, ())) > 1 for each in sibling.lanes):
+            if sibling.access is access or any(len(spread.get(each, ())) > 1 for each in sibling.lanes):
                 continue
             same = [each for each in own if each.lanes & sibling.lanes]
-            if not same or any(each.index != sibling.index and _goes_by(whole, each) for each in same):
+            if not same or not any(True for _ in ranges(sibling.index)) or not _goes_by(whole, sibling):
                 continue
-            if not _goes_by(whole, sibling):
+            if any(each.index != sibling.index and _goes_by(whole, each) for each in same):
                 continue
             equal = [each for each in same if each.index == sibling.index]
             if equal:
@@ -140,7 +138,7 @@ def _mismatch(access: Access, own: list[Bounded], every: list[Bounded]) -> Itera
 
 
 def _goes_by(whole: Poly, each: Bounded) -> bool:
-    """Return whether a pointer holds an index that its mask bounds."""
+    """Return whether a pointer holds an index, at one stride."""
     return any(True for _ in strides(whole, each.index))
 
 
@@ -196,8 +194,20 @@ def _counts_only(access: Access, own: Bounded, sibling: Bounded) -> bool:
 
 
 def _tested(access: Access, sibling: Bounded) -> bool:
-    """Return whether a condition around the access tells about the sibling's limit and about lanes."""
+    """Return whether a condition around the access tells about the sibling's limit, more than of the first row."""
+    function = access.function
+    index = indices(function)
     limits = {one.text for one in atoms(sibling.high)}
-    return any(
-        limits & names_in(guard.test) and guard.kind != "early exit" for guard in guards(access.function, access.call)
-    )
+    lanes = ranges(sibling.index)
+    first = frozenset(term for term in sibling.index if not lanes & set(term[0]))
+    for guard in guards(function, access.call):
+        if guard.kind != "early exit" and any(whole_tiles(name) for name in names_in(guard.test)):
+            return True
+        if not limits & names_in(guard.test):
+            continue
+        for one in compared(index, guard.test):
+            low, high = (one.low, one.high) if isinstance(one, Compared) else (frozenset(), frozenset())
+            apart = add(low, high, -1) if guard.holds else add(high, low, -1)
+            if flat(apart) != add(first, sibling.high, -1):
+                return True
+    return False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import Access, accesses
 from deltaproof.audit.flow.bounds import Bound, bounds
-from deltaproof.audit.flow.polynomials import Atom, Poly, Product, add, indices, ranges, times
+from deltaproof.audit.flow.polynomials import Atom, Poly, Product, add, indices, ranges
 from deltaproof.audit.flow.row_bounds import VARIES, compared_in_mask, guarded, is_size, strides
 from deltaproof.audit.flow.trace import called_name, names_in, origins
 

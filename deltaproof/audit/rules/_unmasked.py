@@ -118,14 +118,23 @@ def _row(module: Module, kernel: Function, row: Row) -> Hit:
 
 def _mismatch(module: Module, kernel: Function, other: Mismatch) -> Hit:
     access, own, sibling = other.access, other.own, other.sibling
-    limit = text(sibling.high)
+    name, ours, limit = sibling.name[:60], own.name[:60], text(sibling.high)
+    if own.index == sibling.index:
+        what = (
+            f"with `{ours}` below `{text(own.high)}` only, a loop's counter; a sibling keeps this index below `{limit}`"
+        )
+        name = ours
+    else:
+        what = (
+            f"by `{name}`, but its mask bounds `{ours}` by `{text(own.high)}` only; a sibling keeps `{name}` below "
+            f"`{limit}`"
+        )
     return Hit(
         module,
         access.call,
         kernel,
-        f"`{ast.unparse(access.pointer)[:60]}` is {_DONE[access.kind]} by `{sibling.name[:60]}`, its mask bounds "
-        f"`{own.name[:60]}` by `{text(own.high)}` only; a sibling keeps `{sibling.name[:60]}` below `{limit}`",
+        f"`{ast.unparse(access.pointer)[:60]}` is {_DONE[access.kind]} {what}",
         "likely",
-        f"add `{sibling.name[:60]} < {limit}` to the mask of this {access.kind}",
+        f"add `{name} < {limit}` to the mask of this {access.kind}",
         [Quote(module, sibling.node, f"a sibling bounds the index by `{limit}`")],
     )

@@ -441,3 +441,97 @@ def test_an_element_is_removed_if_either_condition_asks_for_it(test: str, count:
     found = hits(RULE, in_tiles(before=EACH + f"s[i, j] = T.if_then_else({test}, -T.infinity('float'), 0)"))
     assert len(found) == count
     assert all("removed only where" in hit.message for hit in found)
+
+
+SHIFTED = """
+    @triton.jit
+    def kernel(x, cos, y, T, TR, start, starts, R: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr, S: tl.constexpr):
+        i_t, i_b = tl.program_id(0), tl.program_id(1)
+        o_t = i_t * BT + tl.arange(0, BT)
+        if S:
+            o_s = o_t + start
+        else:
+            o_s = o_t + tl.load(starts + i_b)
+        o_r = tl.arange(0, BR)
+        m_r = o_r < R
+        b_c = tl.load(cos + o_s[:, None] * R + o_r[None, :], mask=(o_s < TR)[:, None] & m_r[None, :], other=0)
+        b_x = tl.load(x + (i_b * T + o_t[:, None]) * R + o_r[None, :], mask=MASK & m_r[None, :], other=0)
+        tl.store(y + (i_b * T + o_t[:, None]) * R + o_r[None, :], b_x * b_c, mask=(o_t < T)[:, None] & m_r[None, :])
+"""
+
+
+@pytest.mark.parametrize(
+    ("mask", "count"),
+    [
+        ("(o_s < TR)[:, None]", 1),
+        ("(o_t < T)[:, None]", 0),
+        ("(o_s < TR)[:, None] & (o_t < T)[:, None]", 0),
+        ("(o_s[:, None] < TR)", 1),
+    ],
+)
+def test_the_mask_bounds_the_index_that_the_pointer_goes_by(mask: str, count: int) -> None:
+    found = hits(RULE, SHIFTED.replace("MASK", mask))
+    assert len(found) == count
+    assert all("by `o_t`" in hit.message and "its mask bounds `o_s` by `TR` only" in hit.message for hit in found)
+
+
+@pytest.mark.parametrize(
+    ("guard", "count"),
+    [
+        ("pass", 1),
+        ("if i_t * BT >= T:\n            return", 1),
+        ("if (i_t + 1) * BT > T:\n            return", 0),
+        ("tl.device_assert(T % BT == 0)", 1),
+    ],
+)
+def test_whole_tiles_need_no_other_bound(guard: str, count: int) -> None:
+    code = SHIFTED.replace("MASK", "(o_s < TR)[:, None]").replace("o_r = tl", f"{guard}\n        o_r = tl")
+    assert len(hits(RULE, code)) == count
+
+
+def test_lanes_of_a_part_and_an_index_from_memory_are_left_alone() -> None:
+    part = """
+    @triton.jit
+    def kernel(h, w, y, V: tl.constexpr, BV: tl.constexpr):
+        i_v = tl.program_id(0)
+        o_v = i_v * BV + tl.arange(0, BV)
+        offs = tl.arange(0, BV)
+        b_w = tl.load(w + offs, mask=offs < V, other=0)
+        tl.store(y + o_v, tl.load(h + o_v, mask=o_v < V, other=0) * b_w, mask=o_v < V)
+    """
+    memory = """
+    @triton.jit
+    def kernel(ids, rows, x, y, N, BN: tl.constexpr):
+        o_n = tl.program_id(0) * BN + tl.arange(0, BN)
+        row = tl.load(ids + o_n, mask=o_n < N, other=0)
+        b_s = tl.load(rows + row, mask=row < N, other=0)
+        tl.store(y + o_n, b_s + tl.load(x + row, mask=o_n < N, other=0), mask=o_n < N)
+    """
+    assert hits(RULE, part) == []
+    assert hits(RULE, memory) == []
+
+
+HEAD = """
+    @triton.jit
+    def kernel(x, c, y, T, D, W: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr):
+        o_t = tl.program_id(0) * BT + tl.arange(0, BT)
+        o_d = tl.arange(0, BD)
+        m_d = o_d < D
+        m_t = o_t < T
+        b_y = tl.load(x + o_t[:, None] * D + o_d[None, :], mask=m_t[:, None] & m_d[None, :], other=0)
+        for i_w in tl.static_range(0, TURNS):
+            m_h = MASK
+            b_h = tl.load(c + o_t[:, None] * D + o_d[None, :], mask=m_h[:, None] & m_d[None, :], other=0)
+            b_y += b_h
+        tl.store(y + o_t[:, None] * D + o_d[None, :], b_y, mask=m_t[:, None] & m_d[None, :])
+"""
+
+
+@pytest.mark.parametrize(
+    ("mask", "turns", "count"),
+    [("o_t < i_w", "W", 1), ("(o_t < i_w) & m_t", "W", 0), ("o_t < i_w", "T", 0)],
+)
+def test_a_loops_counter_is_no_length(mask: str, turns: str, count: int) -> None:
+    found = hits(RULE, HEAD.replace("MASK", mask).replace("TURNS", turns))
+    assert len(found) == count
+    assert all("a loop's counter; a sibling keeps this index below `T`" in hit.message for hit in found)

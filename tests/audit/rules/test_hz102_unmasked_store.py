@@ -155,3 +155,19 @@ def test_a_loop_that_stores_the_rows_of_a_tile_ends_where_the_rows_end(stop: str
     found = hits(RULE, code)
     assert len(found) == count
     assert all("is stored that nothing keeps below `T`" in hit.message for hit in found)
+
+
+@pytest.mark.parametrize(("mask", "count"), [("o_s < TR", 1), ("(o_s < TR) & (o_t < T)", 0)])
+def test_the_mask_of_a_store_bounds_the_index_that_its_pointer_goes_by(mask: str, count: int) -> None:
+    code = f"""
+        @triton.jit
+        def kernel(x, cos, y, T, TR, starts, BT: tl.constexpr):
+            o_t = tl.program_id(0) * BT + tl.arange(0, BT)
+            o_s = o_t + tl.load(starts)
+            b_c = tl.load(cos + o_s, mask=o_s < TR, other=0)
+            b_x = tl.load(x + o_t, mask=o_t < T, other=0)
+            tl.store(y + o_t, b_x * b_c, mask={mask})
+    """
+    found = hits(RULE, code)
+    assert len(found) == count
+    assert all("is stored by `o_t`, but its mask bounds `o_s`" in hit.message for hit in found)
