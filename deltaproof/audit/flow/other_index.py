@@ -125,7 +125,7 @@ def _mismatch(access: Access, own: list[Bounded], every: list[Bounded]) -> Itera
             if sibling.access is access or any(len(spread.get(each, ())) > 1 for each in sibling.lanes):
                 continue
             same = [each for each in own if each.lanes & sibling.lanes]
-            if not same or not any(True for _ in ranges(sibling.index)) or not _goes_by(whole, sibling):
+            if not same or not _runs(access.function, sibling.index) or not _goes_by(whole, sibling):
                 continue
             if any(each.index != sibling.index and _goes_by(whole, each) for each in same):
                 continue
@@ -135,6 +135,17 @@ def _mismatch(access: Access, own: list[Bounded], every: list[Bounded]) -> Itera
                     yield Mismatch(access, equal[0], sibling)
             elif not any(_enough(access, each, sibling) for each in same) and not _tested(access, sibling):
                 yield Mismatch(access, same[0], sibling)
+
+
+def _runs(function: Function, index: Poly) -> bool:
+    """Return whether an index has lanes that are not read from memory, also where branches make it differently."""
+    if ranges(index):
+        return True
+    (product, count), *more = index
+    if more or count != 1 or len(product) != 1 or product[0].kind != "name":
+        return False
+    made = [each.value for each in function.flow.definitions(product[0].text)]
+    return bool(made) and all(value is not None and ranges(indices(function).of(value)) for value in made)
 
 
 def _goes_by(whole: Poly, each: Bounded) -> bool:

@@ -475,13 +475,23 @@ def test_the_mask_bounds_the_index_that_the_pointer_goes_by(mask: str, count: in
     assert all("by `o_t`" in hit.message and "its mask bounds `o_s` by `TR` only" in hit.message for hit in found)
 
 
+@pytest.mark.parametrize(("mask", "count"), [("(o_t < T)[:, None]", 1), ("((o_t < T) & (o_s < TR))[:, None]", 0)])
+def test_an_index_that_branches_make_differently_is_bounded_too(mask: str, count: int) -> None:
+    load = "        b_f = tl.load(cos + o_s[:, None] * R + o_r[None, :], mask=OWN & m_r[None, :], other=0)\n"
+    code = SHIFTED.replace("MASK", "(o_t < T)[:, None]").replace(
+        "        b_x =", load.replace("OWN", mask) + "        b_x ="
+    )
+    found = hits(RULE, code)
+    assert len(found) == count
+    assert all("by `o_s`" in hit.message and "its mask bounds `o_t` by `T` only" in hit.message for hit in found)
+
+
 @pytest.mark.parametrize(
     ("guard", "count"),
     [
         ("pass", 1),
         ("if i_t * BT >= T:\n            return", 1),
         ("if (i_t + 1) * BT > T:\n            return", 0),
-        ("tl.device_assert(T % BT == 0)", 1),
     ],
 )
 def test_whole_tiles_need_no_other_bound(guard: str, count: int) -> None:
