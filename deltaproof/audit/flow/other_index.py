@@ -65,7 +65,10 @@ class Mismatch:
 
 def mismatches(kernel: Function, kinds: tuple[str, ...]) -> Iterator[Mismatch]:
     """Yield the accesses whose mask bounds another index, or by a loop's counter instead of the length."""
-    every = [each for access in accesses(kernel) for each in _bounded(access)]
+    if not any(each.kind in kinds and each.mask is not None for each in accesses(kernel)):
+        return
+    known: dict[ast.AST, tuple[frozenset[str], frozenset[str]]] = {}
+    every = [each for access in accesses(kernel) for each in _bounded(access, known)]
     if len({(each.index, each.high) for each in every}) < 2:
         return
     for access in accesses(kernel):
@@ -78,7 +81,7 @@ def mismatches(kernel: Function, kinds: tuple[str, ...]) -> Iterator[Mismatch]:
                 yield found
 
 
-def _bounded(access: Access) -> list[Bounded]:
+def _bounded(access: Access, known: dict[ast.AST, tuple[frozenset[str], frozenset[str]]]) -> list[Bounded]:
     function = access.function
     if access.block is not None:
         return [
@@ -90,13 +93,15 @@ def _bounded(access: Access) -> list[Bounded]:
         return []
     found = []
     for one in compared(indices(function), access.mask):
-        if not isinstance(one, Compared) or one.equal or len(one.node.ops) != 1:
+        if not isinstance(one, Compared) or one.equal or len(one.node.ops) != 1 or not one.high or _is_tile(one.high):
             continue
         sides = [one.node.left, one.node.comparators[0]]
         if not isinstance(one.node.ops[0], (ast.Lt, ast.LtE)):
             sides.reverse()
-        low, high = (_extents(function, side) for side in sides)
-        if low and not high and one.high and not _is_tile(one.high):
+        if one.node not in known:
+            known[one.node] = _extents(function, sides[0]), _extents(function, sides[1])
+        low, high = known[one.node]
+        if low and not high:
             found.append(Bounded(flat(one.low), flat(one.high), low, one.node, access))
     return found
 
