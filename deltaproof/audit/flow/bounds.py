@@ -66,7 +66,9 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class _Compared:
+class Compared:
+    """``low < high``, ``low <= high`` or, with ``equal``, ``low == high``, as polynomials."""
+
     low: Poly
     high: Poly
     node: ast.Compare
@@ -75,7 +77,7 @@ class _Compared:
 
 def _comparisons(
     index: Indices, expr: ast.expr, axis: int, seen: set[tuple[ast.AST, int]]
-) -> Iterator[_Compared | ast.expr]:
+) -> Iterator[Compared | ast.expr]:
     """Yield the comparisons of a mask, low side first; what cannot be followed is yielded itself."""
     if (expr, axis) in seen:
         return
@@ -86,11 +88,11 @@ def _comparisons(
         for operator, right in zip(expr.ops, expr.comparators, strict=True):
             one, other = index.of(left, axis), index.of(right, axis)
             if isinstance(operator, _UPPER):
-                yield _Compared(one, other, expr, False)
+                yield Compared(one, other, expr, False)
             elif isinstance(operator, _LOWER):
-                yield _Compared(other, one, expr, False)
+                yield Compared(other, one, expr, False)
             elif isinstance(operator, ast.Eq):
-                yield _Compared(one, other, expr, True)
+                yield Compared(one, other, expr, True)
             left = right
     elif isinstance(expr, ast.BinOp) and isinstance(expr.op, (ast.BitAnd, ast.BitOr, ast.Mult)):
         yield from _comparisons(index, expr.left, axis, seen)
@@ -120,7 +122,7 @@ def _comparisons(
         if isinstance(expr.func, ast.Attribute) and expr.func.attr == "to":
             inner = [expr.func.value]
         found = [each for part in inner for each in _comparisons(index, part, axis, seen)]
-        yield from (each for each in found if isinstance(each, _Compared))
+        yield from (each for each in found if isinstance(each, Compared))
         yield expr
     elif (isinstance(expr, ast.UnaryOp) and isinstance(expr.op, (ast.Invert, ast.Not))) or not isinstance(
         expr, ast.Constant
@@ -128,10 +130,18 @@ def _comparisons(
         yield expr
 
 
-def _mask(access: Access) -> list[_Compared | ast.expr]:
-    if access.mask is None:
-        return []
-    return list(_comparisons(indices(access.function), access.mask, 0, set()))
+def compared(index: Indices, expr: ast.expr) -> list[Compared | ast.expr]:
+    """Return the comparisons that a condition joins; parts that cannot be followed as they are."""
+    return list(_comparisons(index, expr, 0, set()))
+
+
+def whole_tiles(name: str) -> bool:
+    """Return whether a name is, by the customs of the field, a switch that tells whether tiles are whole."""
+    return _WHOLE_TILES.search(name) is not None
+
+
+def _mask(access: Access) -> list[Compared | ast.expr]:
+    return [] if access.mask is None else compared(indices(access.function), access.mask)
 
 
 def _dimensions(access: Access) -> list[tuple[str, ast.expr, Poly, bool]]:
@@ -181,7 +191,7 @@ def bounds(access: Access) -> list[Bound]:
             assert access.block is not None
             found.append(Bound(flat(index), limit, access.block.call, access))
     for one in _mask(access):
-        if not isinstance(one, _Compared) or one.equal:
+        if not isinstance(one, Compared) or one.equal:
             continue
         index, high = _split(one.low, one.high)
         limit = written(high)
@@ -201,7 +211,7 @@ def covered(access: Access) -> set[tuple[str, int]] | None:
     found: set[tuple[str, int]] = set()
     relations: list[tuple[set[Atom], set[Atom]]] = []
     for one in _mask(access):
-        if not isinstance(one, _Compared):
+        if not isinstance(one, Compared):
             if _opaque(access.function, one):
                 return None
             continue
@@ -329,7 +339,7 @@ def guarded_tile(access: Access, lanes: Atom) -> ast.AST | None:
         if guard.kind != "early exit" and any(_WHOLE_TILES.search(name) for name in names_in(guard.test)):
             return guard.node
         for one in _comparisons(index, guard.test, 0, set()):
-            if isinstance(one, _Compared):
+            if isinstance(one, Compared):
                 low, high = (one.low, one.high) if guard.holds else (one.high, one.low)
                 ahead, _ = _split(low, high)
                 if any(written(frozenset({term})) == lanes.text for term in ahead):

@@ -35,13 +35,6 @@ def whole(kernel: Function, gate: Access) -> bool:
     return False
 
 
-def turned(kernel: Function, operand: ast.expr) -> bool:
-    expr = resolved(kernel, operand, 2)
-    while isinstance(expr, ast.Call) and isinstance(expr.func, ast.Attribute) and expr.func.attr == "to":
-        expr = expr.func.value
-    return isinstance(expr, ast.Call) and selects.last_name(kernel, expr) == "trans"
-
-
 def zero_filled(kernel: Function, expr: ast.expr, loads: dict[int, Access], summed: str) -> Access | None:
     """Return the load of a tile whose rows behind the end are zeros, if these are the rows that are summed over."""
     shape = selects.broadcast(expr)
@@ -76,8 +69,17 @@ def _masked_along(kernel: Function, mask: ast.expr, axis: str) -> bool:
         if selects.broadcast(left) != axis:
             return False
         left = left.value  # type: ignore[attr-defined]
-    bound = ast.unparse(mask.comparators[0])
-    return TIME.fullmatch(bound) is not None and origins(kernel, left).calls_any("arange")
+    bound = mask.comparators[0]
+    if not origins(kernel, left).calls_any("arange"):
+        return False
+    return any(TIME.fullmatch(name) for name in (ast.unparse(bound), *_counted(kernel, bound)))
+
+
+def _counted(kernel: Function, bound: ast.expr) -> set[str]:
+    """Return the names that a difference, or what a minimum is taken of, goes back to: what is left of a length."""
+    reached = origins(kernel, bound)
+    left = any(isinstance(node, ast.Sub) for node in ast.walk(bound)) or reached.calls_any("min", "minimum")
+    return reached.names if left and not reached.calls_any("arange") else set()
 
 
 def _time_axis(access: Access, flat: bool) -> str:

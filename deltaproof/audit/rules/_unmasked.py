@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 from deltaproof.audit.flow.access import Access
 from deltaproof.audit.flow.bounds import Gap, gaps
+from deltaproof.audit.flow.other_index import Mismatch, mismatches
 from deltaproof.audit.flow.polynomials import text
 from deltaproof.audit.flow.rounding import Overhang, exact, overhangs
+from deltaproof.audit.flow.single_rows import Row, past_rows
 from deltaproof.audit.flow.trace import resolved
 from deltaproof.audit.flow.whole_tiles import before_own_tile, divided, whole_powers
 from deltaproof.audit.model.function import Function
@@ -35,6 +37,14 @@ def unmasked(module: Module, project: Project, kernel: Function, kinds: tuple[st
         if over.access.call not in seen:
             seen.add(over.access.call)
             yield _overhang(module, kernel, over)
+    for row in past_rows(kernel, kinds):
+        if row.access.call not in seen:
+            seen.add(row.access.call)
+            yield _row(module, kernel, row)
+    for other in mismatches(kernel, kinds):
+        if other.access.call not in seen:
+            seen.add(other.access.call)
+            yield _mismatch(module, kernel, other)
 
 
 def _dismissed(module: Module, project: Project, kernel: Function, gap: Gap) -> Drop | None:
@@ -89,4 +99,42 @@ def _overhang(module: Module, kernel: Function, over: Overhang) -> Hit:
         f"pass the number of elements and mask this {access.kind} with it, or check that it is a multiple of "
         f"`{over.range.text}`",
         [Quote(over.launch.host.module, over.node, "rounded up here")],
+    )
+
+
+def _row(module: Module, kernel: Function, row: Row) -> Hit:
+    access, limit = row.access, row.bound.limit
+    return Hit(
+        module,
+        access.call,
+        kernel,
+        f"a row of `{ast.unparse(access.pointer)[:60]}` is {_DONE[access.kind]} that nothing keeps below `{limit}`: "
+        f"{row.why}; a sibling keeps the tile's rows below `{limit}`",
+        "likely",
+        f"stop at `{limit}`: end the loop there, add the row's bound to the mask, or take the last row that exists",
+        [Quote(module, row.bound.node, f"a sibling bounds the tile's rows by `{limit}`")],
+    )
+
+
+def _mismatch(module: Module, kernel: Function, other: Mismatch) -> Hit:
+    access, own, sibling = other.access, other.own, other.sibling
+    name, ours, limit = sibling.name[:60], own.name[:60], text(sibling.high)
+    if own.index == sibling.index:
+        what = (
+            f"with `{ours}` below `{text(own.high)}` only, a loop's counter; a sibling keeps this index below `{limit}`"
+        )
+        name = ours
+    else:
+        what = (
+            f"by `{name}`, but its mask bounds `{ours}` by `{text(own.high)}` only; a sibling keeps `{name}` below "
+            f"`{limit}`"
+        )
+    return Hit(
+        module,
+        access.call,
+        kernel,
+        f"`{ast.unparse(access.pointer)[:60]}` is {_DONE[access.kind]} {what}",
+        "likely",
+        f"add `{name} < {limit}` to the mask of this {access.kind}",
+        [Quote(module, sibling.node, f"a sibling bounds the index by `{limit}`")],
     )

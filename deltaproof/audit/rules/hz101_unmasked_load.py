@@ -5,7 +5,14 @@ Looks at the loads of a Triton kernel. A finding is
 - a load whose index has lanes (``tl.arange``) that its mask, or its block pointer's boundary check, does not bound,
   while another access of the kernel keeps the same index below a limit,
 - a load over lanes that no access of the kernel bounds, where a launch rounds the extent or the number of programs up,
-- a softmax over tiles of keys whose tail is loaded as zero and never set to -inf.
+- a load of one row of a tile, without lanes for it, that nothing keeps below the length below which a sibling keeps
+  the tile's rows: the row counts through a whole tile, is a whole tile's last one, starts a part of a tile that may
+  lie behind the end, or is clamped to the length instead of the last row,
+- a load whose mask bounds another index with the same lanes than the one that its pointer goes by, or bounds it by a
+  loop's counter only, while a sibling keeps the pointer's own index below a length,
+- a softmax over tiles of keys whose tail is loaded as zero and never set to -inf; in TileLang, where the number of
+  tiles is rounded up, also one that masks in one mode only, removes an element only where it is outside of two bounds
+  at once, or takes a mask from memory that goes on behind the end of its split.
 
 In kernels of CuTe and TileLang, and in Triton's too, it looks for tails that are masked by half: an element kept where
 either coordinate is in range, an element read in the same ``and`` that bounds its index, rows cleared only where
@@ -53,8 +60,11 @@ flashinfer pull requests 3479 and 3788 (``or`` where both coordinates must be in
 ## Known limits
 Indices are compared as sums of products; what goes through a remainder, a minimum or a loaded index counts as bounded.
 Left alone are lanes that fill a row of the pointer's own layout, extents that every launch passes exactly or chooses as
-divisors, sizes that callers restrict to powers of two, and tiles that a condition or a loop's end makes whole.
-Workspaces padded by the host to whole tiles are not known to be padded.
+divisors, sizes that callers restrict to powers of two, and tiles that a condition or a loop's end makes whole. A row
+without lanes counts as bounded if any condition around it tells about the length and about the row. A pointer that
+holds an index that its mask bounds is taken to be bounded by it. The products of TileLang are `T.gemm` on a tile that
+`T.copy` took from its place among the keys; a causal comparison counts as a bound there, and so does a test of
+divisibility by the tile's size. Workspaces padded by the host to whole tiles are not known to be padded.
 """
 
 from __future__ import annotations
@@ -62,6 +72,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from deltaproof.audit.flow.tails import tails
+from deltaproof.audit.flow.tile_scores import scores
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
 from deltaproof.audit.rule import Hit, Quote, Rule, Seen
@@ -81,7 +92,8 @@ class UnmaskedLoad(Rule):
         for kernel in module.kernels:
             if kernel.kind in ("triton", "gluon"):
                 yield from unmasked(module, project, kernel, ("load",))
-            for tail in tails(kernel):
+            found = [*tails(kernel), *(scores(kernel) if kernel.kind == "tilelang" else ())]
+            for tail in found:
                 quotes = [] if tail.other is None else [Quote(module, tail.other, tail.why)]
                 yield Hit(module, tail.node, kernel, tail.message, "likely", tail.fix, quotes)
 

@@ -5,6 +5,10 @@ Looks at the stores and atomics of a Triton kernel. A finding is
 - one whose index has lanes (``tl.arange``) that its mask, or its block pointer's boundary check, does not bound, while
   another access of the kernel keeps the same index below a limit,
 - one over lanes that no access of the kernel bounds, where a launch rounds the extent or the number of programs up,
+- one of a single row of a tile, without lanes for it, that nothing keeps below the length below which a sibling keeps
+  the tile's rows,
+- one whose mask bounds another index with the same lanes than the one that its pointer goes by, which a sibling keeps
+  below a length,
 - one into a buffer that the host allocates without a dimension by which the kernel strides,
 - in TileLang, a store of rows that a sibling selects by a bound, with a value that no selection made.
 

@@ -2,8 +2,9 @@
 
 ## What it does
 Looks at products with an exponential in kernels: of a gate that is loaded with zeros behind the sequence's end, minus
-a reference from another row, where the product is summed over these rows; and of the difference of all pairs of rows,
-where no `where` with an ordered mask follows. It reports masks that are multiplied onto an exponential, a quotient or
+a reference from another row, where the product is summed over these rows by a dot or a sum, also where a `where` that
+does not bound these rows by the length comes in between; and of the difference of all pairs of rows, where no `where`
+with an ordered mask follows. It reports masks that are multiplied onto an exponential, a quotient or
 a logarithm. In TileLang it reports rows that stay unstored behind a length and are read by another kernel of the file.
 
 ## Why it matters
@@ -47,7 +48,9 @@ later step can take: minus infinity for a log gate.
 flash-linear-attention #99, #694 and commit 0dc10ac2; tilelang #2461.
 
 ## Known limits
-Whether gates are ever strong enough to overflow is not known here. Exponentials behind helper functions of another
+Whether gates are ever strong enough to overflow is not known here. Only gates that are subtracted from are looked at:
+a reference minus the zeros is taken to be a decay. In a `where`, an index counts as bounded if one with as many lanes
+is. Exponentials behind helper functions of another
 name than exp and exp2 are not seen.
 """
 
@@ -59,6 +62,7 @@ from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow import gate_rows, selects, tiles
 from deltaproof.audit.flow.access import LOADS, accesses
+from deltaproof.audit.flow.selected_products import sums, tells_length, through_selects
 from deltaproof.audit.flow.trace import resolved
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
@@ -93,38 +97,39 @@ class MaskByMultiply(Rule):
 def _past_the_end(kernel: Function) -> Iterator[Seen]:
     loads = {id(access.call): access for access in accesses(kernel) if access.kind == "load"}
     told: set[int] = set()
-    for dot in kernel.calls_of("tl.dot", "language.dot"):
-        for place, operand in enumerate(dot.args[:2]):
-            turned = gate_rows.turned(kernel, operand)
-            summed = "rows" if (place == 1) is not turned else "columns"
-            for factor in selects.product_parts(kernel, operand):
-                if not selects.is_exp(kernel, factor) or id(factor) in told:
-                    continue
-                assert isinstance(factor, ast.Call)
-                inner = resolved(kernel, factor.args[0], 2)
-                if not isinstance(inner, ast.BinOp) or not isinstance(inner.op, ast.Sub):
-                    continue
-                gate = gate_rows.zero_filled(kernel, inner.left, loads, summed)
-                if gate is None or gate_rows.whole(kernel, gate):
-                    continue
-                reference = gate_rows.reference(kernel, inner.right, gate, loads)
-                if reference is None or gate_rows.centred(kernel, reference):
-                    continue
-                told.add(id(factor))
-                yield Hit(
-                    kernel.module,
-                    factor,
-                    kernel,
-                    f"rows past the end have 0 for `{ast.unparse(inner.left)}`, so "
-                    f"`{ast.unparse(factor)}` can be infinite there, and the product with zeros that `dot` sums is "
-                    "NaN.",
-                    "likely",
-                    "Select with `where` on the row mask, or load minus infinity for the gate of such rows.",
-                    (
-                        Quote(kernel.module, gate.call, "zeros past the end"),
-                        Quote(kernel.module, dot, "sums over these rows"),
-                    ),
-                )
+    for consumer, operand, summed in sums(kernel):
+        for factor, conditions in through_selects(kernel, operand):
+            if not selects.is_exp(kernel, factor) or id(factor) in told:
+                continue
+            assert isinstance(factor, ast.Call)
+            inner = resolved(kernel, factor.args[0], 2)
+            if not isinstance(inner, ast.BinOp) or not isinstance(inner.op, ast.Sub):
+                continue
+            gate = gate_rows.zero_filled(kernel, inner.left, loads, summed)
+            if gate is None or gate_rows.whole(kernel, gate):
+                continue
+            pairs = bool(conditions) and selects.outer_difference(kernel, factor) is not None
+            reference = gate_rows.reference(kernel, inner.right, gate, loads)
+            if (reference is None and not pairs) or (reference is not None and gate_rows.centred(kernel, reference)):
+                continue
+            if any(tells_length(kernel, condition, gate.pointer) for condition in conditions):
+                continue
+            told.add(id(factor))
+            name = selects.last_name(kernel, consumer)
+            after = "; the select that follows keeps such rows" if conditions else ""
+            yield Hit(
+                kernel.module,
+                factor,
+                kernel,
+                f"rows past the end have 0 for `{ast.unparse(inner.left)}`, so `{ast.unparse(factor)}` can be "
+                f"infinite there, and the product with zeros that `{name}` sums is NaN{after}.",
+                "likely",
+                "Select with `where` on the row mask, or load minus infinity for the gate of such rows.",
+                (
+                    Quote(kernel.module, gate.call, "zeros past the end"),
+                    Quote(kernel.module, consumer, "sums over these rows"),
+                ),
+            )
 
 
 def _all_pairs(kernel: Function) -> Iterator[Seen]:

@@ -256,3 +256,292 @@ def test_tiles_before_the_programs_own_are_whole(stop: str, count: int) -> None:
         tl.store(o + o_t, b, mask=o_t < T)
     """
     assert len(hits(RULE, code.replace("STOP", stop))) == count
+
+
+PARTS = """
+    @triton.jit
+    def kernel(q, k, o, T, K: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, NC: tl.constexpr):
+        i_t, i_i, i_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+        i_b, i_j = i_b // NC, i_b % NC
+        o_c = tl.arange(0, BC)
+        o_k = tl.arange(0, BK)
+        m_k = o_k < K
+        o_t = i_t * BT + START + o_c
+        m_t = o_t < T
+        GUARD
+        b_q = tl.load(q + (i_b * T + o_t[:, None]) * K + o_k[None, :], mask=m_t[:, None] & m_k[None, :], other=0)
+        BODY
+        tl.store(o + (i_b * T + o_t[:, None]) * K + o_k[None, :], b_q, mask=m_t[:, None] & m_k[None, :])
+"""
+
+
+def in_parts(body: str, guard: str = "pass", start: str = "i_i * BC") -> str:
+    lines = "".join(f"        {line}\n" for line in body.splitlines())
+    return PARTS.replace("START", start).replace("GUARD", guard).replace("        BODY\n", lines)
+
+
+@pytest.mark.parametrize(
+    ("stop", "mask", "guard", "count"),
+    [
+        ("BC", "m_k", "pass", 1),
+        ("min(BC, T - i_t * BT - i_i * BC)", "m_k", "pass", 0),
+        ("BC", "m_k & (i_t * BT + i_i * BC + j < T)", "pass", 0),
+        ("BC", "m_k", "if i_t * BT + i_i * BC >= T:\n            return", 1),
+        ("BC", "m_k", "if i_t * BT + i_i * BC + BC > T:\n            return", 0),
+        ("T", "m_k", "pass", 0),
+        ("2", "m_k", "pass", 0),
+    ],
+)
+def test_a_loop_over_the_rows_of_a_tile_ends_where_the_rows_end(stop: str, mask: str, guard: str, count: int) -> None:
+    body = f"""for j in range(0, {stop}):
+    b_q += tl.load(k + (i_b * T + i_t * BT + i_i * BC + j) * K + o_k, mask={mask}, other=0)[None, :]"""
+    found = hits(RULE, in_parts(body, guard))
+    assert len(found) == count
+    assert all("`j` runs over a whole tile" in hit.message and "below `T`" in hit.message for hit in found)
+
+
+def test_a_row_inside_a_condition_or_clamped_to_the_last_one_is_left_alone() -> None:
+    inside = """for j in range(0, BC):
+    if i_t * BT + i_i * BC + j < T:
+        b_q += tl.load(k + (i_b * T + i_t * BT + i_i * BC + j) * K + o_k, mask=m_k, other=0)[None, :]"""
+    clamped = """for j in range(0, BC):
+    b_q += tl.load(k + (i_b * T + min(i_t * BT + i_i * BC + j, T - 1)) * K + o_k, mask=m_k, other=0)[None, :]"""
+    assert hits(RULE, in_parts(inside)) == []
+    assert hits(RULE, in_parts(clamped)) == []
+
+
+def test_a_pointer_that_a_loop_moves_row_by_row_is_followed() -> None:
+    body = """p_k = k + (i_b * T + i_t * BT + i_i * BC) * K + o_k
+for j in range(0, BC):
+    b_q += tl.load(p_k, mask=MASK, other=0)[None, :]
+    p_k += K"""
+    assert len(hits(RULE, in_parts(body.replace("MASK", "m_k")))) == 1
+    assert hits(RULE, in_parts(body.replace("MASK", "m_k & (i_t * BT + i_i * BC + j < T)"))) == []
+
+
+@pytest.mark.parametrize(
+    ("start", "row", "guard", "count"),
+    [
+        ("i_i * BC", "i_t * BT + i_i * BC", "pass", 1),
+        ("i_i * BC", "i_t * BT + i_i * BC", "if i_t * BT + i_i * BC >= T:\n            return", 0),
+        ("i_i * BC", "i_t * BT + i_i * BC", "if i_t * BT + i_i * BC > T:\n            return", 1),
+        ("i_i * BC", "i_t * BT + i_i * BC", "if i_i <= i_j:\n            return", 1),
+        ("i_i * BC", "i_t * BT + i_i * BC", "if i_j <= i_i:\n            return", 0),
+        ("0", "i_t * BT", "pass", 0),
+        ("0", "i_t * BT + BT - 1", "pass", 1),
+        ("0", "min(i_t * BT + BT, T) - 1", "pass", 0),
+        ("0", "i_t * BT - 1", "pass", 0),
+        ("i_i * BC", "min(i_t * BT + i_i * BC, T)", "pass", 1),
+        ("i_i * BC", "min(i_t * BT + i_i * BC, T - 1)", "pass", 0),
+        ("i_i * BC", "min(i_t * BT + i_i * BC, T)", "if i_t * BT + i_i * BC >= T:\n            return", 0),
+        ("i_i * BC", "min(i_t * BT + i_i * BC, T)", "if i_t * BT + i_i * BC > T:\n            return", 1),
+    ],
+)
+def test_a_reference_row_exists_or_is_masked(start: str, row: str, guard: str, count: int) -> None:
+    body = f"b_q += tl.load(k + (i_b * T + {row}) * K + o_k, mask=m_k, other=0)[None, :]"
+    assert len(hits(RULE, in_parts(body, guard, start))) == count
+
+
+TILES = """
+    import tilelang
+    import tilelang.language as T
+
+    def build(heads, seq_len, dim, block_M, block_N, is_causal, splits):
+        CHECK
+
+        @T.prim_func
+        def main(Q: T.Tensor([seq_len, dim]), K: T.Tensor([seq_len, dim]), O: T.Tensor([seq_len, dim])):
+            with T.Kernel(T.ceildiv(seq_len, block_M), threads=128) as bx:
+                q = T.alloc_shared([block_M, dim], "float16")
+                keys = T.alloc_shared([block_N, dim], "float16")
+                kept = T.alloc_fragment([block_N], "uint8")
+                s = T.alloc_fragment([block_M, block_N], "float")
+                m = T.alloc_fragment([block_M], "float")
+                T.copy(Q[bx * block_M, 0], q)
+                for k in T.Pipelined(TURNS, num_stages=2):
+                    T.copy(K[PLACE : PLACE + block_N, :], keys)
+                    T.copy(KEPT[PLACE : PLACE + block_N], kept)
+                    BEFORE
+                    T.gemm(q, keys, s, transpose_B=True)
+                    AFTER
+                    T.reduce_max(s, m, dim=1, clear=False)
+                    for i, j in T.Parallel(block_M, block_N):
+                        s[i, j] = T.exp2(s[i, j] - m[i])
+
+        return main
+"""
+
+
+def in_tiles(
+    before: str = "T.clear(s)",
+    after: str = "pass",
+    turns: str = "T.ceildiv(seq_len, block_N)",
+    place: str = "k * block_N",
+    check: str = "pass",
+) -> str:
+    def block(text: str) -> str:
+        return text.replace("\n", "\n" + " " * 20)
+
+    code = TILES.replace("BEFORE", block(before)).replace("AFTER", block(after))
+    return code.replace("TURNS", turns).replace("PLACE", place).replace("CHECK", check)
+
+
+EACH = "for i, j in T.Parallel(block_M, block_N):\n    "
+CAUSAL_TILE = EACH + "s[i, j] = T.if_then_else(bx * block_M + i >= k * block_N + j, 0, -T.infinity('float'))"
+BOUND_TILE = EACH + "s[i, j] = T.if_then_else(k * block_N + j < seq_len, s[i, j], -T.infinity('float'))"
+
+
+def modes(causal: str, other: str) -> str:
+    return f"if is_causal:\n{_in(causal)}\nelse:\n{_in(other)}"
+
+
+def _in(text: str) -> str:
+    return "    " + text.replace("\n", "\n    ")
+
+
+@pytest.mark.parametrize(
+    ("parts", "count"),
+    [
+        ({}, 1),
+        ({"after": BOUND_TILE}, 0),
+        ({"before": CAUSAL_TILE}, 0),
+        ({"before": modes(CAUSAL_TILE, "T.clear(s)")}, 1),
+        ({"before": modes(CAUSAL_TILE, BOUND_TILE)}, 0),
+        ({"before": modes(CAUSAL_TILE, "T.clear(s)"), "after": BOUND_TILE}, 0),
+        ({"turns": "seq_len // block_N"}, 0),
+        ({"check": "assert seq_len % block_N == 0"}, 0),
+        ({"after": EACH + "if k * block_N + j >= seq_len:\n        s[i, j] = -T.infinity('float')"}, 0),
+        ({"after": EACH + "s[i, j] = T.if_then_else(kept[j] != 0, s[i, j], -T.infinity('float'))"}, 0),
+    ],
+)
+def test_scores_of_a_rounded_up_number_of_key_tiles_are_masked_in_every_mode(parts: dict[str, str], count: int) -> None:
+    found = hits(RULE, in_tiles(**parts))
+    assert len(found) == count
+    assert all("`seq_len`" in hit.message and "T.gemm(q" in hit.module.quote(hit.node) for hit in found)
+
+
+@pytest.mark.parametrize(("test", "count"), [("kept[j] != 0", 1), ("(kept[j] != 0) & (j < seq_len // splits)", 0)])
+def test_a_mask_in_memory_does_not_end_where_a_split_ends(test: str, count: int) -> None:
+    select = EACH + f"s[i, j] = T.if_then_else({test}, s[i, j], -T.infinity('float'))"
+    code = in_tiles(
+        after=select, turns="T.ceildiv(seq_len // splits, block_N)", place="(seq_len // splits) * bx + k * block_N"
+    )
+    assert len(hits(RULE, code)) == count
+
+
+@pytest.mark.parametrize(
+    ("test", "count"),
+    [
+        ("(bx * block_M + i < k * block_N + j) or (k * block_N + j >= seq_len)", 0),
+        ("(bx * block_M + i >= k * block_N + j) and (k * block_N + j >= seq_len)", 1),
+        ("is_causal and (k * block_N + j >= seq_len)", 0),
+    ],
+)
+def test_an_element_is_removed_if_either_condition_asks_for_it(test: str, count: int) -> None:
+    found = hits(RULE, in_tiles(before=EACH + f"s[i, j] = T.if_then_else({test}, -T.infinity('float'), 0)"))
+    assert len(found) == count
+    assert all("removed only where" in hit.message for hit in found)
+
+
+SHIFTED = """
+    @triton.jit
+    def kernel(x, cos, y, T, TR, start, starts, R: tl.constexpr, BT: tl.constexpr, BR: tl.constexpr, S: tl.constexpr):
+        i_t, i_b = tl.program_id(0), tl.program_id(1)
+        o_t = i_t * BT + tl.arange(0, BT)
+        if S:
+            o_s = o_t + start
+        else:
+            o_s = o_t + tl.load(starts + i_b)
+        o_r = tl.arange(0, BR)
+        m_r = o_r < R
+        b_c = tl.load(cos + o_s[:, None] * R + o_r[None, :], mask=(o_s < TR)[:, None] & m_r[None, :], other=0)
+        b_x = tl.load(x + (i_b * T + o_t[:, None]) * R + o_r[None, :], mask=MASK & m_r[None, :], other=0)
+        tl.store(y + (i_b * T + o_t[:, None]) * R + o_r[None, :], b_x * b_c, mask=(o_t < T)[:, None] & m_r[None, :])
+"""
+
+
+@pytest.mark.parametrize(
+    ("mask", "count"),
+    [
+        ("(o_s < TR)[:, None]", 1),
+        ("(o_t < T)[:, None]", 0),
+        ("(o_s < TR)[:, None] & (o_t < T)[:, None]", 0),
+        ("(o_s[:, None] < TR)", 1),
+    ],
+)
+def test_the_mask_bounds_the_index_that_the_pointer_goes_by(mask: str, count: int) -> None:
+    found = hits(RULE, SHIFTED.replace("MASK", mask))
+    assert len(found) == count
+    assert all("by `o_t`" in hit.message and "its mask bounds `o_s` by `TR` only" in hit.message for hit in found)
+
+
+@pytest.mark.parametrize(("mask", "count"), [("(o_t < T)[:, None]", 1), ("((o_t < T) & (o_s < TR))[:, None]", 0)])
+def test_an_index_that_branches_make_differently_is_bounded_too(mask: str, count: int) -> None:
+    load = "        b_f = tl.load(cos + o_s[:, None] * R + o_r[None, :], mask=OWN & m_r[None, :], other=0)\n"
+    code = SHIFTED.replace("MASK", "(o_t < T)[:, None]").replace(
+        "        b_x =", load.replace("OWN", mask) + "        b_x ="
+    )
+    found = hits(RULE, code)
+    assert len(found) == count
+    assert all("by `o_s`" in hit.message and "its mask bounds `o_t` by `T` only" in hit.message for hit in found)
+
+
+@pytest.mark.parametrize(
+    ("guard", "count"),
+    [
+        ("pass", 1),
+        ("if i_t * BT >= T:\n            return", 1),
+        ("if (i_t + 1) * BT > T:\n            return", 0),
+    ],
+)
+def test_whole_tiles_need_no_other_bound(guard: str, count: int) -> None:
+    code = SHIFTED.replace("MASK", "(o_s < TR)[:, None]").replace("o_r = tl", f"{guard}\n        o_r = tl")
+    assert len(hits(RULE, code)) == count
+
+
+def test_lanes_of_a_part_and_an_index_from_memory_are_left_alone() -> None:
+    part = """
+    @triton.jit
+    def kernel(h, w, y, V: tl.constexpr, BV: tl.constexpr):
+        i_v = tl.program_id(0)
+        o_v = i_v * BV + tl.arange(0, BV)
+        offs = tl.arange(0, BV)
+        b_w = tl.load(w + offs, mask=offs < V, other=0)
+        tl.store(y + o_v, tl.load(h + o_v, mask=o_v < V, other=0) * b_w, mask=o_v < V)
+    """
+    memory = """
+    @triton.jit
+    def kernel(ids, rows, x, y, N, BN: tl.constexpr):
+        o_n = tl.program_id(0) * BN + tl.arange(0, BN)
+        row = tl.load(ids + o_n, mask=o_n < N, other=0)
+        b_s = tl.load(rows + row, mask=row < N, other=0)
+        tl.store(y + o_n, b_s + tl.load(x + row, mask=o_n < N, other=0), mask=o_n < N)
+    """
+    assert hits(RULE, part) == []
+    assert hits(RULE, memory) == []
+
+
+HEAD = """
+    @triton.jit
+    def kernel(x, c, y, T, D, W: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr):
+        o_t = tl.program_id(0) * BT + tl.arange(0, BT)
+        o_d = tl.arange(0, BD)
+        m_d = o_d < D
+        m_t = o_t < T
+        b_y = tl.load(x + o_t[:, None] * D + o_d[None, :], mask=m_t[:, None] & m_d[None, :], other=0)
+        for i_w in tl.static_range(0, TURNS):
+            m_h = MASK
+            b_h = tl.load(c + o_t[:, None] * D + o_d[None, :], mask=m_h[:, None] & m_d[None, :], other=0)
+            b_y += b_h
+        tl.store(y + o_t[:, None] * D + o_d[None, :], b_y, mask=m_t[:, None] & m_d[None, :])
+"""
+
+
+@pytest.mark.parametrize(
+    ("mask", "turns", "count"),
+    [("o_t < i_w", "W", 1), ("(o_t < i_w) & m_t", "W", 0), ("o_t < i_w", "T", 0)],
+)
+def test_a_loops_counter_is_no_length(mask: str, turns: str, count: int) -> None:
+    found = hits(RULE, HEAD.replace("MASK", mask).replace("TURNS", turns))
+    assert len(found) == count
+    assert all("a loop's counter; a sibling keeps this index below `T`" in hit.message for hit in found)

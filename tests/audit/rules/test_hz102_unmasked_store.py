@@ -137,3 +137,37 @@ HEADS = """
 )
 def test_sizes_that_callers_restrict_to_powers_of_two_fill_their_tiles(check: str, count: int) -> None:
     assert len(hits(RULE, HEADS.replace("CHECK", check))) == count
+
+
+@pytest.mark.parametrize(("stop", "count"), [("BT", 1), ("min(BT, T - i_t * BT)", 0)])
+def test_a_loop_that_stores_the_rows_of_a_tile_ends_where_the_rows_end(stop: str, count: int) -> None:
+    code = f"""
+        @triton.jit
+        def kernel(x, y, T, K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr):
+            i_t = tl.program_id(0)
+            o_t = i_t * BT + tl.arange(0, BT)
+            o_k = tl.arange(0, BK)
+            m_k = o_k < K
+            b_x = tl.load(x + o_t[:, None] * K + o_k[None, :], mask=(o_t < T)[:, None] & m_k[None, :], other=0)
+            for j in range(0, {stop}):
+                tl.store(y + (i_t * BT + j) * K + o_k, tl.sum(b_x, 0) * j, mask=m_k)
+    """
+    found = hits(RULE, code)
+    assert len(found) == count
+    assert all("is stored that nothing keeps below `T`" in hit.message for hit in found)
+
+
+@pytest.mark.parametrize(("mask", "count"), [("o_s < TR", 1), ("(o_s < TR) & (o_t < T)", 0)])
+def test_the_mask_of_a_store_bounds_the_index_that_its_pointer_goes_by(mask: str, count: int) -> None:
+    code = f"""
+        @triton.jit
+        def kernel(x, cos, y, T, TR, starts, BT: tl.constexpr):
+            o_t = tl.program_id(0) * BT + tl.arange(0, BT)
+            o_s = o_t + tl.load(starts)
+            b_c = tl.load(cos + o_s, mask=o_s < TR, other=0)
+            b_x = tl.load(x + o_t, mask=o_t < T, other=0)
+            tl.store(y + o_t, b_x * b_c, mask={mask})
+    """
+    found = hits(RULE, code)
+    assert len(found) == count
+    assert all("is stored by `o_t`, but its mask bounds `o_s`" in hit.message for hit in found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from deltaproof.audit.rules.hz202_mask_by_multiply import RULE
 from tests.audit.rules.snippets import drops, examples, hits
 
@@ -154,3 +156,66 @@ def test_tilelang_rows_that_another_kernel_reads():
     (hit,) = hits(RULE, code.format(store="if i < length:\n                    lse[b, i] = X[b, i]"))
     assert hit.function is not None and hit.function.name == "forward"
     assert hits(RULE, code.format(store="lse[b, i] = X[b, i] if i < length else T.float32(0)")) == []
+
+
+TILES = """
+    @triton.jit
+    def kernel(c, g, d, o, seqlen, BM: tl.constexpr, BK: tl.constexpr):
+        i_m = tl.program_id(0) * BM + tl.arange(0, BM)
+        o_k = tl.arange(0, BK)
+        left = min(seqlen, 256)
+        b_m = tl.load(g + i_m, mask=i_m < seqlen, other=0)
+        acc = tl.zeros((BM, BK), dtype=tl.float32)
+        for k in range(0, left, BK):
+            b_c = tl.load(c + i_m[:, None] * 64 + k + o_k[None, :], mask=o_k[None, :] < left - k, other=0)
+            b_d = tl.load(d + (k + o_k[:, None]) * BK + o_k[None, :], mask=o_k[:, None] < left - k, other=0)
+            b_k = tl.load(g + k + o_k, mask=o_k < left - k, other=0)
+            b_c *= tl.exp(EXPONENT)
+            b_c = tl.where(MASK, b_c, 0.0)
+            acc += tl.dot(b_c.to(d.dtype.element_ty), b_d)
+        tl.store(o + i_m[:, None] * BK + o_k[None, :], acc, mask=i_m[:, None] < seqlen)
+"""
+LATER = "k + o_k[None, :] >= i_m[:, None]"
+OUTER = "b_k[None, :] - b_m[:, None]"
+
+
+@pytest.mark.parametrize(
+    ("mask", "exponent", "count"),
+    [
+        (LATER, OUTER, 1),
+        (f"({LATER}) & (k + o_k[None, :] < left)", OUTER, 0),
+        (f"({LATER}) & (i_m[:, None] < seqlen)", OUTER, 1),
+        (LATER, "b_m[:, None] - b_k[None, :]", 0),
+    ],
+)
+def test_the_select_after_a_product_has_to_bound_the_columns_that_were_filled(
+    mask: str, exponent: str, count: int
+) -> None:
+    found = hits(RULE, TILES.replace("MASK", mask).replace("EXPONENT", exponent))
+    assert len(found) == count
+    assert all("`dot` sums is NaN; the select that follows keeps such rows" in hit.message for hit in found)
+
+
+@pytest.mark.parametrize(
+    ("factor", "axis", "count"),
+    [
+        ("tl.exp(b_g - b_n[None, :])", 0, 1),
+        ("tl.exp(b_g - b_n[None, :])", 1, 0),
+        ("tl.exp(b_n[None, :] - b_g)", 0, 0),
+        ("tl.where((o_t < T)[:, None], tl.exp(b_g - b_n[None, :]), 0)", 0, 0),
+    ],
+)
+def test_a_sum_over_rows_is_like_a_dot(factor: str, axis: int, count: int) -> None:
+    code = f"""
+        @triton.jit
+        def kernel(g, k, o, T, K: tl.constexpr, BT: tl.constexpr):
+            o_t = tl.arange(0, BT)
+            o_k = tl.arange(0, K)
+            m = o_t[:, None] < T
+            b_g = tl.load(g + o_t[:, None] * K + o_k[None, :], mask=m, other=0)
+            b_k = tl.load(k + o_t[:, None] * K + o_k[None, :], mask=m, other=0)
+            b_n = tl.load(g + (T - 1) * K + o_k)
+            b_d = b_k * {factor}
+            tl.store(o + o_k, tl.sum(b_d * b_k, {axis}))
+    """
+    assert len(hits(RULE, code)) == count
