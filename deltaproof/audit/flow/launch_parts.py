@@ -38,24 +38,31 @@ class Part:
 
 def masked_away(kernel: Function, project: Project) -> Iterator[Part]:
     """Yield stores that do nothing in every launch but the first: ``start + i < min(step, whole - start)``."""
-    for launch in project.launches_of(kernel):
+    found = list(_shifted(kernel))
+    for launch in project.launches_of(kernel) if found else ():
         host = launch.host
         for loop in host.ancestors(launch.call):
             if not isinstance(loop, ast.For) or not isinstance(loop.target, ast.Name) or not _steps(host, loop):
                 continue
             bound = launch.bound(kernel)
-            starts = [name for name, value in bound.items() if _is(host, value, loop.target.id)]
-            sizes = [name for name, value in bound.items() if _rest(host, value, loop.target.id)]
-            for access in accesses(kernel) if starts and sizes else ():
-                if access.kind != "store":
-                    continue
-                for test in access.conditions:
-                    if not isinstance(test, ast.Compare) or len(test.ops) != 1 or not isinstance(test.ops[0], ast.Lt):
-                        continue
-                    limit = test.comparators[0]
-                    terms = {term.id for term in addends(kernel, test.left) if isinstance(term, ast.Name)}
-                    if isinstance(limit, ast.Name) and limit.id in sizes and terms & set(starts):
-                        yield Part(launch, loop, min(terms & set(starts)), limit.id, access, test)
+            for store, test, offsets, size in found:
+                starts = [each for each in offsets if each in bound and _is(host, bound[each], loop.target.id)]
+                if starts and size in bound and _rest(host, bound[size], loop.target.id):
+                    yield Part(launch, loop, starts[0], size, store, test)
+
+
+def _shifted(kernel: Function) -> Iterator[tuple[Access, ast.Compare, list[str], str]]:
+    """Yield stores with a mask that holds a sum with parameters in it against a parameter."""
+    params = kernel.param_names - kernel.constexprs
+    for access in accesses(kernel):
+        for test in access.conditions if access.kind == "store" else ():
+            if not isinstance(test, ast.Compare) or len(test.ops) != 1 or not isinstance(test.ops[0], ast.Lt):
+                continue
+            limit = test.comparators[0]
+            if isinstance(limit, ast.Name) and limit.id in params:
+                terms = sorted({term.id for term in addends(kernel, test.left) if isinstance(term, ast.Name)} & params)
+                if terms:
+                    yield access, test, terms, limit.id
 
 
 def _steps(host: Function, loop: ast.For) -> bool:
