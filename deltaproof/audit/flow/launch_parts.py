@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from deltaproof.audit.flow.trace import addends, resolved
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function, Launch
     from deltaproof.audit.model.project import Project
+
+_STEPPED = re.compile(r"^[ \t]+for \w+ in range\([^,\n]+,[^,\n]+,", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,11 @@ class Part:
 
 
 def masked_away(kernel: Function, project: Project) -> Iterator[Part]:
-    """Yield stores that do nothing in every launch but the first: ``start + i < min(step, whole - start)``."""
-    found = list(_shifted(kernel))
+    """Yield stores that do nothing in every launch but the first: ``start + i < min(step, whole - start)``.
+
+    Only in modules that hold such a loop themselves.
+    """
+    found = list(_shifted(kernel)) if _STEPPED.search(kernel.module.text) else []
     for launch in project.launches_of(kernel) if found else ():
         host = launch.host
         for loop in host.ancestors(launch.call):
