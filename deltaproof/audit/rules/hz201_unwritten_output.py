@@ -6,7 +6,7 @@ kernel's parameter and looks at how that parameter is stored: not at all when a 
 empty or negative; only where another, shifted index is in range; only in the tiles on one side of the diagonal. It
 also looks for atomic sums into such memory, reads of rows which this very launch has yet to write, returns that leave
 before the launch, buffers copied back whole over the caller's, optional inputs made up from it, grids sized from a
-hint, and in TileLang for stores that stop at a length read from memory.
+hint, launches in parts whose mask forgets the part, and in TileLang for stores that stop at a length read from memory.
 
 ## Why it matters
 The rows hold what the allocator left there: NaN, or plausible numbers of an earlier call. A fresh process often gets
@@ -86,6 +86,7 @@ from deltaproof.audit.flow.allocations import (
     touched_before,
 )
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
+from deltaproof.audit.rules._launch_parts import parts
 
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
@@ -132,6 +133,7 @@ def _kernel(kernel: Function, project: Project) -> Iterator[Seen]:
             "Mask the load with the bound of the rows that are written already.",
             (Quote(kernel.module, guard.node, "only the first row of the tile is tested"),),
         )
+    yield from parts(kernel, project)
     wanted = {param: found for param, found in _empties(kernel, project).items() if found}
     if not wanted:
         return

@@ -1,11 +1,15 @@
 """An option is honoured on one path and dropped on another one.
 
 ## What it does
-Looks for four forms:
+Looks for these forms:
 - a wrapper swallows ``**kwargs`` and forwards a fixed list to a function that knows more options;
 - an option is set to None, or overwritten, though the caller may have given it and a sibling reads it;
 - a switch is a parameter and nothing in the function reads it;
-- a registered operator passes a literal for a switch that another call of the same function takes from its caller.
+- a registered operator passes a literal for a switch that another call of the same function takes from its caller;
+- an option on sequences (``cu_seqlens``, ``seq_idx``, ``chunk_indices``) goes to one call and not to its neighbour;
+- an option goes to the ``fwd`` function in forward and not to its ``bwd`` twin in backward;
+- a bias or residual is applied in one branch and left out in the other one;
+- an option is given by place and lands in ``*args``.
 
 ## Why it matters
 The caller's choice has no effect and no error says so: packed sequences run as one, a gradient lacks a term, a kernel
@@ -59,6 +63,7 @@ from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
+from deltaproof.audit.rules._lost_options import lost
 
 _SWITCH = re.compile(r"^(use|enable|disable|apply|output|return|allow|with|safe|reverse|causal)(_|$)")
 _PER_TOKEN = re.compile(r"(^|_)(cu_?seqlens?|offsets|cp_context|initial_states?)(_\w+)?$")
@@ -277,6 +282,7 @@ class UnthreadedOption(Rule):
             yield from _overwritten(module, function)
             yield from _unread(module, function, project)
             yield from _literal_switch(module, function)
+        yield from lost(module, project)
 
 
 RULE = UnthreadedOption()

@@ -3,7 +3,8 @@
 ## What it does
 Reports, in kernels: an epsilon that is added to a size instead of to the measured quantity; the root of a sum of
 squares that is divided by, or rsqrt of it, with no epsilon or lower bound; and a scale from the largest magnitude of
-a row that is divided by without one.
+a row that is divided by without one. In the host code of such files: a division by a count of elements
+(``(x != y).sum()``) or by a sum of products of two tensors that nothing tests or bounds.
 
 ## Why it matters
 Padding rows, zero keys and empty chunks are zero exactly. The quotient is infinity or NaN, and spreads through the
@@ -51,6 +52,7 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from deltaproof.audit.flow import host_divisors
 from deltaproof.audit.flow.guards import guards
 from deltaproof.audit.flow.selects import is_where, last_name
 from deltaproof.audit.flow.tiles import is_tile_kernel
@@ -80,6 +82,7 @@ class UnguardedDivision(Rule):
         tiles = "tilelang" in module.text
         for function in module.functions:
             if not function.is_kernel and not (tiles and is_tile_kernel(function)):
+                yield from _host(function)
                 continue
             told: set[int] = set()
             for node, divisor in _divisions(function):
@@ -91,6 +94,20 @@ class UnguardedDivision(Rule):
                         yield Drop(module, node, function, "an integer beside its stored scale, 0 for a row of zeros")
                     else:
                         yield hit
+
+
+def _host(function: Function) -> Iterator[Seen]:
+    if ".sum(" not in function.module.text:
+        return
+    for node, divisor, kind in host_divisors.zero_counts(function):
+        yield Hit(
+            function.module,
+            node,
+            function,
+            f"`{ast.unparse(divisor)}` is {kind} and can be zero; nothing tests or bounds it.",
+            "likely",
+            "Bound the divisor from below, add an epsilon, or return zero there.",
+        )
 
 
 def _divisions(function: Function) -> Iterator[tuple[ast.AST, ast.expr]]:

@@ -2,8 +2,8 @@
 
 ## What it does
 Reports, in kernels: the exponential of the difference of two elements of one buffer where no condition orders the two
-indices; the exponential of a negated cumulative gate that is multiplied; and one whose argument is clamped, which
-avoids the infinity and changes the result.
+indices; the exponential of a negated cumulative gate that is multiplied; one whose argument is clamped, which avoids
+the infinity and changes the result; and ``log(1 + exp(x))`` without a select for large ``x``.
 
 ## Why it matters
 Decays are products of factors below one, but ratios of them taken in the wrong direction, or split into two factors,
@@ -40,7 +40,7 @@ Form differences of log gates whose sign is known, and exponentiate only the cau
 block rather than split the exponent.
 
 ## Seen in
-flashinfer #3481; TileOPs #1465.
+flashinfer #3481; TileOPs #1465; the softplus of a state update in mamba.
 
 ## Known limits
 That a gate is a log of factors below one is read from names (`g`, `cum`, `decay`, `alpha`, `dA`). Tiles of all pairs
@@ -54,7 +54,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from deltaproof.audit.flow import selects
+from deltaproof.audit.flow import selects, softplus
 from deltaproof.audit.flow.guards import guards
 from deltaproof.audit.flow.tiles import is_tile_kernel
 from deltaproof.audit.flow.trace import names_in, resolved
@@ -85,11 +85,25 @@ class UnboundedExp(Rule):
         for function in module.functions:
             if not function.is_kernel and not (tiles and is_tile_kernel(function)):
                 continue
+            yield from _softplus(function, project)
             for call in function.calls:
                 if selects.is_exp(function, call):
                     yield from _clamped(function, call)
                     yield from _pair(function, call)
                     yield from _negated(function, call)
+
+
+def _softplus(function: Function, project: Project) -> Iterator[Seen]:
+    for call, exponent in softplus.unbounded(function, project):
+        yield Hit(
+            function.module,
+            call,
+            function,
+            f"`{ast.unparse(call)}` is infinite as soon as `exp({ast.unparse(exponent)})` is, from 89 on in float32, "
+            f"where the true value is `{ast.unparse(exponent)}` itself.",
+            "likely",
+            "Select the argument itself where it is large, or use `max(x, 0) + log1p(exp(-abs(x)))`.",
+        )
 
 
 def _in_sigmoid(function: Function, call: ast.Call) -> bool:

@@ -86,3 +86,31 @@ def test_an_integer_beside_its_stored_scale():
     assert hits(RULE, code.format(cast=".to(tl.int8)")) == []
     assert len(hits(RULE, code.format(cast=".to(tl.float8e4nv)"))) == 1
     assert len(hits(RULE, code.format(cast=".to(tl.int8)").replace("        tl.store(s + i, scale)\n", ""))) == 1
+
+
+COUNT = """
+def mean(loss, target, q, k, ignore_index=-100):
+    total = {total}
+    {before}
+    return {value}
+"""
+
+
+@pytest.mark.parametrize(
+    ("total", "before", "value", "found"),
+    [
+        ("(target != ignore_index).sum()", "pass", "loss.sum() / total", 1),
+        ("(target != ignore_index).sum().item()", "pass", "loss.sum() / total", 1),
+        ("(target != ignore_index).sum()", "pass", "loss.sum() / total.clamp(min=1)", 0),
+        ("(target != ignore_index).sum()", "if total == 0:\n        return loss * 0", "loss.sum() / total", 0),
+        ("(target != ignore_index).sum()", "pass", "loss.sum() / total if total > 0 else 0.0", 0),
+        ("max((target != ignore_index).sum().item(), 1)", "pass", "loss.sum() / total", 0),
+        ("(q * k).sum(-1, keepdim=True)", "pass", "loss / total", 1),
+        ("(q * k).sum(-1, keepdim=True)", "pass", "loss / (total + 1e-5)", 0),
+        ("(q * k).sum(-1, keepdim=True) + 1e-5", "pass", "loss / total", 0),
+        ("target.sum()", "pass", "loss / total", 0),
+        ("(q * q).sum()", "pass", "loss / total", 0),
+    ],
+)
+def test_host_code_that_divides_by_what_it_counts_or_sums(total, before, value, found):
+    assert len(hits(RULE, COUNT.format(total=total, before=before, value=value))) == found

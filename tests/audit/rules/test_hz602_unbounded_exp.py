@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from deltaproof.audit.rules.hz602_unbounded_exp import RULE
 from tests.audit.rules.snippets import drops, examples, hits
 
@@ -78,3 +80,44 @@ def test_a_caller_may_mask_what_is_scaled_in_place():
     assert len(hits(RULE, code.format(after="pass"))) == 1
     (drop,) = drops(RULE, code.format(after="self.causal_mask(out)"))
     assert "caller masks" in drop.reason
+
+
+SOFTPLUS = """
+@triton.jit
+def kernel(x, y, N, D: tl.constexpr):
+    o = tl.arange(0, D)
+    dt = tl.load(x + o, mask=o < N, other=0.0)
+    {before}
+    s = {value}
+    {after}
+    tl.store(y + o, s, mask=o < N)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "after", "found"),
+    [
+        ("pass", "tl.log(1.0 + tl.exp(dt))", "pass", 1),
+        ("pass", "tl.math.log1p(tl.exp(dt))", "pass", 1),
+        ("e = tl.exp(dt)", "tl.log(e + 1)", "pass", 1),
+        ("pass", "-tl.log(1.0 + tl.exp(-dt))", "pass", 1),
+        ("pass", "tl.where(dt <= 20.0, tl.log(1.0 + tl.exp(dt)), dt)", "pass", 0),
+        ("pass", "tl.log(1.0 + tl.exp(dt))", "s = tl.where(dt > 20.0, dt, s)", 0),
+        ("pass", "tl.log(1.0 + tl.exp(dt))", "if dt > 20.0:\n        s = dt", 0),
+        ("pass", "tl.maximum(dt, 0) + tl.log(1.0 + tl.exp(-tl.abs(dt)))", "pass", 0),
+        ("dt = tl.minimum(dt, 20.0)", "tl.log(1.0 + tl.exp(dt))", "pass", 0),
+        ("m = tl.max(dt)", "m + tl.log(1.0 + tl.exp(dt - m))", "pass", 0),
+        ("pass", "tl.log(2.0 + tl.exp(dt))", "pass", 0),
+    ],
+)
+def test_softplus(before, value, after, found):
+    assert len(hits(RULE, SOFTPLUS.format(before=before, value=value, after=after))) == found
+
+
+HELPER = "@triton.jit\ndef softplus(x):\n    return tl.log(1 + tl.exp(x))\n"
+
+
+@pytest.mark.parametrize(("use", "found"), [("tl.where(x < 20, softplus(x), x)", 0), ("softplus(x)", 1)])
+def test_softplus_in_a_helper_whose_callers_select(use, found):
+    other = f"from code import softplus\n\n@triton.jit\ndef kernel(x):\n    return {use}\n"
+    assert len(hits(RULE, HELPER, other=other)) == found
