@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.dimensions import Size, few_tokens, of_dimension, of_name, of_table
+from deltaproof.audit.flow.flat_rows import row_count
 from deltaproof.audit.model.names import dotted
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def host_size(host: Function, expr: ast.expr, depth: int = 8) -> Size | None:
         return Size(rest=max(abs(expr.value), 1).bit_length() - 1)
     if not depth:
         return None
+    if isinstance(expr, (ast.Name, ast.Subscript, ast.Call, ast.BinOp)) and row_count(host, expr):
+        return Size(True, True)
     if isinstance(expr, ast.Name):
         named = of_name(expr.id)
         if named is not None:
@@ -81,7 +84,7 @@ def host_size(host: Function, expr: ast.expr, depth: int = 8) -> Size | None:
         last = (expr.func.attr if isinstance(expr.func, ast.Attribute) else dotted(expr.func)).rpartition(".")[2]
         if last == "numel" and isinstance(expr.func, ast.Attribute):
             flat = re.search(r"loc|ind|ids|idx|len|slot|mask|rows", ast.unparse(expr.func.value))
-            return Size(rest=17) if flat else Size(batch=True, time=True, rest=6)
+            return Size(rest=17) if flat else Size(batch=True, time=True, rest=10)
         if last == "cdiv" and len(expr.args) == 2:
             parts = [host_size(host, part, depth - 1) for part in expr.args]
             return _host_joined(ast.FloorDiv(), parts[0], parts[1] or Size(rest=6))  # a tile of at least 64
@@ -229,8 +232,11 @@ def stride_of(host: Function, expr: ast.expr | None, depth: int = 4) -> tuple[as
         return (whole.func.value, expr.slice.value) if _strides(whole) else None  # type: ignore[attr-defined]
     if isinstance(expr, ast.Call) and isinstance(expr.func, ast.Attribute) and expr.func.attr == "stride":
         axis = expr.args[0] if len(expr.args) == 1 else None
+        negative = isinstance(axis, ast.UnaryOp) and isinstance(axis.op, ast.USub)
+        if negative:
+            axis = axis.operand  # type: ignore[union-attr]
         if isinstance(axis, ast.Constant) and isinstance(axis.value, int):
-            return expr.func.value, axis.value
+            return expr.func.value, -axis.value if negative else axis.value
     return None
 
 

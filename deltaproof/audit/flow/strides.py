@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.dimensions import Size, is_last_axis, of_axis, of_name
+from deltaproof.audit.flow.flat_rows import is_flattened
 from deltaproof.audit.flow.host_sizes import shape_sizes, stride_of
+from deltaproof.audit.flow.inner_axis import inner_axis
 from deltaproof.audit.flow.trace import addends, called_name, names_in, origins, resolved
 
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function, Launch
+
+ROW = 10
+"""Bits of a row's length that nothing is known of."""
 
 
 def stride_size(function: Function, launches: Sequence[Launch], name: str) -> Size | None:
@@ -31,8 +36,12 @@ def stride_size(function: Function, launches: Sequence[Launch], name: str) -> Si
             if "stride" in param.lower() and (each := stride_of(host, value)) and ast.unparse(each[0]) == text
         }
         known = shape_sizes(host, tensor, function.name) or []
+        if axis in (0, -2) and is_flattened(host, tensor):
+            return (known[-1] if known else None) or Size(rest=ROW)
         if known and axis < 0:
             axis += len(known)
+        elif axis == -2:
+            return Size(rest=ROW)
         if min((axis, *names)) < 0:
             return None
         if "conv" in text:  # as wide as the channels and few taps long, in either order
@@ -42,8 +51,12 @@ def stride_size(function: Function, launches: Sequence[Launch], name: str) -> Si
         for behind in range(axis + 1, last + 1):
             length = known[behind] if known else None
             size = size.times(length or _axis(function, names.get(behind, ""), behind == last))
-        whole = known or is_last_axis(names[last]) or not _unstrided(function, names[last])
-        return size if whole else size.times(of_axis(""))
+        if known:
+            return size
+        inner = inner_axis(function, names[last])
+        if inner is None and not is_last_axis(names[last]) and _unstrided(function, names[last]):
+            inner = of_axis("")
+        return size if inner is None else size.times(inner)
     return None
 
 

@@ -62,6 +62,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.cute_rows import narrow_rows
+from deltaproof.audit.flow.index_switch import index_switch
 from deltaproof.audit.flow.width import Extent, Widths
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
@@ -115,6 +116,11 @@ class NarrowOffset(Rule):
             guard = self._guarded(widths)
             if guard is not None:
                 yield Drop(module, products[0][0], function, f"the launch is bounded at line {guard}")
+                continue
+            switch = index_switch(function, widths.launches, products[0][0])
+            if switch is not None:
+                line = getattr(switch, "lineno", function.line)
+                yield Drop(module, products[0][0], function, f"large data takes the other arm of line {line}")
                 continue
             node, extent = products[0]
             index = _given(function, root)
