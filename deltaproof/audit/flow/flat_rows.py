@@ -54,7 +54,7 @@ def row_count(host: Function, expr: ast.expr) -> bool:
         for each in made:
             if each.kind == "unpacked" and each.index == 0 and each.value is not None:
                 tensor = _shaped(each.value)
-                if tensor is not None and is_flattened(host, tensor):
+                if tensor is not None and (_is_packed(each.node) or is_flattened(host, tensor)):
                     return True
             elif each.kind == "assign" and each.value is not None and not isinstance(each.value, ast.Name):
                 if row_count(host, each.value):
@@ -70,6 +70,12 @@ def row_count(host: Function, expr: ast.expr) -> bool:
         whole = isinstance(top, ast.Call) and isinstance(top.func, ast.Attribute) and top.func.attr == "numel"
         return whole and (".shape[-1]" in under or isinstance(expr.right, ast.Name))
     return False
+
+
+def _is_packed(node: ast.AST) -> bool:
+    """Return whether a statement takes a shape apart as ``T, D``: the tokens of a batch without an axis for it."""
+    targets = node.targets[0].elts if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) else []
+    return len(targets) == 2 and isinstance(targets[0], ast.Name) and targets[0].id == "T"
 
 
 def _shaped(value: ast.expr) -> ast.expr | None:

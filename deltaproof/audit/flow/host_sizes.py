@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 ROWS = Size(batch=True, rest=5)
 """The first dimension of a tensor that nothing else is known of."""
+ELEMENTS = Size(batch=True, time=True, rest=10)
+"""All elements of a tensor: its tokens times the length of a row."""
+_ELEMENTS = re.compile(r"(n_elements|num_elements|numel|total_elements|n_elem|xnumel)$")
 _LIKE = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
 _SAME = ("contiguous", "to", "float", "half", "bfloat16", "clone", "detach", "type", "zero_", "cuda")
 _MADE = ("empty", "zeros", "ones", "new_empty", "new_zeros", "new_ones")
@@ -64,7 +67,7 @@ def host_size(host: Function, expr: ast.expr, depth: int = 8) -> Size | None:
                 found = host_size(host, reached.value, depth - 1)
                 if found is not None:
                     return found
-        return None
+        return ELEMENTS if _ELEMENTS.match(expr.id) else None
     if isinstance(expr, ast.Attribute):
         return Size(rest=8) if expr.attr == "multi_processor_count" else of_name(expr.attr)
     if isinstance(expr, ast.Subscript) and isinstance(expr.slice, ast.Constant):
@@ -84,7 +87,7 @@ def host_size(host: Function, expr: ast.expr, depth: int = 8) -> Size | None:
         last = (expr.func.attr if isinstance(expr.func, ast.Attribute) else dotted(expr.func)).rpartition(".")[2]
         if last == "numel" and isinstance(expr.func, ast.Attribute):
             flat = re.search(r"loc|ind|ids|idx|len|slot|mask|rows", ast.unparse(expr.func.value))
-            return Size(rest=17) if flat else Size(batch=True, time=True, rest=10)
+            return Size(rest=17) if flat else ELEMENTS
         if last == "cdiv" and len(expr.args) == 2:
             parts = [host_size(host, part, depth - 1) for part in expr.args]
             return _host_joined(ast.FloorDiv(), parts[0], parts[1] or Size(rest=6))  # a tile of at least 64
