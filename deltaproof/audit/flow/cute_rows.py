@@ -48,7 +48,9 @@ def narrow_rows(function: Function, project: Project) -> Iterator[Row]:
     cute = function.kind == "cute" and (_mentions(function, "block_idx") or _mentions(function, "local_tile("))
     if not cute and not symbols and not is_cutile(function):
         return
-    for selection, read, pool in narrow_slots(function):
+    for selection, read, pool in narrow_slots(function) if cute else ():
+        if not narrow_rows_of(function.module, pool):
+            continue
         yield Row(
             selection,
             read,

@@ -171,6 +171,8 @@ def of_dimension(name: str, shape: Collection[str]) -> Size | None:
         return Size(time=True)
     if name == "C" and len(shape) > 1 and list(shape)[-1] == "C" and not any("chunk" in each for each in shape):
         return Size(rest=12)  # channels
+    if name == "M" and len(shape) > 1 and list(shape)[-1] == "M":
+        return Size(rest=7)  # a row's length
     if name == "BT" and next(iter(shape)) == "BT":
         return Size(True, True)  # a batch's tokens, flattened
     return of_name(name, shape)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.dimensions import Size, few_tokens, of_index, of_name, of_table
 from deltaproof.audit.flow.host_sizes import ROWS, grid_axes, host_size
+from deltaproof.audit.flow.long_data import long_data
 from deltaproof.audit.flow.narrow_tables import narrow_table
 from deltaproof.audit.flow.strides import stride_size
-from deltaproof.audit.flow.trace import called_name, resolved
+from deltaproof.audit.flow.trace import called_name
 from deltaproof.audit.model.names import dotted
 
 if TYPE_CHECKING:
@@ -145,21 +146,9 @@ class Widths:
         param = next(param for param in self.function.params if param.name == name)
         wide = any(part in param.annotation for part in WIDE)
         size = stride_size(self.function, self.launches, name) or of_name(name, self.function.param_names)
-        if param.constexpr and (fixed := self._fixed(name)) is not None:
-            size = fixed
         if few_tokens(self.function.name, name):
             size = Size(rest=4)
         return [] if size is None else [Extent(size, wide=wide, static=param.constexpr)]
-
-    def _fixed(self, name: str) -> Size | None:
-        """Return the size of a compile-time constant that the launches write as a number, or name one."""
-        for launch in self.launches[:1]:
-            given = launch.bound(self.function).get(name)
-            if isinstance(given, ast.Name):
-                given = resolved(launch.host, given)
-            if isinstance(given, ast.Constant) and type(given.value) is int:
-                return Size(rest=max(abs(given.value), 1).bit_length() - 1)
-        return None
 
     def _call(self, call: ast.Call) -> list[Extent]:
         name = called_name(self.function, call)
@@ -235,7 +224,7 @@ class Widths:
         for launch in self.launches[:4]:
             for axes in grid_axes(launch):
                 if place < len(axes):
-                    size = host_size(launch.host, axes[place])
+                    size = host_size(launch.host, axes[place], long=long_data(self.function, self.launches))
                     if size is not None:
                         sizes.append(size)
         return max(sizes, key=lambda size: size.bits, default=None)
