@@ -26,7 +26,7 @@ def narrow_slots(function: Function) -> Iterator[tuple[ast.AST, ast.expr, str]]:
 
     One a table read: the first selection in source order.
     """
-    if function.kind != "cute" or not any("local_tile" in line or "None" in line for line in _lines(function)):
+    if function.kind != "cute" or not any(_TABLE.match(name) for name in function.param_names):
         return
     met: set[ast.AST] = set()
     for node in function.nodes:
@@ -38,10 +38,6 @@ def narrow_slots(function: Function) -> Iterator[tuple[ast.AST, ast.expr, str]]:
         if read is not None and read not in met:
             met.add(read)
             yield node, read, pool
-
-
-def _lines(function: Function) -> list[str]:
-    return function.module.lines[function.line - 1 : function.end_line]
 
 
 def _selection(function: Function, node: ast.AST) -> tuple[str, ast.expr] | None:
