@@ -1,4 +1,4 @@
-"""Slots of a pool in CuTe-DSL kernels: an index read from a table as int32 that a layout multiplies by a slot's size."""
+"""Slots of a pool in CuTe-DSL kernels: indices read from a table as int32, which a layout multiplies by a slot."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
 _SAME = ("contiguous", "to", "float", "half", "bfloat16", "clone", "detach", "type", "cuda", "type_as")
 _LIKE = ("empty_like", "zeros_like", "ones_like", "rand_like")
+_FLATTENS = re.compile(r"(view|reshape)\([^)\n]*-1|flatten\(")
 DEPTH = 4
 
 
@@ -47,18 +49,15 @@ def is_flattened(host: Function, tensor: ast.expr, depth: int = DEPTH) -> bool:
 def row_count(host: Function, expr: ast.expr) -> bool:
     """Return whether an expression is the number of rows of a flattened tensor: ``x.shape[0]``, or unpacked from it."""
     if isinstance(expr, ast.Name):
-        if expr not in host.parents:
-            made = host.flow.definitions(expr.id)
-        else:
-            made = host.flow.reaching(expr.id, expr)
+        made = host.flow.reaching(expr.id, expr) if expr in host.parents else host.flow.definitions(expr.id)
         for each in made:
             if each.kind == "unpacked" and each.index == 0 and each.value is not None:
                 tensor = _shaped(each.value)
                 if tensor is not None and (_is_packed(each.node) or is_flattened(host, tensor)):
                     return True
-            elif each.kind == "assign" and each.value is not None and not isinstance(each.value, ast.Name):
-                if row_count(host, each.value):
-                    return True
+            value = each.value if each.kind == "assign" else None
+            if value is not None and not isinstance(value, ast.Name) and row_count(host, value):
+                return True
         return False
     if isinstance(expr, ast.Subscript) and ast.unparse(expr.slice) == "0":
         tensor = _shaped(expr.value)
@@ -89,11 +88,15 @@ def _shaped(value: ast.expr) -> ast.expr | None:
 
 def _given_flattened(host: Function, name: str, depth: int) -> bool:
     """Return whether a function of the same module hands over a flattened tensor under a parameter's name."""
+    if not _FLATTENS.search(host.module.text):
+        return False
     places = [param.name for param in host.params]
     for caller in host.module.functions:
         if caller is host:
             continue
         for call in caller.calls:
+            if host.name != (call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")):
+                continue
             if caller.module.resolve(call.func).rpartition(".")[2] != host.name:
                 continue
             place = places.index(name) if name in places else len(call.args)

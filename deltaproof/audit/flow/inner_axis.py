@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import accesses
@@ -12,10 +11,6 @@ from deltaproof.audit.flow.trace import addends, called_name, factors, names_in
 
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
-
-_GATED = re.compile(r"silu_and_mul|swiglu|geglu|gelu_and_mul|act_and_mul|glu", re.IGNORECASE)
-GATED = 15
-"""Bits of a row that holds gate and up projection side by side."""
 
 
 def inner_axis(function: Function, stride: str) -> Size | None:
@@ -27,7 +22,7 @@ def inner_axis(function: Function, stride: str) -> Size | None:
 
 
 def _inner_axis(function: Function, stride: str) -> Size | None:
-    for access in accesses(function):
+    for access in accesses(function) if _limits(function) else ():
         if stride not in _strides(function, access.offsets):
             continue
         for term in access.offsets:
@@ -58,8 +53,3 @@ def _limits(function: Function) -> dict[ast.expr, str]:
                     found.setdefault(term, limit.id)
     function.__dict__["_lane_limits"] = found
     return found
-
-
-def gated_row(name: str) -> Size | None:
-    """Return how long a row of a gated activation's input is, by the name of its kernel; None for other kernels."""
-    return Size(rest=GATED) if _GATED.search(name) else None

@@ -53,8 +53,9 @@ How large a dimension gets is guessed from its name and from the launch, a strid
 sequences, 131072 tokens in one of them, 4 million in all, 64 heads of size 128; few new tokens where it decodes.
 An index within one sequence is not reported, nor one that the guess leaves below 2**31. The width of a value that is
 loaded and not cast depends on the tensor; it is taken to be wide unless the launch shows an int32 tensor. Rows of
-flattened tensors are not reported in kernels for inference alone, whose batches a server cuts. A row of a CuTe tensor is reported where the module
-shows that the strides are constants: symbolic ones have 64 bits, and those of a TMA descriptor do not wrap.
+flattened tensors are not reported in kernels for inference alone, whose batches a server cuts. A row of a CuTe tensor
+is reported where the module shows that the strides are constants: symbolic ones have 64 bits, and those of a TMA
+descriptor do not wrap.
 """
 
 from __future__ import annotations
