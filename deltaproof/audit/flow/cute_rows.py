@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import arguments
+from deltaproof.audit.flow.cute_pools import narrow_slots
 from deltaproof.audit.flow.cute_tensors import narrow_rows_of, wide_rows_of
 from deltaproof.audit.flow.dimensions import BATCH, of_name
 from deltaproof.audit.flow.trace import addends, called_name, factors, origins, resolved
@@ -47,6 +48,15 @@ def narrow_rows(function: Function, project: Project) -> Iterator[Row]:
     cute = function.kind == "cute" and (_mentions(function, "block_idx") or _mentions(function, "local_tile("))
     if not cute and not symbols and not is_cutile(function):
         return
+    for selection, read, pool in narrow_slots(function) if cute else ():
+        if not narrow_rows_of(function.module, pool):
+            continue
+        yield Row(
+            selection,
+            read,
+            f"is read as an int32 and selects a slot of {pool}, so that the layout forms slot * stride in 32 bits",
+            f"Widen it before it selects the slot: Int64({ast.unparse(read)}).",
+        )
     for node in function.nodes:
         if isinstance(node, ast.Call):
             last = called_name(function, node).rpartition(".")[2]

@@ -130,6 +130,7 @@ _TABLES: tuple[tuple[re.Pattern[str], Size], ...] = tuple(
         (r"(kv_ind\w*|\w*cache_loc\w*|\w*kv_loc\w*|\w*req_to_token\w*)", Size(rest=22)),
         (r"(\w*seq_?lens?\w*|\w*lengths?\w*)", Size(time=True)),
         (r"(\w*expert_ids?\w*)", Size(rest=8)),
+        (r"(\w*([Dd]est|dst)_?([Ll]oc|[Ii]nd|idx)\w*|\w*(gather|scatter)_?(ind|idx)\w*|mem_index\w*)", Size(rest=20)),
         (r"(\w*sorted_token\w*|\w*src2dst\w*|\w*reorder\w*)", Size(rest=20)),
     )
 )
@@ -170,6 +171,8 @@ def of_dimension(name: str, shape: Collection[str]) -> Size | None:
         return Size(time=True)
     if name == "C" and len(shape) > 1 and list(shape)[-1] == "C" and not any("chunk" in each for each in shape):
         return Size(rest=12)  # channels
+    if name == "M" and len(shape) > 1 and list(shape)[-1] == "M":
+        return Size(rest=7)  # a row's length
     if name == "BT" and next(iter(shape)) == "BT":
         return Size(True, True)  # a batch's tokens, flattened
     return of_name(name, shape)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.dimensions import Size, few_tokens, of_dimension, of_name, of_table
+from deltaproof.audit.flow.flat_rows import row_count
 from deltaproof.audit.model.names import dotted
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 ROWS = Size(batch=True, rest=5)
 """The first dimension of a tensor that nothing else is known of."""
+ELEMENTS = Size(batch=True, time=True, rest=10)
+"""All elements of a tensor: its tokens times the length of a row."""
+TILE = Size(rest=6)
+"""A tile of at least 64."""
+_ELEMENTS = re.compile(r"(n_elements|num_elements|numel|total_elements|n_elem|xnumel)$")
 _LIKE = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
 _SAME = ("contiguous", "to", "float", "half", "bfloat16", "clone", "detach", "type", "zero_", "cuda")
 _MADE = ("empty", "zeros", "ones", "new_empty", "new_zeros", "new_ones")
@@ -46,22 +52,35 @@ def _axes(host: Function, expr: ast.expr, depth: int) -> Iterator[list[ast.expr]
                 yield from _axes(host, reached.value, depth - 1)
 
 
-def host_size(host: Function, expr: ast.expr, depth: int = 8) -> Size | None:
-    """Return how large an integer of a host function gets; None where nothing is known."""
+def host_size(host: Function, expr: ast.expr, depth: int = 8, *, long: bool = True) -> Size | None:
+    """Return how large an integer of a host function gets; None where nothing is known.
+
+    Args:
+        host: the function.
+        expr: the integer.
+        depth: how many steps to follow.
+        long: whether the rows of a flattened tensor may be all tokens of a training batch.
+    """
     if isinstance(expr, ast.Constant) and isinstance(expr.value, int):
         return Size(rest=max(abs(expr.value), 1).bit_length() - 1)
     if not depth:
         return None
+
+    def within(part: ast.expr) -> Size | None:
+        return host_size(host, part, depth - 1, long=long)
+
+    if long and isinstance(expr, (ast.Name, ast.Subscript, ast.Call, ast.BinOp)) and row_count(host, expr):
+        return Size(True, True)
     if isinstance(expr, ast.Name):
         named = of_name(expr.id)
         if named is not None:
             return named
         for reached in host.flow.reaching(expr.id, expr) if expr in host.parents else ():
             if reached.kind == "assign" and reached.value is not None:
-                found = host_size(host, reached.value, depth - 1)
+                found = within(reached.value)
                 if found is not None:
                     return found
-        return None
+        return ELEMENTS if long and _ELEMENTS.match(expr.id) else None
     if isinstance(expr, ast.Attribute):
         return Size(rest=8) if expr.attr == "multi_processor_count" else of_name(expr.attr)
     if isinstance(expr, ast.Subscript) and isinstance(expr.slice, ast.Constant):
@@ -72,26 +91,33 @@ def host_size(host: Function, expr: ast.expr, depth: int = 8) -> Size | None:
             return (Size(batch=True) if "logit" in text.lower() else ROWS) if expr.slice.value == 0 else None
         return of_name(str(expr.slice.value)) if isinstance(expr.slice.value, str) else None
     if isinstance(expr, ast.IfExp):
-        arms = [size for part in (expr.body, expr.orelse) if (size := host_size(host, part, depth - 1)) is not None]
+        arms = [size for part in (expr.body, expr.orelse) if (size := within(part)) is not None]
         return max(arms, key=lambda size: size.bits, default=None)
     if isinstance(expr, ast.BinOp):
-        left, right = host_size(host, expr.left, depth - 1), host_size(host, expr.right, depth - 1)
+        left, right = within(expr.left), within(expr.right)
+        if right is not None and isinstance(expr.op, ast.FloorDiv):
+            right = _tile(expr.right, right)
         return _host_joined(expr.op, left, right)
     if isinstance(expr, ast.Call):
         last = (expr.func.attr if isinstance(expr.func, ast.Attribute) else dotted(expr.func)).rpartition(".")[2]
         if last == "numel" and isinstance(expr.func, ast.Attribute):
             flat = re.search(r"loc|ind|ids|idx|len|slot|mask|rows", ast.unparse(expr.func.value))
-            return Size(rest=17) if flat else Size(batch=True, time=True, rest=6)
+            return Size(rest=17) if flat else ELEMENTS if long else Size(batch=True, time=True, rest=6)
         if last == "cdiv" and len(expr.args) == 2:
-            parts = [host_size(host, part, depth - 1) for part in expr.args]
-            return _host_joined(ast.FloorDiv(), parts[0], parts[1] or Size(rest=6))  # a tile of at least 64
+            parts = [within(part) for part in expr.args]
+            return _host_joined(ast.FloorDiv(), parts[0], TILE if parts[1] is None else _tile(expr.args[1], parts[1]))
         if last in ("len", "size") and expr.args:
             return of_table(host, expr.args[0]) if last == "len" else None
         if last in ("min", "max") and expr.args:
-            sizes = [size for part in expr.args if (size := host_size(host, part, depth - 1)) is not None]
+            sizes = [size for part in expr.args if (size := within(part)) is not None]
             pick = min if last == "min" else max
             return pick(sizes, key=lambda size: size.bits) if sizes else None
     return None
+
+
+def _tile(expr: ast.expr, size: Size) -> Size:
+    """Return the size of a divisor; a written number is a tile, which counts as the kernel's name for it does."""
+    return TILE if isinstance(expr, ast.Constant) and size.rest > TILE.rest else size
 
 
 def _host_joined(op: ast.operator, left: Size | None, right: Size | None) -> Size | None:
@@ -229,8 +255,11 @@ def stride_of(host: Function, expr: ast.expr | None, depth: int = 4) -> tuple[as
         return (whole.func.value, expr.slice.value) if _strides(whole) else None  # type: ignore[attr-defined]
     if isinstance(expr, ast.Call) and isinstance(expr.func, ast.Attribute) and expr.func.attr == "stride":
         axis = expr.args[0] if len(expr.args) == 1 else None
+        negative = isinstance(axis, ast.UnaryOp) and isinstance(axis.op, ast.USub)
+        if negative:
+            axis = axis.operand  # type: ignore[union-attr]
         if isinstance(axis, ast.Constant) and isinstance(axis.value, int):
-            return expr.func.value, axis.value
+            return expr.func.value, -axis.value if negative else axis.value
     return None
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.dimensions import Size, few_tokens, of_index, of_name, of_table
 from deltaproof.audit.flow.host_sizes import ROWS, grid_axes, host_size
+from deltaproof.audit.flow.long_data import long_data
+from deltaproof.audit.flow.narrow_tables import narrow_table
 from deltaproof.audit.flow.strides import stride_size
 from deltaproof.audit.flow.trace import called_name
 from deltaproof.audit.model.names import dotted
@@ -158,7 +160,10 @@ class Widths:
         if last == "cast" and len(call.args) >= 2:
             return self._cast(call, call.args[0], call.args[1])
         if last == "load" and call.args:
-            return [Extent(of_table(self.function, call.args[0]) or Size(), wide=True)]
+            size = of_table(self.function, call.args[0])
+            if size is not None and narrow_table(self.function, self.launches, call.args[0]):
+                return [Extent(size, roots=(call,), span=size.bits)]
+            return [Extent(size or Size(), wide=True)]
         if last == "arange" and len(call.args) == 2:
             return [replace(end, static=False, roots=()) for end in self.of(call.args[1])]
         if last == "cdiv" and len(call.args) == 2:
@@ -219,7 +224,7 @@ class Widths:
         for launch in self.launches[:4]:
             for axes in grid_axes(launch):
                 if place < len(axes):
-                    size = host_size(launch.host, axes[place])
+                    size = host_size(launch.host, axes[place], long=long_data(self.function, self.launches))
                     if size is not None:
                         sizes.append(size)
         return max(sizes, key=lambda size: size.bits, default=None)

@@ -4,8 +4,10 @@
 Follows the index of every product in a Triton kernel back to what it is made of: a program id, a value loaded and
 narrowed to int32, a loop variable. It reports a product that has 32 bits and passes 2**31 in practice: a batch,
 token, row or slot index times strides or head sizes, before the widening. What a program id can be is read off the
-launch grid. In CuTe-DSL and cuTile kernels it reports row indices in 32 bits that a layout multiplies by a row's
-length, and symbolic strides of 32 bits.
+launch grid. Rows of a flattened tensor count all tokens, and flat elements all of them times a row, where the kernel
+has a backward pass beside it, works on a vocabulary or widens something. In CuTe-DSL and cuTile kernels it reports row
+indices in 32 bits that a layout multiplies by a row's length, slots of a pool read from a table of int32, and symbolic
+strides of 32 bits.
 
 ## Why it matters
 A program id is an int32, and so is a product of it. Past 2**31 it wraps to a negative offset: the kernel reads or
@@ -50,8 +52,10 @@ flash-linear-attention #138, #692, #911, #964, #965; flashinfer #3007, #3392, #3
 How large a dimension gets is guessed from its name and from the launch, a stride from the shape of its tensor: 4096
 sequences, 131072 tokens in one of them, 4 million in all, 64 heads of size 128; few new tokens where it decodes.
 An index within one sequence is not reported, nor one that the guess leaves below 2**31. The width of a value that is
-loaded and not cast depends on the tensor; it is taken to be wide. A row of a CuTe tensor is reported where the module
-shows that the strides are constants: symbolic ones have 64 bits, and those of a TMA descriptor do not wrap.
+loaded and not cast depends on the tensor; it is taken to be wide unless the launch shows an int32 tensor. Rows of
+flattened tensors are not reported in kernels for inference alone, whose batches a server cuts. A row of a CuTe tensor
+is reported where the module shows that the strides are constants: symbolic ones have 64 bits, and those of a TMA
+descriptor do not wrap.
 """
 
 from __future__ import annotations
@@ -62,6 +66,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.cute_rows import narrow_rows
+from deltaproof.audit.flow.index_switch import index_switch
 from deltaproof.audit.flow.width import Extent, Widths
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
@@ -115,6 +120,11 @@ class NarrowOffset(Rule):
             guard = self._guarded(widths)
             if guard is not None:
                 yield Drop(module, products[0][0], function, f"the launch is bounded at line {guard}")
+                continue
+            switch = index_switch(function, widths.launches, products[0][0])
+            if switch is not None:
+                line = getattr(switch, "lineno", function.line)
+                yield Drop(module, products[0][0], function, f"large data takes the other arm of line {line}")
                 continue
             node, extent = products[0]
             index = _given(function, root)
