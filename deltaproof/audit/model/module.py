@@ -12,15 +12,14 @@ from deltaproof.audit.model.function import Function, Launch
 from deltaproof.audit.model.names import dotted, imported
 from deltaproof.audit.model.source import Source, parse
 
-_TEST_PATH = re.compile(
-    r"(^|/)(tests?|testing|benchmarks?|benches|examples?)(/|$)|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$"
-)
+_TEST_PATH = re.compile(r"(^|/)(tests?|testing|benchmarks?|benches)(/|$)|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$")
+_EXAMPLE_PATH = re.compile(r"(^|/)examples?(/|$)")
 _BODIES = ("body", "orelse", "finalbody")
 Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def is_test_path(path: str) -> bool:
-    """Return whether a path is a test's, a benchmark's or an example's."""
+    """Return whether a path is a test's or a benchmark's."""
     return _TEST_PATH.search(path) is not None
 
 
@@ -58,7 +57,9 @@ class Module:
 
     @cached_property
     def is_test(self) -> bool:
-        """Whether this is a test, a benchmark or an example."""
+        """Whether this is a test, a benchmark, or an example that has no kernel of its own."""
+        if _EXAMPLE_PATH.search(self.path):
+            return is_test_path(self.path) or not any(function.is_kernel for function in self.functions)
         return is_test_path(self.path)
 
     @cached_property

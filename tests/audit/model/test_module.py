@@ -130,13 +130,20 @@ def test_what_runs_only_as_a_script_is_known(tmp_path):
         ("pkg/benchmarks/run.py", True),
         ("pkg/x_test.py", True),
         ("conftest.py", True),
-        ("examples/a.py", True),
+        ("examples/a.py", False),
         ("pkg/testing_tools/a.py", False),
         ("pkg/latest.py", False),
     ],
 )
-def test_tests_benchmarks_and_examples_are_known_by_their_path(path, test):
+def test_tests_and_benchmarks_are_known_by_their_path(path, test):
     assert is_test_path(path) is test
+
+
+def test_an_example_is_code_where_it_has_a_kernel_of_its_own(tmp_path):
+    kernel = "import triton\n\n@triton.jit\ndef f(x):\n    pass\n"
+    assert module(tmp_path, "x = 1\n", "examples/run.py").is_test
+    assert not module(tmp_path, kernel, "examples/kernel.py").is_test
+    assert module(tmp_path, kernel, "examples/tests/kernel.py").is_test
 
 
 class TestReading:
