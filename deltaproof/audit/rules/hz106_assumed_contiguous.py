@@ -280,6 +280,7 @@ class AssumedContiguous(Rule):
 
     code = "HZ106"
     name = "assumed-contiguous"
+    stable = True
     triggers = ("triton", "cute", "tilelang")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
