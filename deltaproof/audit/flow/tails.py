@@ -40,15 +40,17 @@ class Tail:
 
 def tails(kernel: Function) -> Iterator[Tail]:
     """Yield the half-masked tails of a kernel of any language."""
-    for node in kernel.nodes:
-        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
-            yield from _either(node, node.values)
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-            yield from _either(node, [node.left, node.right])
-        elif isinstance(node, ast.BoolOp) and kernel.kind == "cute":
-            yield from _read_first(kernel, node)
-        elif isinstance(node, ast.If) and _is_varlen(node.test):
-            yield from _one_mode(kernel, node)
+    for either in kernel.of_type(ast.BoolOp):
+        if isinstance(either.op, ast.Or):
+            yield from _either(either, either.values)
+        elif kernel.kind == "cute":
+            yield from _read_first(kernel, either)
+    for union in kernel.of_type(ast.BinOp):
+        if isinstance(union.op, ast.BitOr):
+            yield from _either(union, [union.left, union.right])
+    for branch in kernel.of_type(ast.If):
+        if _is_varlen(branch.test):
+            yield from _one_mode(kernel, branch)
     if kernel.kind in ("triton", "gluon"):
         yield from _scores(kernel)
 

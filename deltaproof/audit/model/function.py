@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from deltaproof.audit.model.names import dotted
 
@@ -28,6 +28,16 @@ KINDS = {
     "language.macro": "tilelang",
 }
 """How a decorator's dotted name ends → the language of the kernel."""
+
+Node = TypeVar("Node", bound=ast.AST)
+_OWN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)  # functions and classes of their own
+_NO_NODES = ("ctx", "op", "ops", "id", "attr", "kind", "type_comment")
+_CHILDREN: dict[type, tuple[str, ...]] = {
+    kind: () if issubclass(kind, (*_OWN, ast.Constant)) else tuple(f for f in kind._fields[::-1] if f not in _NO_NODES)
+    for kind in vars(ast).values()
+    if isinstance(kind, type) and issubclass(kind, ast.AST)
+}
+"""Type of a node → its fields that may hold nodes, the last one first."""
 
 
 @dataclass(frozen=True)
@@ -193,18 +203,33 @@ class Function:
         while stack:
             node = stack.pop()
             order.append(node)
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                continue  # a function of its own
-            children = list(ast.iter_child_nodes(node))
-            for child in children:
-                parents[child] = node
-            stack.extend(reversed(children))
+            for field in _CHILDREN[type(node)]:
+                value = getattr(node, field, None)
+                if isinstance(value, list):
+                    for child in reversed(value):
+                        if isinstance(child, ast.AST):
+                            parents[child] = node
+                            stack.append(child)
+                elif isinstance(value, ast.AST):
+                    parents[value] = node
+                    stack.append(value)
         return order, parents
 
     @property
     def nodes(self) -> list[ast.AST]:
-        """Return the nodes of the body in source order, without those of nested functions."""
+        """Return the nodes of the body in source order, without those of nested functions, operators and contexts."""
         return self._walked[0]
+
+    @cached_property
+    def _by_type(self) -> dict[type[ast.AST], list[ast.AST]]:
+        found: dict[type[ast.AST], list[ast.AST]] = {}
+        for node in self._walked[0]:
+            found.setdefault(type(node), []).append(node)
+        return found
+
+    def of_type(self, kind: type[Node]) -> list[Node]:
+        """Return the nodes of one type in source order."""
+        return self._by_type.get(kind, [])  # type: ignore[return-value]
 
     @property
     def parents(self) -> dict[ast.AST, ast.AST]:
@@ -227,7 +252,7 @@ class Function:
     @cached_property
     def calls(self) -> list[ast.Call]:
         """Every call in source order."""
-        return [node for node in self.nodes if isinstance(node, ast.Call)]
+        return self.of_type(ast.Call)
 
     def called(self, call: ast.Call) -> str:
         """Return the dotted name of what is called, aliases followed; "" where it is no name."""
