@@ -1,10 +1,9 @@
 """Write docs/audit-accuracy.md: how often rules hit labelled bugs, how precise they are, how much noise they make.
 
-    python tools/audit_accuracy.py --scores labelled.scores.jsonl --later later.scores.jsonl \\
-        fla-core==0.6.0=TREE sglang==0.5.8.post1=TREE
+    python tools/audit_accuracy.py --scores FOLDER fla-core==0.6.0=TREE sglang==0.5.8.post1=TREE
 
-The scores are what tools/audit_rows.py wrote for benchmarks/audit/labelled.jsonl and later.jsonl. Each package is a
-label and the folder where it lies unpacked. Precision is counted in docs/precision/.
+FOLDER holds what tools/audit_rows.py wrote for each set of rows in benchmarks/audit/, under the set's own name. Each
+package is a label and the folder where it lies unpacked. Precision is counted in docs/precision/.
 """
 
 from __future__ import annotations
@@ -22,32 +21,30 @@ sys.path.insert(0, str(ROOT))
 from deltaproof.audit.engine import run  # noqa: E402
 from deltaproof.audit.registry import all_rules  # noqa: E402
 
+ROWS = ROOT / "benchmarks" / "audit"
 PAGE = """# How accurate the auditor is
 
-Written by these commands; each package is unpacked from its wheel:
+Written by these commands, for each set of rows in `benchmarks/audit/`; each package is unpacked from its wheel:
 
 ```
-python tools/audit_rows.py benchmarks/audit/labelled.jsonl --repos mirrors --fetch --output labelled.scores.jsonl
-python tools/audit_rows.py benchmarks/audit/later.jsonl --repos mirrors --fetch --output later.scores.jsonl
-python tools/audit_accuracy.py --scores labelled.scores.jsonl --later later.scores.jsonl LABEL=TREE ...
+python tools/audit_rows.py benchmarks/audit/labelled.jsonl --repos mirrors --fetch --output scores/labelled.jsonl
+python tools/audit_accuracy.py --scores scores LABEL=TREE ...
 ```
 """
 LABELLED = """\
-Real bugs of public repositories, each with the commit that fixed it, that could be read while the rules were
-written. *Hit*: a finding with the bug's code stands at its lines or in its function. *Told apart*: fewer of
-them stand there after the fix.
+Real bugs of public repositories, each with the commit that fixed it, that could be read while the rules were written.
+*Hit*: a finding with the bug's code stands at its lines or in its function. *Told apart*: fewer of them stand there
+after the fix.
 """
-LATER = """\
-{rows} more, taken from the fixes of nine repositories and labelled before any rule was run on them. The rules
-as they stood then hit {hit} and told {apart} apart: that is what to expect of code that nobody had in sight.
-"""
-TUNED = """\
-The rules were then widened with these rows in sight. What they find of them now says less about other code:
+UNSEEN = """\
+More bugs, from other fixes, labelled from the fixes alone before any rule was run on them. *At first* is what the rules
+of that day found of them: what to expect of code that nobody had in sight. The rules were then widened with these bugs
+in sight, so *now* says less about other code.
 """
 RULES = """\
-*Judged* counts findings in public code that were drawn at random and read by hand ([how](precision)); *right*
-is the share that holds. A rule with fewer than eight of them, or with less than 80 % right, stays in preview.
-The other columns count findings in released packages, with rules in preview.
+*Judged* counts findings in public code that were drawn at random and read by hand ([how](precision)); *right* is the
+share that holds. A rule with fewer than eight of them, or with less than 80 % right, stays in preview. The other
+columns count findings in released packages, with rules in preview.
 """
 VERDICT = re.compile(r"\|\s*(right|wrong)\s*\|[^|]*\|\s*$")
 
@@ -83,13 +80,19 @@ def labelled(rows: list[dict[str, object]]) -> list[str]:
     return lines
 
 
-def counted(rows: list[dict[str, object]]) -> dict[str, int]:
-    """Return how many rows there are, are hit and told apart."""
-    return {
-        "rows": len(rows),
-        "hit": sum(bool(row["hit"]) for row in rows),
-        "apart": sum(bool(row["discriminated"]) for row in rows),
-    }
+def unseen(scores: Path) -> list[str]:
+    """Return the table of the sets that nobody had seen, and one by code of what was found of them at first."""
+    lines = ["| set | rows | hit at first | told apart at first | hit now | told apart now |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    every: list[dict[str, object]] = []
+    for kept in sorted(ROWS.glob("unseen-*.first.jsonl")):
+        name = kept.name.removesuffix(".first.jsonl")
+        first, now = read(kept), read(scores / f"{name}.jsonl")
+        every += first
+        cells = [sum(bool(row[key]) for row in rows) for rows in (first, now) for key in ("hit", "discriminated")]
+        shares = [f"{cell} ({percent(cell, len(first))})" for cell in cells]
+        lines.append(f"| [{name}](../benchmarks/audit/{name}.jsonl) | {len(first)} | {' | '.join(shares)} |")
+    return [*lines, "", "At first, by code:", "", *labelled(every)]
 
 
 def main() -> int:
@@ -97,7 +100,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packages", nargs="*", metavar="LABEL=TREE")
     parser.add_argument("--scores", type=Path, required=True)
-    parser.add_argument("--later", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "audit-accuracy.md")
     options = parser.parse_args()
     rules = all_rules()
@@ -108,10 +110,8 @@ def main() -> int:
         report = run([Path(tree)], rules, root=Path(tree))
         counts[label] = Counter(finding.name for finding in report.findings)
         kernels[label] = report.analysed.kernels
-    first = read(ROOT / "benchmarks" / "audit" / "later-first.jsonl")
-    lines = [PAGE, "## Labelled public bugs", "", LABELLED, *labelled(read(options.scores)), ""]
-    lines += ["## Bugs labelled later", "", LATER.format(**counted(first)), *labelled(first), "", TUNED]
-    lines += [*labelled(read(options.later)), "", "## Rules", "", RULES]
+    lines = [PAGE, "## Labelled public bugs", "", LABELLED, *labelled(read(options.scores / "labelled.jsonl")), ""]
+    lines += ["## Bugs that nobody had in sight", "", UNSEEN, *unseen(options.scores), "", "## Rules", "", RULES]
     head = ["rule", "code", "state", "judged", "right", *counts]
     lines += [f"| {' | '.join(head)} |", "| " + " | ".join(["---"] * 3 + ["---:"] * (len(head) - 3)) + " |"]
     stable: Counter[str] = Counter()

@@ -1,6 +1,6 @@
 """Score the auditor on labelled public bugs: is the bug named, and is the fixed code told apart from it?
 
-    python tools/audit_rows.py benchmarks/audit/labelled.jsonl --repos mirrors --fetch --output labelled.scores.jsonl
+    python tools/audit_rows.py benchmarks/audit/labelled.jsonl --repos mirrors --fetch --output scores/labelled.jsonl
 
 A row names a repository, the commit that fixed a bug and that commit's parent, the file and the lines at the parent,
 and the hazard. No code is kept with it. The mirrors are bare repositories, `mirrors/OWNER+NAME/repo`; `--fetch` clones
@@ -121,6 +121,7 @@ def main() -> int:
         apart = sum(each["discriminated"] for each in judged)
         print(f"{code:8} {len(mine):5} {sum(each['hit'] for each in mine):5} {apart:5}/{len(judged)}")
     if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text("".join(json.dumps(each) + "\n" for each in scores))
     return 1 if skipped else 0
 
