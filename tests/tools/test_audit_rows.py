@@ -105,6 +105,16 @@ def test_rows_of_a_missing_repository_are_named(tool, repos, tmp_path, monkeypat
     assert "skipped 1 rows" in capsys.readouterr().err
 
 
+def test_a_missing_repository_is_cloned_when_asked_for(tool, repos, tmp_path, monkeypatch):
+    mirrors, old, new = repos
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{mirrors / 'some+project' / 'repo'}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/some/project")
+    trees = tool.Trees(tmp_path / "cloned", tmp_path, fetch=True)
+    found = tool.score(trees, trees.mirror("some/project"), row(old, new))
+    assert found["hit"] and found["discriminated"]
+
+
 SETS = sorted(path for path in (ROOT / "benchmarks" / "audit").glob("*.jsonl") if ".first" not in path.name)
 
 
