@@ -67,6 +67,7 @@ from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.cute_rows import narrow_rows
 from deltaproof.audit.flow.index_switch import index_switch
+from deltaproof.audit.flow.widening import widening
 from deltaproof.audit.flow.width import Extent, Widths
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
@@ -144,6 +145,7 @@ class NarrowOffset(Rule):
                 "likely" if late or extent.size.tokens else "possible",
                 "Widen the index to int64 before the first product.",
                 quotes,
+                widening(function, node, root),
             )
 
     def _rows(self, function: Function, project: Project) -> Iterator[Seen]:
