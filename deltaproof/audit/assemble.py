@@ -15,7 +15,7 @@ from deltaproof.audit.own_rules import INVALID, OWN_RULES, UNUSED
 from deltaproof.audit.rule import Rule
 from deltaproof.audit.suppress import FORM, Suppression
 from deltaproof.hazards import HAZARDS, Hazard, Severity
-from deltaproof.reports.audit import Analysed, Dismissed, Evidence, Finding, Fix, NotAnalysed
+from deltaproof.reports.audit import Analysed, Dismissed, Edit, Evidence, Finding, Fix, NotAnalysed
 from deltaproof.reports.visible import visible
 
 ADAPTERS = {"fla": "fla"}
@@ -130,9 +130,14 @@ def _of_comment(
         if rule not in rules:
             continue
         message = visible(message)
+        edit = None
+        if rule is UNUSED and comment.end and len(comment.keys) == 1:
+            edit = Edit(
+                line=comment.line, column=comment.column, end_line=comment.line, end_column=comment.end, text=""
+            )
         place = Place(
             rules.index(rule), result.path, comment.line, comment.line, comment.column, "",
-            ",".join(comment.keys), message, "proven", fix, None,
+            ",".join(comment.keys), message, "proven", fix, edit,
             (Evidence(path=result.path, line=comment.line, text=visible(comment.text), why=message),),
         )  # fmt: skip
         found.append(_finding(rule, place, fingerprints.of(rule.code, "", place.statement)))

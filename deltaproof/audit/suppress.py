@@ -29,6 +29,7 @@ class Suppression:
         reason: why; empty where none is given.
         text: its own line.
         problem: what is wrong with its form; empty where nothing is.
+        end: where it ends, if nothing else stands in the comment; else 0.
     """
 
     line: int
@@ -38,6 +39,7 @@ class Suppression:
     reason: str
     text: str
     problem: str = ""
+    end: int = 0
 
     def covers(self, first: int, last: int, rule: tuple[str, str]) -> bool:
         """Return whether it silences a finding of a rule (code, name) on these lines."""
@@ -68,13 +70,16 @@ def suppressions(text: str) -> list[Suppression]:
         # The parser has read the file: what the tokenizer stumbles over lies behind the comments it gave.
         pass
     return [
-        _read(line, column, next((n for n in code_lines if n > line), line) if alone else line, found["rest"], own)
+        _read(
+            line, column, next((n for n in code_lines if n > line), line) if alone else line, found["rest"], own,
+            column + len(comment) if found.start() == 0 and "#" not in found["rest"] else 0,
+        )
         for line, column, comment, own, alone in comments
         for found in _COMMENT.finditer(comment)
-    ]
+    ]  # fmt: skip
 
 
-def _read(line: int, column: int, target: int, rest: str, text: str) -> Suppression:
+def _read(line: int, column: int, target: int, rest: str, text: str, end: int) -> Suppression:
     found = _REST.match(rest)
     names = found["names"] if found is not None else ""
     keys = tuple(key.strip().lower() for key in names.split(",") if key.strip())
@@ -85,4 +90,4 @@ def _read(line: int, column: int, target: int, rest: str, text: str) -> Suppress
         problem = "it names no rule"
     elif re.search(r"\w", reason) is None:
         problem = "it gives no reason"
-    return Suppression(line, column, target, keys, reason, text, problem)
+    return Suppression(line, column, target, keys, reason, text, problem, end)

@@ -65,6 +65,27 @@ def test_a_comment_that_silences_nothing_is_a_finding(tmp_path):
     assert of(tmp_path, "x = 1  # deltaproof: ignore[unmasked-load] padded") == ([("unused-suppression", 7)], [])
 
 
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("x = 'é'  # deltaproof: ignore[unmasked-load] padded", "x = 'é'  "),
+        ("x = 1  # deltaproof: ignore[unmasked-load] padded  # noqa", None),
+        ("x = 1  # noqa # deltaproof: ignore[unmasked-load] padded", None),
+        ("x = 1  # deltaproof: ignore[unmasked-load, HZ103] padded", None),
+    ],
+)
+def test_a_comment_that_silences_nothing_is_taken_out_where_nothing_else_stands_in_it(tmp_path, line, left):
+    root = lay_out(tmp_path, {"a.py": HEAD + kernel(statement=line)})
+    edits = [item.fix.edit for item in audit(root).findings if item.name == "unused-suppression"]
+    assert len(edits) == 1
+    if left is None:
+        assert edits == [None]
+    else:
+        [edit] = edits
+        text = (HEAD + kernel(statement=line)).split("\n")[edit.line - 1]
+        assert (text[: edit.column] + edit.text + text[edit.end_column :]).strip() == left.strip()
+
+
 def test_a_comment_for_another_rule_silences_nothing(tmp_path):
     findings, _ = of(tmp_path, "tl.load(p)  # deltaproof: ignore[unused-suppression] padded")
     assert ("unmasked-load", 7) in findings
