@@ -3,7 +3,8 @@
 ## What it does
 Reports, in kernels: the exponential of the difference of two elements of one buffer where no condition orders the two
 indices; the exponential of a negated cumulative gate that is multiplied; one whose argument is clamped, which avoids
-the infinity and changes the result; and ``log(1 + exp(x))`` without a select for large ``x``.
+the infinity and changes the result; ``log(1 + exp(x))`` without a select for large ``x``; and infinity minus infinity
+in a running maximum that each lane keeps for itself from -inf on.
 
 ## Why it matters
 Decays are products of factors below one, but ratios of them taken in the wrong direction, or split into two factors,
@@ -40,11 +41,12 @@ Form differences of log gates whose sign is known, and exponentiate only the cau
 block rather than split the exponent.
 
 ## Seen in
-flashinfer #3481; TileOPs #1465; the softplus of a state update in mamba.
+flashinfer #3481; TileOPs #1465; the softplus of a state update in mamba; a softmax over long rows in FlagGems.
 
 ## Known limits
 That a gate is a log of factors below one is read from names (`g`, `cum`, `decay`, `alpha`, `dA`). Tiles of all pairs
-in Triton belong to mask-by-multiply.
+in Triton belong to mask-by-multiply. A running maximum of whole rows (attention) is left alone: whether a tile can be
+masked from end to end is not followed.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from deltaproof.audit.flow import selects, softplus
+from deltaproof.audit.flow import running_maximum, selects, softplus
 from deltaproof.audit.flow.guards import guards
 from deltaproof.audit.flow.tiles import is_tile_kernel
 from deltaproof.audit.flow.trace import names_in, resolved
@@ -86,6 +88,7 @@ class UnboundedExp(Rule):
             if not function.is_kernel and not (tiles and is_tile_kernel(function)):
                 continue
             yield from _softplus(function, project)
+            yield from _nothing_yet(function)
             for call in function.calls:
                 if selects.is_exp(function, call):
                     yield from _clamped(function, call)
@@ -103,6 +106,20 @@ def _softplus(function: Function, project: Project) -> Iterator[Seen]:
             f"where the true value is `{ast.unparse(exponent)}` itself.",
             "likely",
             "Select the argument itself where it is large, or use `max(x, 0) + log1p(exp(-abs(x)))`.",
+        )
+
+
+def _nothing_yet(function: Function) -> Iterator[Seen]:
+    for call, name, start in running_maximum.nothing_yet(function):
+        yield Hit(
+            function.module,
+            call,
+            function,
+            f"`{ast.unparse(call.args[0])}` is infinity minus infinity in a lane that has met only -inf or masked "
+            f"elements: `{name}` is still -inf there, and the NaN stays in the sum.",
+            "likely",
+            f"Keep the sum as it is where `{name}` is -inf.",
+            (Quote(function.module, start, "the running maximum of every lane starts at -inf"),),
         )
 
 

@@ -121,3 +121,38 @@ HELPER = "@triton.jit\ndef softplus(x):\n    return tl.log(1 + tl.exp(x))\n"
 def test_softplus_in_a_helper_whose_callers_select(use, found):
     other = f"from code import softplus\n\n@triton.jit\ndef kernel(x):\n    return {use}\n"
     assert len(hits(RULE, HELPER, other=other)) == found
+
+
+RUNNING = """
+@triton.jit
+def softmax(x, y, N, TILE: tl.constexpr):
+    m = tl.full([TILE], value=float("-inf"), dtype=tl.float32)
+    z = tl.zeros([TILE], tl.float32)
+    for start in range(0, N, TILE):
+        at = start + tl.arange(0, TILE)
+        inp = tl.load(x + at, mask=at < N, other=-float("inf"))
+        m_new = tl.maximum(m, inp)
+        z = z * tl.exp(m - m_new) + tl.exp(inp - m_new)
+        m = m_new
+    tl.store(y, tl.sum(z * tl.exp(m - tl.max(m, 0)), 0))
+"""
+
+
+def test_a_lane_that_has_met_nothing_yet():
+    [hit] = hits(RULE, RUNNING)
+    assert hit.module.quote(hit.node).startswith("z = z * tl.exp(m - m_new)")
+    assert "infinity minus infinity" in hit.message and hit.quotes[0].node.lineno == 7
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("z * tl.exp(m - m_new) + tl.exp(inp - m_new)", "tl.where(m_new > -1e30, z * tl.exp(m - m_new), z)"),
+        ("        z = z * tl.exp(m", '        empty = m_new == float("-inf")\n        z = z * tl.exp(m'),
+        ('value=float("-inf")', "value=-1e30"),
+        ("tl.maximum(m, inp)", "tl.maximum(m, tl.max(inp, 0))"),
+        ("tl.maximum(m, inp)", 'tl.maximum(m, tl.where(inp == float("-inf"), -1e20, inp))'),
+    ],
+)
+def test_a_running_maximum_that_cannot_be_infinite_where_it_is_subtracted(old: str, new: str):
+    assert RUNNING.replace(old, new) != RUNNING and hits(RULE, RUNNING.replace(old, new)) == []
