@@ -20,7 +20,8 @@ def compile_call(function: Function, value: ast.expr) -> ast.Call | None:
         if isinstance(node, ast.Call):
             called = node.func.value if isinstance(node.func, ast.Subscript) else node.func
             name = function.module.resolve(called)
-            if _COMPILERS.search(name) and not name.startswith(("re.", "torch.")) and name != "compile":
+            own = "compile" in function.module.by_qualname
+            if _COMPILERS.search(name) and not name.startswith(("re.", "torch.")) and (name != "compile" or own):
                 return node
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deltaproof.audit.flow import arms, handed_on
+from deltaproof.audit.flow import arms, collected, handed_on
 from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
@@ -19,11 +19,43 @@ def lost(module: Module, project: Project) -> Iterator[Seen]:
         yield from _launches(module, function, project)
         yield from _places(module, function)
         yield from _branches(module, function)
+        yield from collected_for(module, function)
         if function.owner is not None and function.name in ("forward", "backward"):
             pairs.setdefault(id(function.owner), {})[function.name] = function
     for pair in pairs.values():
         if len(pair) == 2:
             yield from _directions(module, pair["forward"], pair["backward"], project)
+    yield from _late(module)
+
+
+def collected_for(module: Module, function: Function) -> Iterator[Seen]:
+    """Yield calls that lack the keywords which a function collects for them."""
+    rest = function.node.args.kwarg
+    for call, called in collected.for_a_callee(function) if rest is not None else ():
+        assert rest is not None
+        yield Hit(
+            module,
+            call,
+            function,
+            f"`{function.name}` collects `**{rest.arg}` and calls `{called}` without them; nothing else reads them.",
+            "likely",
+            f"Pass `**{rest.arg}` on to `{called}`.",
+            [Quote(module, rest, "what is collected")],
+        )
+
+
+def _late(module: Module) -> Iterator[Seen]:
+    for each in collected.attached_late(module):
+        yield Hit(
+            module,
+            each.leave,
+            each.function,
+            f"`{each.function.name}` returns before it sets `{each.what}`; `{each.other.name}` sets it before the same "
+            "return.",
+            "likely",
+            f"Set `{each.what}` before the return.",
+            [Quote(module, each.node, "set too late"), Quote(module, each.early, f"in `{each.other.name}`")],
+        )
 
 
 def _calls(module: Module, function: Function, project: Project) -> Iterator[Seen]:

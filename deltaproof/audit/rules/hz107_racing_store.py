@@ -3,8 +3,9 @@
 ## What it does
 Looks at the stores of a kernel, and of the device functions that it calls in its file. In Triton, at a part of a
 program id that loads depend on and the store's address, mask and guards do not: all programs along it store to one
-place. In TileLang, at an element that every thread of a block reads, changes and stores outside a parallel loop, and at
-memory that other blocks of the launch still read. At launches, at a grid that counts the same sequences twice.
+place. In TileLang, at an element that every thread of a block reads, changes and stores outside a parallel loop, at
+memory that other blocks of the launch still read, and at a flat index of a parallel loop (`i * n + j`) whose row stride
+is the extent of another axis. At launches, at a grid that counts the same sequences twice.
 
 ## Why it matters
 The last store wins, and which one is last changes from run to run: wrong numbers without a sign, or results that differ
@@ -56,6 +57,7 @@ from deltaproof.audit.flow.access import accesses
 from deltaproof.audit.flow.grids import grid_elements
 from deltaproof.audit.flow.guards import exclusive, guards, loops
 from deltaproof.audit.flow.inlined import bind_callers
+from deltaproof.audit.flow.linear_index import colliding
 from deltaproof.audit.flow.program_parts import Part, missing, parts
 from deltaproof.audit.flow.single import has_one_program
 from deltaproof.audit.flow.tile_races import every_thread, read_by_neighbours
@@ -193,6 +195,20 @@ def _tiles(module: Module, kernel: Function) -> Iterator[Seen]:
         )
 
 
+def _flat(module: Module, kernel: Function) -> Iterator[Seen]:
+    """TileLang: flat indices of a parallel loop whose rows overlap."""
+    for store, index, name, extent, stride in colliding(kernel):
+        yield Hit(
+            module,
+            store,
+            kernel,
+            f"`{ast.unparse(index)}` has the row stride `{ast.unparse(stride)}` and `{name}` runs to "
+            f"`{ast.unparse(extent)}`: where that is more, two elements of the parallel loop share one place",
+            "likely",
+            f"make the row stride `{ast.unparse(extent)}`",
+        )
+
+
 class RacingStore(Rule):
     """Programs along a split axis store to one address."""
 
@@ -208,6 +224,7 @@ class RacingStore(Rule):
                 yield from _stores(module, kernel, project)
             elif kernel.kind == "tilelang":
                 yield from _tiles(module, kernel)
+                yield from _flat(module, kernel)
         yield from _grids(module)
 
 

@@ -4,6 +4,8 @@
 Looks for these forms:
 - a wrapper swallows ``**kwargs`` and forwards a fixed list to a function that knows more options;
 - an option is set to None, or overwritten, though the caller may have given it and a sibling reads it;
+- ``**loss_kwargs`` are collected and ``loss_fn`` is called without them;
+- a setting is attached to a returned object behind an early return, and before it in a sibling function;
 - a switch is a parameter and nothing in the function reads it;
 - a registered operator passes a literal for a switch that another call of the same function takes from its caller;
 - an option on sequences (``cu_seqlens``, ``seq_idx``, ``chunk_indices``) goes to one call and not to its neighbour;
@@ -272,7 +274,7 @@ class UnthreadedOption(Rule):
     code = "HZ402"
     name = "unthreaded-option"
     stable = True
-    triggers = ("triton", "tilelang", "cute", "cutlass", "cu_seqlens", "torch.library")
+    triggers = ("triton", "tilelang", "cute", "cutlass", "cu_seqlens", "torch.library", "autograd.Function")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
         """Yield options that get lost."""

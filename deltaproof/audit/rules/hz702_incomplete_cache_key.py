@@ -8,7 +8,8 @@ the compiler saw, the dtype, all strides but one, the device whose properties ch
 for compiled binaries that is made from source and target but not from the compiler's options. Functions that make keys
 are read too: a parameter, or a field under a hash of contents, that the built thing depends on and the key ignores; an
 argument of the builder that its key function is not given; a function's source hashed without what it closes over. A
-buffer that is made when there is none must not have the first caller's dtype.
+buffer that is made when there is none must not have the first caller's dtype. What a program is made with before it is
+compiled belongs to the key too, and so does the device of tensors that are kept.
 
 ## Why it matters
 The second caller with another shape, dtype, stride or device gets the first caller's kernel. It runs without an error
@@ -87,6 +88,7 @@ from deltaproof.audit.flow.compiled import (
 )
 from deltaproof.audit.model.names import dotted
 from deltaproof.audit.rule import Hit, Quote, Rule, Seen
+from deltaproof.audit.rules._kept_programs import device_keys, program_keys
 from deltaproof.audit.rules._made_keys import FIX, binary_key, kept, made_keys
 
 if TYPE_CHECKING:
@@ -129,10 +131,12 @@ class IncompleteCacheKey(Rule):
                 found = reached(function, store.keys)
                 yield from self._address(module, store, found)
                 yield from kept(module, store, found)
+                yield from device_keys(module, store, found)
                 compiled = compile_call(function, store.value)
                 if compiled is not None:
                     yield from self._compiled(module, project, store, compiled, found)
                     yield from self._baked(module, project, store, compiled, found)
+                    yield from program_keys(module, store, compiled, found)
 
     def _address(self, module: Module, store: CacheStore, found: list[ast.AST]) -> Iterator[Seen]:
         function = store.function
