@@ -6,8 +6,9 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
+from deltaproof.audit.flow.baked import DYNAMIC
 from deltaproof.audit.flow.caches import CacheStore, cache_stores, reached
-from deltaproof.audit.flow.compiled import derived, derived_at, varying
+from deltaproof.audit.flow.compiled import varying
 from deltaproof.audit.flow.trace import alternatives, names_in
 from deltaproof.audit.model.names import dotted
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
     from deltaproof.audit.model.module import Module
 
-_DEVICE = re.compile(r"device", re.I)
+_DEVICE = re.compile(r"device|(^|_)dev(_|$)|cuda|gpu|ordinal", re.I)
+_SIZES = ("shape", "dtype", "ndim", "size", "numel", "dim", "stride")
 _MASK = re.compile(r"mask|bias", re.I)
 _PLAIN = ("from_dlpack", "partial", "type", "str", "int", "tuple", "list", "get")
 LEAST_SIBLINGS = 2
@@ -28,7 +30,6 @@ def into_program(function: Function, compiled: ast.Call, keys: set[str]) -> list
     mapping makes later.
     """
     found: dict[str, tuple[ast.Name, ast.Call]] = {}
-    differs = varying(function)
     for value in alternatives(function, compiled.args[0]) if compiled.args else ():
         if not isinstance(value, ast.Call) or not isinstance(value.func, (ast.Name, ast.Attribute)):
             continue
@@ -38,12 +39,22 @@ def into_program(function: Function, compiled: ast.Call, keys: set[str]) -> list
             name = argument.value if isinstance(argument, ast.Starred) else argument
             if not isinstance(name, ast.Name) or name.id in keys or name.id in found:
                 continue
-            popped = _popped(function, name)
-            if popped or (
-                name.id in differs and not derived(function, name, keys) and not derived_at(function, name.id, value, keys)
-            ):
+            plain = name.id in function.param_names and not DYNAMIC.match(name.id) and not _shown(function, name.id)
+            if _popped(function, name) or plain:
                 found[name.id] = name, value
     return list(found.values())
+
+
+def _shown(function: Function, name: str) -> bool:
+    """Return whether a parameter is a tensor, or gets another value or is refused before it is used."""
+    if len(function.flow.definitions(name)) > 1:
+        return True
+    for node in function.nodes:
+        if isinstance(node, ast.Attribute) and dotted(node.value) == name:
+            return True
+        if isinstance(node, ast.Assert) and name in names_in(node.test):
+            return True
+    return False
 
 
 def _popped(function: Function, name: ast.Name) -> bool:
@@ -63,8 +74,9 @@ def _popped(function: Function, name: ast.Name) -> bool:
 def without_device(store: CacheStore, found: list[ast.AST]) -> ast.expr | None:
     """Return the device, asked of an argument, on which a kept tensor is made while the key names no device."""
     function = store.function
-    if store.container.startswith(("self.", "cls.")) or _names_device(function, found) or _compared(function):
+    if not _lasting(store) or _names_device(function, found) or _compared(function):
         return None
+    whole = _whole(function, found)
     for value in alternatives(function, store.value):
         for node in ast.walk(value):
             if not isinstance(node, ast.Call):
@@ -74,7 +86,8 @@ def without_device(store: CacheStore, found: list[ast.AST]) -> ast.expr | None:
                 device = node.args[0] if _DEVICE.search(ast.unparse(node.args[0])) else None
             if device is None or isinstance(device, ast.Constant):
                 continue
-            if names_in(device) & varying(function):
+            behind = {each.id for each in reached(function, [device]) if isinstance(each, ast.Name)}
+            if behind & varying(function) and not behind & whole:
                 return device
     return None
 
@@ -82,7 +95,7 @@ def without_device(store: CacheStore, found: list[ast.AST]) -> ast.expr | None:
 def unlike_siblings(module: Module, store: CacheStore, found: list[ast.AST]) -> CacheStore | None:
     """Return another cache of the module that tells devices apart, where all others do and this one, of masks, not."""
     function = store.function
-    if store.container.startswith(("self.", "cls.")) or not _MASK.search(f"{store.container} {function.name}"):
+    if not _lasting(store) or not _MASK.search(f"{store.container} {function.name}"):
         return None
     if _names_device(function, found) or _compared(function):
         return None
@@ -91,12 +104,34 @@ def unlike_siblings(module: Module, store: CacheStore, found: list[ast.AST]) -> 
     others: dict[str, CacheStore] = {}
     for other in module.functions:
         for each in cache_stores(other) if not other.is_kernel and other is not function else ():
-            if each.container == store.container or each.container.startswith(("self.", "cls.")):
+            if each.container == store.container or not _lasting(each):
                 continue
             if not _names_device(other, reached(other, each.keys)):
                 return None
             others.setdefault(each.container, each)
     return next(iter(others.values())) if len(others) >= LEAST_SIBLINGS else None
+
+
+def _lasting(store: CacheStore) -> bool:
+    """Return whether a container is the module's own, and its key no constant."""
+    tree = store.function.module.tree.body
+    named = [each.targets[0] if isinstance(each, ast.Assign) else each.target for each in tree if _assigns(each)]  # type: ignore[attr-defined]
+    return any(dotted(each) == store.container for each in named) and not isinstance(store.keys[0], ast.Constant)
+
+
+def _assigns(node: ast.stmt) -> bool:
+    return isinstance(node, (ast.Assign, ast.AnnAssign))
+
+
+def _whole(function: Function, found: list[ast.AST]) -> set[str]:
+    """Return the names of a key that may carry a device: all but tensors that are asked for sizes or dtype alone."""
+    names: set[str] = set()
+    for node in found:
+        if isinstance(node, ast.Name):
+            around = function.parents.get(node)
+            if not isinstance(around, ast.Attribute) or around.attr not in _SIZES:
+                names.add(node.id)
+    return names
 
 
 def _names_device(function: Function, found: list[ast.AST]) -> bool:

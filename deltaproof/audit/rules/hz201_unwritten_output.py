@@ -75,7 +75,7 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from deltaproof.audit.flow import skipped, staging, tiles
+from deltaproof.audit.flow import advanced, skipped, staging, tiles
 from deltaproof.audit.flow.access import accesses
 from deltaproof.audit.flow.allocations import (
     Allocation,
@@ -152,7 +152,8 @@ def _kernel(kernel: Function, project: Project) -> Iterator[Seen]:
                 "Store what an empty or padded row shall hold before the kernel skips it, or allocate zeros.",
                 (*_path(handed, made), Quote(kernel.module, skip.store.call, "the store that is skipped")),
             )
-    for skip in [*skipped.by_mask(kernel), *skipped.by_triangle(kernel)]:
+    own = advanced.by_own_row(kernel, {param: made for param, (_, made) in wanted.items()})
+    for skip in [*skipped.by_mask(kernel), *skipped.by_triangle(kernel), *own]:
         if skip.param in wanted:
             handed, made = wanted[skip.param]
             yield Hit(
@@ -196,6 +197,7 @@ def _summed(kernel: Function, wanted: dict[str, tuple[Handed, Allocation]]) -> I
 def _empties(kernel: Function, project: Project) -> dict[str, tuple[Handed, Allocation]]:
     found: dict[str, tuple[Handed, Allocation]] = {}
     written = {skipped.base_of(kernel, access) for access in accesses(kernel) if access.kind != "load"} - {""}
+    written |= advanced.stepped_stores(kernel).keys()
     if not written:
         return found
     for handed in handers(kernel, project):

@@ -5,7 +5,8 @@ Reports a tile or chunk size that is a literal although the caller passes one: a
 parameter that means the same, a parameter that is overwritten by a number, a number handed on in its place, a helper
 called without the chunk size that its neighbours are given, a number where a sibling reads the size from a tensor that
 both are given, a stage that falls back to another size than the one before it was given, a default that the function's
-own assertion refuses, and functions of one file that assert different sizes.
+own assertion refuses, functions of one file that assert different sizes, and a number in a function (or in the forward
+of an autograd function) whose caller is given that size and pads or splits the data by it.
 
 ## Why it matters
 All is well while every caller passes the literal. With another size, the index tables, the paddings and the kernel
@@ -50,6 +51,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.guards import guards
+from deltaproof.audit.flow.sizes_below import set_below
 from deltaproof.audit.flow.stage_sizes import beside_tensor, next_stage
 from deltaproof.audit.flow.trace import names_in, resolved
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
@@ -130,16 +132,31 @@ def _stages(module: Module, project: Project) -> Iterator[Seen]:
             )
 
 
+def _below(module: Module) -> Iterator[Seen]:
+    """Yield numbers in a function whose caller prepares the data by a size that it is given."""
+    for function, node, caller, call, size in set_below(module):
+        yield Hit(
+            module,
+            node,
+            function,
+            f"`{ast.unparse(node)}`, and `{caller.name}`, which calls this, takes `{size}` and shapes the data by it.",
+            "possible",
+            f"Take `{size}` as an argument.",
+            (Quote(module, call, "the call that does not pass it"),),
+        )
+
+
 class IgnoredTileParameter(Rule):
     """See the module's docstring."""
 
     code = "HZ701"
     name = "ignored-tile-parameter"
-    triggers = ("chunk_size", "BT", "block_size", "block_t", "BLOCK_T", "chunk_len", "tile_size")
+    triggers = ("chunk_size", "BT", "block_size", "block_t", "BLOCK_T", "chunk_len", "tile_size", "block_M", "BLOCK_M")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
         """Yield sizes that do not follow the parameter."""
         yield from _stages(module, project)
+        yield from _below(module)
         asserted: dict[str, tuple[Function, ast.AST, int]] = {}
         for function in module.functions:
             names = [param.name for param in function.params if _SIZE.match(param.name)]
