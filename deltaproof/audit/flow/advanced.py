@@ -38,8 +38,8 @@ def by_own_row(kernel: Function, made: dict[str, Allocation]) -> Iterator[Skip]:
     """Yield the outputs whose columns are walked in loops up to, or from, the program's own row.
 
     If none of the loops around the stores ends at a bound that is the same for all rows, columns behind the diagonal
-    are never stored; if none starts at one, those before it. Loops that start and end by the row are shares of the whole.
-    Scratch memory, which the function that makes it does not return, is left out.
+    are never stored; if none starts at one, those before it. Loops that start and end by the row are shares of the
+    whole. Scratch memory, which the function that makes it does not return, is left out.
     """
     if not kernel.of_type(ast.For):
         return

@@ -80,12 +80,12 @@ def attached_late(module: Module) -> Iterator[Late]:
     found: list[tuple[Function, dict[str, ast.If], dict[str, ast.stmt]]] = []
     for function in module.functions:
         body = function.node.body
-        leaves = {ast.unparse(each.test): each for each in body if _leaves(each)}
-        if not leaves:
+        sets: dict[str, ast.stmt] = {ast.unparse(each): each for each in body if _targets(each)}
+        if not sets:
             continue
-        sets = {ast.unparse(each): each for each in body if isinstance(each, (ast.Assign, ast.If)) and _targets(each)}
-        if sets:
-            found.append((function, leaves, sets))  # type: ignore[arg-type]
+        leaves = {ast.unparse(each.test): each for each in body if isinstance(each, ast.If) and _leaves(each)}
+        if leaves:
+            found.append((function, leaves, sets))
     for function, leaves, sets in found:
         for other, theirs, early in found:
             if other is function:
@@ -96,18 +96,15 @@ def attached_late(module: Module) -> Iterator[Late]:
                     leave = leaves[test]
                     handed = {name for each in leave.body if isinstance(each, ast.Return) for name in _values(each)}
                     what = [each for each in mine if each.partition(".")[0] in handed]
-                    if leave.lineno < node.lineno and early[text].lineno < theirs[test].lineno and what:
-                        if not _changed_between(function, leave, node, {each.partition(".")[0] for each in what}):
-                            yield Late(function, node, leave, other, early[text], what[0])
+                    if not (leave.lineno < node.lineno and early[text].lineno < theirs[test].lineno and what):
+                        continue
+                    if not _set_before(function, leave, what) and not _changed_between(function, leave, node, what):
+                        yield Late(function, node, leave, other, early[text], what[0])
 
 
-def _leaves(node: ast.stmt) -> bool:
-    return (
-        isinstance(node, ast.If)
-        and not node.orelse
-        and isinstance(node.body[-1], ast.Return)
-        and node.body[-1].value is not None
-    )
+def _leaves(node: ast.If) -> bool:
+    last = node.body[-1]
+    return not node.orelse and isinstance(last, ast.Return) and last.value is not None
 
 
 def _values(node: ast.Return) -> set[str]:
@@ -125,8 +122,21 @@ def _targets(node: ast.stmt) -> list[str]:
     ]
 
 
-def _changed_between(function: Function, leave: ast.If, node: ast.stmt, names: set[str]) -> bool:
+def _set_before(function: Function, leave: ast.If, what: list[str]) -> bool:
+    """Return whether one of the attributes has a value where the function may leave."""
+    before = function.node.body[: function.node.body.index(leave)]
+    stored = {
+        dotted(each)
+        for statement in before
+        for each in ast.walk(statement)
+        if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store)
+    }
+    return bool(stored & {*what})
+
+
+def _changed_between(function: Function, leave: ast.If, node: ast.stmt, what: list[str]) -> bool:
     """Return whether a name gets another value between the return and the statement: then it is another object."""
+    names = {each.partition(".")[0] for each in what}
     body = function.node.body
     between = body[body.index(leave) + 1 : body.index(node)]
     stored = {

@@ -38,11 +38,11 @@ def colliding(kernel: Function) -> Iterator[tuple[ast.stmt, ast.expr, str, ast.e
         indices = target.slice.elts if isinstance(target.slice, ast.Tuple) else [target.slice]
         for index in indices if len(loops) > 1 else ():
             found = _overlap(kernel, index, loops)
-            others = [each for each in indices if each is not index]
-            if found is not None and not any(found[0] in names_in(each) for each in others):
-                if not _kept_apart(kernel, node, found[1], found[2]):
-                    yield node, index, *found
-                    break
+            if found is None or any(found[0] in names_in(each) for each in indices if each is not index):
+                continue
+            if not _kept_apart(kernel, node, found[1], found[2]):
+                yield node, index, *found
+                break
 
 
 def _loops(kernel: Function, node: ast.AST) -> Loops:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
     from deltaproof.audit.model.module import Module
 
-_TILE = re.compile(r"^_?(block_?(size_?)?[mnkstv]{1,2}|b[mnkstcv]|tile_?[mnkst]|chunk_size\w*|chunk_len|tile_size)$", re.I)
+_TILE = re.compile(
+    r"^_?(block_?(size_?)?[mnkstv]{1,2}|b[mnkstcv]|tile_?[mnkst]|chunk_size\w*|chunk_len|tile_size)$", re.I
+)
 _LITERAL = re.compile(r"^\s+_?(?:block|tile|chunk|b[a-z]\b)\w*\s*=\s*\d+\s*(?:#.*)?$", re.M | re.I)
 
 
@@ -74,7 +76,11 @@ def _shaped(caller: Function, call: ast.Call, size: str) -> bool:
     for node in caller.nodes:
         if isinstance(node, ast.Assert) and size in names_in(node.test):
             return False
-        if isinstance(node, ast.If) and size in names_in(node.test) and any(isinstance(e, ast.Raise) for e in node.body):
+        if (
+            isinstance(node, ast.If)
+            and size in names_in(node.test)
+            and any(isinstance(e, ast.Raise) for e in node.body)
+        ):
             return False
     values = [*call.args, *(keyword.value for keyword in call.keywords)]
     return any(size in origins(caller, each).names for each in values)

@@ -106,7 +106,7 @@ class IncompleteCacheKey(Rule):
 
     code = "HZ702"
     name = "incomplete-cache-key"
-    triggers = (".compile(", "compile[", "id(", "data_ptr(", "sha256(", "md5(", "_key", "__hash__", "BUFFER", "cache")
+    triggers = ("compile", "id(", "data_ptr(", "sha256(", "md5(", "_key", "__hash__", "BUFFER", "cache", "CACHE")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
         """Yield keys that two different things share."""

@@ -251,3 +251,44 @@ def test_a_device_function_stores_with_the_program_ids_of_its_caller() -> None:
     assert hits(RULE, code.replace("STORE", f"if i_k == 0:\n            {store}")) == []
     guarded = INLINED.replace("CALL", f"if i_k == 0:\n            {CALL}")
     assert hits(RULE, guarded.replace("STORE", store)) == []
+
+
+FLAT = """
+    import tilelang
+    import tilelang.language as T
+
+    def make(n, bc, m):
+        EARLIER
+
+        @T.prim_func
+        def main(x: T.Tensor((n, bc), "float32"), y: T.Tensor((n * bc,), "float32")):
+            with T.Kernel(1, threads=128) as b:
+                s = T.alloc_shared([n * bc], "float32")
+                for i, j in T.Parallel(n, bc):
+                    s[INDEX] = x[i, j]
+        return main
+"""
+
+
+@pytest.mark.parametrize(
+    ("index", "earlier", "found"),
+    [
+        ("i * n + j", "pass", 1),
+        ("j + n * i", "pass", 1),
+        ("8 + i * n + j", "pass", 1),
+        ("i * bc + j", "pass", 0),
+        ("j * n + i", "pass", 0),
+        ("i * m + j", "pass", 0),
+        ("i, j", "pass", 0),
+        ("i * n + j", "assert n >= bc", 0),
+        ("i * n + j // 2", "pass", 0),
+    ],
+)
+def test_rows_of_a_flat_index_do_not_overlap(index: str, earlier: str, found: int) -> None:
+    assert len(hits(RULE, FLAT.replace("INDEX", index).replace("EARLIER", earlier))) == found
+
+
+def test_a_stride_in_numbers_covers_the_inner_loop() -> None:
+    code = FLAT.replace("T.Parallel(n, bc)", "T.Parallel(4, 64)").replace("EARLIER", "pass")
+    assert len(hits(RULE, code.replace("INDEX", "i * 32 + j"))) == 1
+    assert hits(RULE, code.replace("INDEX", "i * 72 + j")) == []

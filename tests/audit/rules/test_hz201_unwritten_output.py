@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+
+import pytest
+
 from deltaproof.audit.rules.hz201_unwritten_output import RULE
 from tests.audit.rules.snippets import drops, examples, hits
 
@@ -304,3 +308,76 @@ def test_tilelang_clears_only_the_rest_of_the_last_tile():
     """
     assert len(hits(RULE, code.format(test="left + j >= end and left + j < size", row="left + j"))) == 1
     assert hits(RULE, code.format(test="end + j < size", row="end + j")) == []
+
+
+WALKED = """
+@triton.jit
+def kernel(q, a, T, BT: tl.constexpr, BS: tl.constexpr):
+    i_t, i_b = tl.program_id(0), tl.program_id(1)
+    p_a = tl.make_block_ptr(a + i_b * T * T, (T, T), (T, 1), (i_t * BT, 0), (BT, BS), (1, 0))
+    for s in range({first}):
+        tl.store(p_a, tl.load(q + s), boundary_check=(0, 1))
+        p_a = tl.advance(p_a, (0, BS))
+    p_a = tl.make_block_ptr(a + i_b * T * T, (T, T), (T, 1), (i_t * BT, i_t * BT), (BT, BS), (1, 0))
+    for s in range({second}):
+        tl.store(p_a, tl.load(q + s), boundary_check=(0, 1))
+        p_a = tl.advance(p_a, (0, BS))
+
+
+def run(q, B, T):
+    a = {made}
+    kernel[(4, B)](q, a, T, 64, 32)
+    return {back}
+"""
+BELOW = {
+    "first": "0, i_t * BT, BS",
+    "second": "i_t * BT, (i_t + 1) * BT, BS",
+    "made": "q.new_empty(B, T, T)",
+    "back": "a",
+}
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        ({}, 1),
+        ({"second": "i_t * BT, T, BS"}, 0),
+        ({"made": "q.new_zeros(B, T, T)"}, 0),
+        ({"back": "q"}, 0),
+        ({"first": "0, T, BS"}, 0),
+    ],
+)
+def test_columns_that_are_walked_up_to_the_programs_own_row(other: dict[str, str], found: int):
+    found_here = hits(RULE, WALKED.format(**{**BELOW, **other}))
+    assert len(found_here) == found
+    assert all("new_empty" in ast.unparse(each.node) for each in found_here)
+
+
+COLUMNS = """
+@triton.jit
+def kernel(q, a, T, N, NS: tl.constexpr, BS: tl.constexpr):
+    i_t = tl.program_id(0)
+    o = tl.arange(0, BS)
+    for s in range({span}):
+        tl.store(a + {row} + s * BS + o, tl.load(q + s))
+
+
+def run(q, T):
+    a = torch.empty(T, T, device=q.device)
+    kernel[(T,)](q, a, T, 4, 4, 32)
+    return a
+"""
+
+
+@pytest.mark.parametrize(
+    ("span", "row", "found"),
+    [
+        ("0, i_t + 1", "i_t * T", 1),
+        ("i_t, N", "i_t * T", 1),
+        ("0, N", "i_t * T", 0),
+        ("i_t * NS, i_t * NS + NS", "0", 0),
+        ("0, tl.minimum(BS, T - i_t * BS)", "i_t * T", 0),
+    ],
+)
+def test_columns_in_a_loop_beside_the_programs_row(span: str, row: str, found: int):
+    assert len(hits(RULE, COLUMNS.format(span=span, row=row))) == found

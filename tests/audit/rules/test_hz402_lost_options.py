@@ -184,3 +184,71 @@ def run(x, offsets):
 )
 def test_a_launch_without_an_argument_that_the_host_has(indices, given, found):
     assert len(hits(RULE, LAUNCH.format(indices=indices, given=given))) == found
+
+
+COLLECTED = """
+def chunk_loss(student, teacher, loss_fn=None, {rest}):
+    {before}
+    return {call}
+"""
+
+
+@pytest.mark.parametrize(
+    ("rest", "before", "call", "found"),
+    [
+        ("**loss_kwargs", "pass", "loss_fn(student, teacher)", 1),
+        ("**fn_kwargs", "pass", "loss_fn(student, teacher)", 1),
+        ("**loss_options", "pass", "compute_loss(student, teacher)", 1),
+        ("**loss_kwargs", "pass", "loss_fn(student, teacher, **loss_kwargs)", 0),
+        ("**loss_kwargs", "check(loss_kwargs)", "loss_fn(student, teacher)", 0),
+        ("**_loss_kwargs", "pass", "loss_fn(student, teacher)", 0),
+        ("**kwargs", "pass", "loss_fn(student, teacher)", 0),
+        ("**model_kwargs", "pass", "loss_fn(student, teacher)", 0),
+    ],
+)
+def test_collected_keywords_reach_what_they_are_named_after(rest: str, before: str, call: str, found: int) -> None:
+    assert len(hits(RULE, COLLECTED.format(rest=rest, before=before, call=call))) == found
+
+
+def test_a_wrapper_hands_on_both_kinds_of_arguments():
+    code = "def run(fn, *args, **kwargs):\n    return fn(*args{more})\n"
+    assert len(hits(RULE, code.format(more=""))) == 1
+    assert hits(RULE, code.format(more=", **kwargs")) == []
+    assert hits(RULE, code.format(more=", causal=True")) == []
+
+
+ATTACHED = """
+def both(layer):
+    w, s = layer.weight, layer.scale
+    if layer.kind == "fp8":
+        s.block_size = layer.block_size
+    if layer.disabled:
+        return w, s
+    return w, s, layer.a
+
+
+def biased(layer):
+    w, s = layer.weight, layer.scale
+    {early}
+    if {test}:
+        return w, s, layer.bias
+    {between}
+    if layer.kind == "fp8":
+        s.block_size = layer.block_size
+    return w, s, layer.a, layer.bias
+"""
+
+
+@pytest.mark.parametrize(
+    ("early", "test", "between", "found"),
+    [
+        ("pass", "layer.disabled", "pass", 1),
+        ("pass", "layer.merged", "pass", 0),
+        ("pass", "layer.disabled", "s = layer.other", 0),
+        ("s.block_size = 128", "layer.disabled", "pass", 0),
+    ],
+)
+def test_siblings_attach_a_setting_on_one_side_of_the_return(early: str, test: str, between: str, found: int) -> None:
+    code = ATTACHED.format(early=early, test=test, between=between)
+    assert len(hits(RULE, code)) == found
+    assert hits(RULE, code.replace("return w, s, layer.bias", "return None")) == []

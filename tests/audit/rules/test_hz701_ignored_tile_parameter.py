@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from deltaproof.audit.rules.hz701_ignored_tile_parameter import RULE
 from tests.audit.rules.snippets import drops, examples, hits
 
@@ -114,3 +116,35 @@ def test_a_stage_that_falls_back_to_another_size_than_the_one_before():
     assert hits(RULE, STAGES.replace("SIZE", "32").replace("NEXT", "g")) == []
     assert hits(RULE, STAGES.replace("SIZE", "32").replace("NEXT", "s, chunk_size=32")) == []
     assert hits(RULE, STAGES.replace("SIZE", "32").replace("NEXT", "s, 32")) == []
+
+
+BELOW = """
+class Grouped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, b{takes}):
+        block_M = {size}
+        return gemm(a, b, block_M)
+
+
+def run(a, b, block_M):
+    {check}
+    a = {data}
+    op = Grouped.apply
+    return op(a, b{gives})
+"""
+OWN = {"takes": "", "size": "64", "check": "pass", "data": "pad(a, block_M)", "gives": ""}
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        ({}, 1),
+        ({"takes": ", block_m", "size": "block_m", "gives": ", block_M"}, 0),
+        ({"size": "a.shape[0]"}, 0),
+        ({"data": "pad(a)"}, 0),
+        ({"gives": ", block_M"}, 0),
+        ({"check": "assert block_M == 64"}, 0),
+    ],
+)
+def test_a_number_below_a_caller_that_pads_by_its_own_size(other: dict[str, str], found: int):
+    assert len(hits(RULE, BELOW.format(**{**OWN, **other}))) == found

@@ -387,3 +387,78 @@ def test_a_buffer_that_cannot_have_another_dtype(old: str, new: str):
 def test_a_key_of_what_was_taken_from_an_argument_holds_it():
     taken = BUILT_BESIDE.replace("        key =", "        target = flags.target\n        key =")
     assert hits(RULE, taken) == []
+
+
+PROGRAMS = """
+import tilelang
+_CACHE = {{}}
+
+def call(func, *args, threads=128, **kwargs):
+    tune = kwargs.pop("tune", {{}})
+    key = ({key})
+    if key not in _CACHE:
+        program = func(*args, **kwargs, **tune, threads=threads)
+        _CACHE[key] = tilelang.compile(program)
+    return _CACHE[key]
+"""
+
+
+def test_the_key_holds_what_the_program_is_made_with():
+    own = "args, tuple(sorted(kwargs.items()))"
+    missing = [each.message for each in hits(RULE, PROGRAMS.format(key=own))]
+    assert len(missing) == 2 and "`tune`" in missing[0] + missing[1] and "`threads`" in missing[0] + missing[1]
+    assert len(hits(RULE, PROGRAMS.format(key=own + ", threads"))) == 1
+    assert hits(RULE, PROGRAMS.format(key=own + ", threads, tuple(tune.items())")) == []
+
+
+MASKS = """
+_MASK_CACHE = {{}}
+
+def mask_of(x, lengths, device):
+    {before}
+    key = {key}
+    if key not in _MASK_CACHE:
+        _MASK_CACHE[key] = build(list(lengths), device={device})
+    return _MASK_CACHE[key]
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "device", "before", "found"),
+    [
+        ("(lengths, x.dtype)", "x.device", "pass", 1),
+        ("lengths", "device", "pass", 1),
+        ("(lengths, x.device.index)", "x.device", "pass", 0),
+        ("(lengths, str(device))", "device", "pass", 0),
+        ("make_key(x, lengths)", "x.device", "pass", 0),
+        ("lengths", "'cpu'", "pass", 0),
+        ("lengths", "device", "assert device == torch.device('cuda')", 0),
+    ],
+)
+def test_a_tensor_is_kept_by_its_device(key: str, device: str, before: str, found: int):
+    assert len(hits(RULE, MASKS.format(key=key, device=device, before=before))) == found
+
+
+def test_a_cache_of_masks_is_keyed_as_those_beside_it():
+    code = """
+    _INFO = {}
+    _DENSE = {}
+    _BLOCK_MASKS = {}
+
+    def info(device, lengths):
+        _INFO[device] = torch.tensor(lengths)
+        return _INFO[device]
+
+    def dense(device, lengths):
+        _DENSE[device] = torch.tensor(lengths)
+        return _DENSE[device]
+
+    def block_mask(lengths, device):
+        cache_key = KEY
+        mask = BlockMask.from_lengths(list(lengths))
+        _BLOCK_MASKS[cache_key] = mask
+        return mask
+    """
+    assert [each.verdict for each in hits(RULE, code.replace("KEY", "tuple(lengths)"))] == ["possible"]
+    assert hits(RULE, code.replace("KEY", "(device, tuple(lengths))")) == []
+    assert hits(RULE, code.replace("KEY", "tuple(lengths)").replace("_INFO[device]", "_INFO[0]")) == []
