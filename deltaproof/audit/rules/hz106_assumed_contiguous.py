@@ -84,6 +84,7 @@ from deltaproof.audit.model.project import Project
 from deltaproof.audit.rule import Hit, Quote, Rule, Seen
 from deltaproof.audit.rules._borrowed_rows import borrowed_rows, uncalled
 from deltaproof.audit.rules._borrowed_strides import borrowed_findings
+from deltaproof.audit.rules._copied_outputs import copied_outputs, stride_zero
 
 _BUFFER = re.compile(r"(^|_)(states?|pools?|caches?)(_(source|pool|buffer|cache|states?))?$", re.IGNORECASE)
 _COPIES = ("reshape", "contiguous", "flatten")
@@ -295,6 +296,8 @@ class AssumedContiguous(Rule):
                 yield from _copied_buffer(module, function, project)
                 yield from _claimed_layout(module, function)
                 yield from uncalled(module, function)
+                yield from copied_outputs(module, function, project)
+                yield from stride_zero(module, function, project)
 
 
 RULE = AssumedContiguous()
