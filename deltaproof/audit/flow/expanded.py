@@ -22,8 +22,6 @@ _STRIDE = re.compile(r"(^|_)s(tride)?s?_|stride", re.IGNORECASE)
 _SAME = ("unsqueeze", "squeeze", "detach", "transpose", "permute")
 _LOADS = re.compile(r"build_and_load|load_inline|cpp_extension\.load|^(get|load)_\w*module$|\.(get|load)_\w*module$")
 
-_PACKAGE = re.compile(r"^(_custom_ops|_C|\w+_(cuda|ext|C)|sgl_kernel|\w+_kernels?_ops)$")
-
 
 @dataclass(frozen=True)
 class Expanded:
@@ -50,7 +48,7 @@ def expanded(host: Function, project: Project) -> Iterator[Expanded]:
     for call in host.calls:
         if call in launches:
             yield from _launched(launches[call], project)
-        elif _in_extension(host, call):
+        elif isinstance(call.func, ast.Attribute) and _is_extension(host, call.func.value):
             for argument in (*call.args, *(word.value for word in call.keywords)):
                 made = _made(host, argument)
                 if made is not None and not _strides_passed(call, argument):
@@ -100,18 +98,8 @@ def _launched(launch: Launch, project: Project) -> Iterator[Expanded]:
             yield Expanded(launch.call, argument, made, f"`{kernel.name}` walks it by sizes")
 
 
-def _in_extension(host: Function, call: ast.Call) -> bool:
-    """Return whether a call goes to compiled code: by what it is imported from, or what its module was loaded by."""
-    if isinstance(call.func, ast.Attribute) and _is_extension(host, call.func.value):
-        return True
-    return any(_PACKAGE.match(part) for part in host.called(call).split(".")[:-1])
-
-
 def _is_extension(host: Function, receiver: ast.expr) -> bool:
-    """Return whether an expression is a compiled extension: a loaded module, or a namespace of registered operators."""
-    text = ast.unparse(receiver)
-    if text.startswith("torch.ops."):
-        return text.split(".")[2] not in ("aten", "prims", "higher_order")
+    """Return whether an expression is an extension that the project compiles and loads itself."""
     if isinstance(receiver, ast.Call):
         return _LOADS.search(ast.unparse(receiver.func)) is not None
     if not isinstance(receiver, ast.Name):

@@ -151,3 +151,13 @@ def _tensor_index(host: Function, index: ast.expr) -> bool:
         plain = not index.args and index.func.attr in ("bool", "long")
         return plain or (index.func.attr in _MASKS and ast.unparse(index.func.value) == "torch")
     return isinstance(index, (ast.List, ast.Compare))
+
+
+def returned(host: Function, name: str) -> bool:
+    """Return whether a function returns a value that spells a name."""
+    return any(
+        isinstance(node, ast.Return)
+        and node.value is not None
+        and any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(node.value))
+        for node in host.nodes
+    )

@@ -61,7 +61,8 @@ def _uncast(function: Function, expr: ast.expr) -> ast.expr:
 def _kept(function: Function, call: ast.Call, of: ast.expr) -> bool:
     """Return whether something keeps the argument from zero, or the result out where it is zero."""
     made = _uncast(function, of)
-    if any(isinstance(node, (ast.Compare, ast.IfExp)) for node in ast.walk(made)):
+    loaded = isinstance(made, ast.Call) and last_name(function, made) == "load"
+    if not loaded and any(isinstance(node, (ast.Compare, ast.IfExp)) for node in ast.walk(made)):
         return True
     if isinstance(made, ast.Call) and last_name(function, made) in _SAFE:
         return True
@@ -101,7 +102,7 @@ def _times_itself(function: Function, call: ast.Call, of: ast.expr) -> str:
             break
         inner = around
     result = _bound_to(function, call)
-    if result and isinstance(function.statement(call), ast.Assign) and function.statement(call).value is call:
+    if result and function.parents.get(call) is function.statement(call):
         for node in function.of_type(ast.BinOp):
             if isinstance(node.op, ast.Mult) and {ast.unparse(node.left), ast.unparse(node.right)} == {result, text}:
                 return f"is multiplied by `{text}` again, and zero times infinity is NaN"

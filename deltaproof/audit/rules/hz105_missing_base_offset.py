@@ -11,6 +11,8 @@ Looks at every load and store of a Triton kernel for an address that
 - steps the rows of a sequence by another stride than the sequence's start, or the rows inside a tile by another one
   than the tile's start (``bos * H * K`` and ``i_t * BT * K``),
 - has a head index of one count in rows of another one (``(bos * H + i_hv) * V``),
+- goes by the smaller of two head indices (``i_hv // (HV // H)``) in a vector without tokens, whose values are combined
+  with loads that go by the larger one,
 - counts iterations where a store happens once in several of them,
 - splits a program id by one number of heads while the launch's grid counts another,
 and at flat indices of sibling kernels that differ in one stride.
