@@ -56,8 +56,8 @@ siblings; keep the whole batch's length under a name of its own before ``T`` bec
 
 ## Seen in
 fla pull requests 781 (the per-key gate of the context-parallel backward), 1031 (the V split of decoding), 707 and
-690 (the split's stride), 1085 (rows of a gate), 633 (values stepped by the keys' width), and a sibling kernel left
-behind in flashinfer 4572.
+690 (the split's stride), 848 (a gate's rate by the wrong head), 1085 (rows of a gate), 633 (values stepped by the keys'
+width), and a sibling kernel left behind in flashinfer 4572.
 
 ## Known limits
 Roles come from arithmetic: a head index is what is left of a program id modulo a head count. Offsets that the host

@@ -62,7 +62,8 @@ have to copy, or pass the strides of the buffer as it is.
 
 ## Seen in
 fla pull request 871 (the incoming gradient of a convolution), flashinfer 3268 (a state pool that reshape cloned), fla
-1139 (an activation walked with the gradient's strides), unsloth 3782 (a check that was not called).
+1139 (an activation walked with the gradient's strides), unsloth 3782 (a check that was not called), lightllm
+878 (a copied output).
 
 ## Known limits
 Only what is sure to copy counts as a copied output: parts of an axis behind the first one, merged or made contiguous,

@@ -42,11 +42,12 @@ def kernel(x, y, D: tl.constexpr):
 Put the epsilon on the quantity that can be zero, inside the root, and test with zero rows.
 
 ## Seen in
-TileOPs #715.
+TileOPs #715; Liger-Kernel pull requests 262 (a target times its logarithm) and 862 (a mixture that underflows).
 
 ## Known limits
-Sums of exponentials in a softmax are taken as positive; a fully masked row is another matter. Only what one function
-shows is followed.
+Sums of exponentials in a softmax are taken as positive; a fully masked row is another matter, and so
+are logarithms of a softmax alone, which are -inf by intent in samplers. In host code a probability is known by its name
+or by the softmax or exponential that made it. Only what one function shows is followed.
 """
 
 from __future__ import annotations
