@@ -42,8 +42,8 @@ def past_rows(kernel: Function, kinds: tuple[str, ...]) -> Iterator[Row]:
     if not starts:
         return
     for access in accesses(kernel):
-        if access.kind in kinds and access.block is None:
-            row = _clamped(access, starts) or _plain(access, starts)
+        if access.kind in kinds:
+            row = _clamped(access, starts) or _plain(access, starts) if access.block is None else _flat(access, starts)
             if row is not None:
                 yield row
 
@@ -92,6 +92,36 @@ def _plain(access: Access, starts: list[tuple[Poly, Bound]]) -> Row | None:
                 if found is not None:
                     return found
     return None
+
+
+def _flat(access: Access, starts: list[tuple[Poly, Bound]]) -> Row | None:
+    """A row of a block pointer that is bounded by all elements only: ``(T * K,)`` at ``row * K + column``."""
+    block = access.block
+    shape, offsets = (None, None) if block is None else (block.shape, block.offsets)
+    if not isinstance(shape, ast.Tuple) or not isinstance(offsets, ast.Tuple):
+        return None
+    if len(shape.elts) != 1 or len(offsets.elts) != 1:
+        return None
+    index = indices(access.function)
+    whole, extent = index.of(offsets.elts[0]), index.of(shape.elts[0])
+    for start, bound in starts:
+        for stride, count in strides(whole, start):
+            row = _at(whole, stride, count)
+            flat = frozenset({(tuple(sorted((*stride, Atom("name", bound.limit)), key=_order)), 1)})
+            if not stride or _sorted(extent) != flat or _has_lanes(row, stride):
+                continue
+            found = _beyond(access, row, start, stride, bound)
+            if found is not None:
+                return found
+    return None
+
+
+def _sorted(terms: Poly) -> Poly:
+    return frozenset((tuple(sorted(product, key=_order)), count) for product, count in terms)
+
+
+def _order(one: Atom) -> str:
+    return one.text
 
 
 def _has_lanes(row: Poly, stride: Product) -> bool:

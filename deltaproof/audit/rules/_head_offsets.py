@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from deltaproof.audit.flow.access import Access, accesses
 from deltaproof.audit.flow.grids import grid_elements, grid_factors
 from deltaproof.audit.flow.indices import HeadSplit, head_splits, is_head_count, made, products, reached_names
+from deltaproof.audit.flow.narrow_vectors import narrow_vectors
 from deltaproof.audit.flow.program_parts import digit
 from deltaproof.audit.flow.trace import names_in
 from deltaproof.audit.model.function import Function
@@ -32,6 +33,17 @@ def head_findings(module: Module, kernel: Function, project: Project) -> Iterato
     yield from _baseless(module, kernel, counted)
     yield from _mixed_heads(module, kernel, counted)
     yield from _wrong_split(module, kernel, project)
+    for found in narrow_vectors(kernel):
+        yield Hit(
+            module,
+            found.access.call,
+            kernel,
+            f"`{found.access.base}` goes by `{found.index}` and is combined with `{found.sibling.base}`, which goes by "
+            f"`{found.wide}`: with more heads there, several of them share its values.",
+            "possible",
+            f"Index `{found.access.base}` by `{found.wide}`, unless it has one value for each group of heads.",
+            [Quote(module, found.sibling.call, "the sibling"), Quote(module, found.joined, "where both meet")],
+        )
 
 
 def _terms(access: Access) -> list[ast.expr]:

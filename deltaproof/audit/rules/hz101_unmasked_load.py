@@ -7,7 +7,8 @@ Looks at the loads of a Triton kernel. A finding is
 - a load over lanes that no access of the kernel bounds, where a launch rounds the extent or the number of programs up,
 - a load of one row of a tile, without lanes for it, that nothing keeps below the length below which a sibling keeps
   the tile's rows: the row counts through a whole tile, is a whole tile's last one, starts a part of a tile that may
-  lie behind the end, or is clamped to the length instead of the last row,
+  lie behind the end, or is clamped to the length instead of the last row; a flat block pointer (``(T * K,)``) that
+  is bounded by the number of all elements counts as unbounded there,
 - a load whose mask bounds another index with the same lanes than the one that its pointer goes by, or bounds it by a
   loop's counter only, while a sibling keeps the pointer's own index below a length,
 - a softmax over tiles of keys whose tail is loaded as zero and never set to -inf; in TileLang, where the number of

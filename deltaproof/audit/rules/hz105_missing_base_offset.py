@@ -11,6 +11,8 @@ Looks at every load and store of a Triton kernel for an address that
 - steps the rows of a sequence by another stride than the sequence's start, or the rows inside a tile by another one
   than the tile's start (``bos * H * K`` and ``i_t * BT * K``),
 - has a head index of one count in rows of another one (``(bos * H + i_hv) * V``),
+- goes by the smaller of two head indices (``i_hv // (HV // H)``) in a vector without tokens, whose values are combined
+  with loads that go by the larger one,
 - counts iterations where a store happens once in several of them,
 - splits a program id by one number of heads while the launch's grid counts another,
 and at flat indices of sibling kernels that differ in one stride.
@@ -54,8 +56,8 @@ siblings; keep the whole batch's length under a name of its own before ``T`` bec
 
 ## Seen in
 fla pull requests 781 (the per-key gate of the context-parallel backward), 1031 (the V split of decoding), 707 and
-690 (the split's stride), 1085 (rows of a gate), 633 (values stepped by the keys' width), and a sibling kernel left
-behind in flashinfer 4572.
+690 (the split's stride), 848 (a gate's rate by the wrong head), 1085 (rows of a gate), 633 (values stepped by the keys'
+width), and a sibling kernel left behind in flashinfer 4572.
 
 ## Known limits
 Roles come from arithmetic: a head index is what is left of a program id modulo a head count. Offsets that the host

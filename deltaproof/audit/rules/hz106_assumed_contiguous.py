@@ -1,7 +1,7 @@
 """A tensor is walked as dense though nobody checked it, or a buffer to be updated in place is copied first.
 
 ## What it does
-Looks for six forms:
+Looks for eight forms:
 - a Triton kernel takes strides for some tensors and walks another one, which the launching function got from its
   caller and neither checked nor made contiguous, with strides computed from sizes;
 - a Triton kernel walks a tensor with the stride of another one, where its own stride is passed and unused, or where a
@@ -10,7 +10,9 @@ Looks for six forms:
 - a condition names ``x.is_contiguous`` and does not call it, so that it always holds;
 - a compiled kernel is built for a layout given as a literal, and no tensor's strides are compared with it;
 - ``.reshape()``, ``.flatten()`` or ``.contiguous()`` of a state, cache or pool whose result a kernel updates in place:
-  for a strided buffer they return a copy.
+  for a strided buffer they return a copy;
+- a call whose value nobody takes writes into a copy (``out=x[:, :h].reshape(-1, d)``, ``x[mask].mul_(2)``);
+- a tensor from ``expand``, of stride 0, goes to a kernel without its strides or to an extension that is built here.
 
 ## Why it matters
 For a slice, a transposed view or a paged pool the kernel reads other rows, or writes its update into a copy that is
@@ -60,11 +62,14 @@ have to copy, or pass the strides of the buffer as it is.
 
 ## Seen in
 fla pull request 871 (the incoming gradient of a convolution), flashinfer 3268 (a state pool that reshape cloned), fla
-1139 (an activation walked with the gradient's strides), unsloth 3782 (a check that was not called).
+1139 (an activation walked with the gradient's strides), unsloth 3782 (a check that was not called), lightllm
+878 (a copied output).
 
 ## Known limits
-Callers are followed as far as calls by name lead; methods and what a dictionary of functions calls end the search. What
-a decorator does is guessed from its name.
+Only what is sure to copy counts as a copied output: parts of an axis behind the first one, merged or made contiguous,
+permuted axes, masks and lists. Whether an extension reads the strides of its tensors is not known. Callers are followed
+as far as calls by name lead; methods and what a dictionary of functions calls end the search. What a decorator does is
+guessed from its name.
 """
 
 from __future__ import annotations
@@ -76,6 +81,7 @@ from collections.abc import Iterator
 from deltaproof.audit.flow import layouts
 from deltaproof.audit.flow.access import Access, accesses
 from deltaproof.audit.flow.indices import reached_names
+from deltaproof.audit.flow.lost_outputs import returned
 from deltaproof.audit.flow.skipped import base_of
 from deltaproof.audit.flow.trace import origins
 from deltaproof.audit.model.function import Function
@@ -84,6 +90,7 @@ from deltaproof.audit.model.project import Project
 from deltaproof.audit.rule import Hit, Quote, Rule, Seen
 from deltaproof.audit.rules._borrowed_rows import borrowed_rows, uncalled
 from deltaproof.audit.rules._borrowed_strides import borrowed_findings
+from deltaproof.audit.rules._copied_outputs import copied_outputs, stride_zero
 
 _BUFFER = re.compile(r"(^|_)(states?|pools?|caches?)(_(source|pool|buffer|cache|states?))?$", re.IGNORECASE)
 _COPIES = ("reshape", "contiguous", "flatten")
@@ -192,7 +199,7 @@ def _copied_buffer(module: Module, host: Function, project: Project) -> Iterator
             continue
         if (
             layouts.layout_known(host, source.id, node)
-            or _returned(host, target)
+            or returned(host, target)
             or _copied_back(host, source.id, target)
         ):
             continue
@@ -207,15 +214,6 @@ def _copied_buffer(module: Module, host: Function, project: Project) -> Iterator
                 "Use `.view()`, which raises instead of copying, or pass the buffer with its strides.",
                 [Quote(module, call, f"`{target}` goes to a kernel")],
             )
-
-
-def _returned(host: Function, name: str) -> bool:
-    return any(
-        isinstance(node, ast.Return)
-        and node.value is not None
-        and any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(node.value))
-        for node in host.nodes
-    )
 
 
 def _copied_back(host: Function, name: str, target: str) -> bool:
@@ -295,6 +293,8 @@ class AssumedContiguous(Rule):
                 yield from _copied_buffer(module, function, project)
                 yield from _claimed_layout(module, function)
                 yield from uncalled(module, function)
+                yield from copied_outputs(module, function, project)
+                yield from stride_zero(module, function, project)
 
 
 RULE = AssumedContiguous()

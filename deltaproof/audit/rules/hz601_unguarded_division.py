@@ -5,6 +5,9 @@ Reports, in kernels: an epsilon that is added to a size instead of to the measur
 squares that is divided by, or rsqrt of it, with no epsilon or lower bound; and a scale from the largest magnitude of
 a row that is divided by without one. In the host code of such files: a division by a count of elements
 (``(x != y).sum()``) or by a sum of products of two tensors that nothing tests or bounds.
+Everywhere, in host code without kernels too: the logarithm of a probability that is multiplied by the probability
+again, that enters a sum with masked lanes loaded as zero, or that is of a sum of exponentials which nothing shifts by
+their maximum.
 
 ## Why it matters
 Padding rows, zero keys and empty chunks are zero exactly. The quotient is infinity or NaN, and spreads through the
@@ -39,16 +42,18 @@ def kernel(x, y, D: tl.constexpr):
 Put the epsilon on the quantity that can be zero, inside the root, and test with zero rows.
 
 ## Seen in
-TileOPs #715.
+TileOPs #715; Liger-Kernel pull requests 262 (a target times its logarithm) and 862 (a mixture that underflows).
 
 ## Known limits
-Sums of exponentials in a softmax are taken as positive; a fully masked row is another matter. Only what one function
-shows is followed.
+Sums of exponentials in a softmax are taken as positive; a fully masked row is another matter, and so
+are logarithms of a softmax alone, which are -inf by intent in samplers. In host code a probability is known by its name
+or by the softmax or exponential that made it. Only what one function shows is followed.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -57,6 +62,7 @@ from deltaproof.audit.flow.guards import guards
 from deltaproof.audit.flow.selects import is_where, last_name
 from deltaproof.audit.flow.tiles import is_tile_kernel
 from deltaproof.audit.flow.trace import names_in
+from deltaproof.audit.flow.zero_logs import zero_logs
 from deltaproof.audit.rule import Drop, Hit, Rule, Seen
 
 if TYPE_CHECKING:
@@ -64,6 +70,7 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.module import Module
     from deltaproof.audit.model.project import Project
 
+_LOG = re.compile(r"\blog2?\(")
 _ROOTS = ("sqrt", "sqrt_rn")
 _INVERSE_ROOTS = ("rsqrt",)
 _INTEGERS = ("int8", "uint8", "int16", "int32")
@@ -75,12 +82,15 @@ class UnguardedDivision(Rule):
 
     code = "HZ601"
     name = "unguarded-division"
-    triggers = ("triton", "tilelang", "cutlass")
+    triggers = ("triton", "tilelang", "cutlass", ".log()", "torch.log(")
 
     def check(self, module: Module, project: Project) -> Iterator[Seen]:
         """Yield divisions by what can be zero."""
         tiles = "tilelang" in module.text
-        for function in module.functions:
+        kernels = any(each in module.text for each in ("triton", "tilelang", "cutlass"))
+        for function in module.functions if _LOG.search(module.text) else ():
+            yield from _logs(function)
+        for function in module.functions if kernels else ():
             if not function.is_kernel and not (tiles and is_tile_kernel(function)):
                 yield from _host(function)
                 continue
@@ -94,6 +104,18 @@ class UnguardedDivision(Rule):
                         yield Drop(module, node, function, "an integer beside its stored scale, 0 for a row of zeros")
                     else:
                         yield hit
+
+
+def _logs(function: Function) -> Iterator[Seen]:
+    for node, of, why in zero_logs(function):
+        yield Hit(
+            function.module,
+            node,
+            function,
+            f"`{ast.unparse(node)}` {why}; nothing keeps `{ast.unparse(of)}` above zero.",
+            "likely",
+            "Bound the argument from below, select zero there, or stay in the log domain (`logsumexp`).",
+        )
 
 
 def _host(function: Function) -> Iterator[Seen]:

@@ -545,3 +545,24 @@ def test_a_loops_counter_is_no_length(mask: str, turns: str, count: int) -> None
     found = hits(RULE, HEAD.replace("MASK", mask).replace("TURNS", turns))
     assert len(found) == count
     assert all("a loop's counter; a sibling keeps this index below `T`" in hit.message for hit in found)
+
+
+FLAT = """
+    @triton.jit
+    def kernel(k, g, h, s_h, T: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, NT: tl.constexpr):
+        i_k, i_bh = tl.program_id(0), tl.program_id(1)
+        b_h = tl.zeros([BK], dtype=tl.float32)
+        for i_t in range(NT):
+            p_k = tl.make_block_ptr(k + i_bh * s_h, (K, T), (1, K), (i_k * BK, i_t * BT), (BK, BT), (0, 1))
+            p_g = tl.make_block_ptr(g + i_bh * s_h, (T * K,), (1,), (ROW * K + i_k * BK,), (BK,), (0,))
+            b_h *= tl.exp(tl.load(p_g, boundary_check=(0,)))
+            b_h += tl.sum(tl.load(p_k, boundary_check=(0, 1)), 1)
+        tl.store(h + i_bh * K + i_k * BK + tl.arange(0, BK), b_h, mask=i_k * BK + tl.arange(0, BK) < K)
+"""
+
+
+def test_a_row_of_a_flat_block_is_not_bounded_by_the_number_of_all_elements() -> None:
+    (found,) = hits(RULE, FLAT.replace("ROW", "(i_t * BT + BT - 1)"))
+    assert "it is the last row of a whole tile" in found.message
+    assert hits(RULE, FLAT.replace("ROW", "(tl.minimum(i_t * BT + BT, T) - 1)")) == []
+    assert hits(RULE, FLAT.replace("ROW", "(i_t * BT)")) == []

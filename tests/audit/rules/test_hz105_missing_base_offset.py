@@ -335,3 +335,29 @@ def quantize(x):
 def test_a_stride_of_one_needs_no_factor() -> None:
     assert hits(RULE, VECTOR.format(shape="x.shape[0]")) == []
     assert len(hits(RULE, VECTOR.format(shape="(x.shape[0], 2)"))) == 1
+
+
+GROUPED = """
+    @triton.jit
+    def kernel(k, g, a_log, o, T, H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr):
+        i_nh = tl.program_id(0)
+        i_n, i_hv = i_nh // HV, i_nh % HV
+        i_h = i_hv // (HV // H)
+        o_k = tl.arange(0, K)
+        bos = i_n * T
+        b_k = tl.load(k + (bos * H + i_h) * K + o_k)
+        b_g = tl.load(g + (bos * HV + i_hv) * K + o_k)
+        b_a = tl.load(a_log + VECTOR)
+        tl.store(o + (bos * HV + i_hv) * K + o_k, JOINED)
+"""
+
+
+def test_a_vector_of_values_that_goes_by_the_smaller_head_index_is_found() -> None:
+    code = GROUPED.replace("JOINED", "b_k * (tl.exp(b_a) * b_g)")
+    (found,) = hits(RULE, code.replace("VECTOR", "i_h"))
+    assert "`a_log` goes by `i_h` and is combined with `g`, which goes by `i_hv`" in found.message
+    assert hits(RULE, code.replace("VECTOR", "i_hv")) == []
+
+
+def test_a_vector_that_scales_what_goes_by_the_same_head_index_is_silent() -> None:
+    assert hits(RULE, GROUPED.replace("JOINED", "(b_k * b_a) * b_g").replace("VECTOR", "i_h")) == []

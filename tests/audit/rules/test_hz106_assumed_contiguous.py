@@ -246,3 +246,84 @@ def test_a_check_that_is_not_called(test):
     assert hit.verdict == "proven"
     assert hits(RULE, code.replace("is_contiguous", "is_contiguous()")) == []
     assert hits(RULE, "import triton\n\ndef host(x):\n    ask = x.is_contiguous\n    return ask()\n") == []
+
+
+def test_an_output_that_is_a_copy_is_found() -> None:
+    code = """
+    def lost(kv, heads, dim, norm, weight):
+        norm(kv[:, :heads, :].reshape(-1, dim), weight, out=kv[:, :heads, :].reshape(-1, dim))
+
+
+    def named(kv, heads, norm, weight):
+        head = kv[:, :heads]
+        norm(head, weight, out=head.contiguous())
+
+
+    def selected(kv, length):
+        kv[length > 0].mul_(2)
+    """
+    found = hits(RULE, code)
+    assert [each.function.name for each in found] == ["lost", "named", "selected"]
+    assert "reshape() of `kv[:, :heads, :]` gives a new tensor" in found[0].message
+
+
+def test_an_output_that_is_a_view_or_is_taken_is_silent() -> None:
+    code = """
+    def view(kv, heads, dim, norm, weight, i):
+        norm(kv, weight, out=kv[:, :heads, :].view(-1, dim))
+        norm(kv, weight, out=kv.reshape(-1, dim))
+        norm(kv, weight, out=kv[:heads].contiguous())
+        norm(kv, weight, out=kv[i, :heads].contiguous())
+
+
+    def split(qkv, size, heads, dim, norm, weight):
+        norm(qkv, weight, out=qkv[:, :size].reshape(-1, heads, dim))
+
+
+    def taken(kv, heads, dim, norm, weight):
+        kv[:, :heads, :] = norm(kv, weight, out=kv[:, :heads, :].reshape(-1, dim)).view(-1, heads, dim)
+
+
+    def copied_back(kv, heads, dim, norm, weight):
+        buffer = kv[:, :heads, :].reshape(-1, dim)
+        norm(kv, weight, out=buffer)
+        kv[:, :heads, :] = buffer.view(-1, heads, dim)
+
+
+    def selected(kv, length):
+        kv[length > 0] = kv[length > 0].mul_(2)
+    """
+    assert hits(RULE, code) == []
+
+
+EXPANDED = """
+    def gemm(a, b, scale, out, m, k):
+        module = get_gemm_module()
+        s = scale.view(1, 1).expand(m, k){after}
+        module.run(a, b, s, out)
+"""
+
+
+def test_an_expanded_tensor_given_to_compiled_code_is_found() -> None:
+    assert len(hits(RULE, EXPANDED.format(after=""))) == 1
+    assert hits(RULE, EXPANDED.format(after=".contiguous()")) == []
+    assert hits(RULE, EXPANDED.format(after="").replace("get_gemm_module()", "Runner()")) == []
+
+
+def test_an_expanded_tensor_of_a_kernel_that_gets_no_strides_is_found() -> None:
+    code = """
+    @triton.jit
+    def kernel(s, o, D: tl.constexpr):
+        i = tl.program_id(0)
+        d = tl.arange(0, D)
+        tl.store(o + i * D + d, tl.load(s + i * D + d))
+
+
+    def run(x, scale):
+        s = scale.expand(x.shape[0], x.shape[1])
+        o = torch.empty_like(x)
+        kernel[(x.shape[0],)](s, o, x.shape[1])
+        return o
+    """
+    assert len(hits(RULE, code)) == 1
+    assert hits(RULE, code.replace("x.shape[1])\n        o", "x.shape[1]).contiguous()\n        o")) == []

@@ -114,3 +114,62 @@ def mean(loss, target, q, k, ignore_index=-100):
 )
 def test_host_code_that_divides_by_what_it_counts_or_sums(total, before, value, found):
     assert len(hits(RULE, COUNT.format(total=total, before=before, value=value))) == found
+
+
+KL = """
+    @triton.jit
+    def kernel(y, target, loss, n, B: tl.constexpr):
+        o = tl.arange(0, B)
+        b_y = tl.load(y + o, mask=o < n, other=0.0)
+        b_t = tl.load(target + o, mask=o < n, other=0.0)
+        b_l = LOSS
+        tl.store(loss, tl.sum(b_l, axis=0))
+"""
+
+
+def test_a_probability_times_its_own_logarithm_is_found() -> None:
+    (found,) = hits(RULE, KL.replace("LOSS", "b_t * (tl.log(b_t) - b_y)"))
+    assert "zero times infinity is NaN" in found.message
+    assert len(hits(RULE, KL.replace("LOSS", "tl.log(b_t) - b_y"))) == 1
+
+
+def test_a_logarithm_that_is_bounded_or_selected_is_silent() -> None:
+    for loss in (
+        "b_t * (tl.log(tl.maximum(b_t, 1e-10)) - b_y)",
+        "tl.where(b_t > 0, b_t * (tl.log(b_t) - b_y), 0.0)",
+        "b_t * (tl.log(b_t + 1e-10) - b_y)",
+        "b_y * tl.log(1 + tl.exp(b_y))",
+    ):
+        assert hits(RULE, KL.replace("LOSS", loss)) == [], loss
+
+
+def test_logarithms_of_host_code_are_judged_too() -> None:
+    code = """
+    def entropy(logits):
+        probs = logits.softmax(-1)
+        return -(probs * torch.log(probs)).sum()
+
+
+    def mixture(s, t, w):
+        mean = (1 - w) * s.exp() + w * t.exp()
+        return mean.log()
+    """
+    assert [each.function.name for each in hits(RULE, code)] == ["entropy", "mixture"]
+
+
+def test_logarithms_of_host_code_that_are_kept_from_zero_are_silent() -> None:
+    code = """
+    def entropy(logits):
+        probs = logits.softmax(-1)
+        return -(probs * torch.log(probs.clamp(min=1e-8))).sum()
+
+
+    def merged(s, t):
+        m = torch.maximum(s, t)
+        return (torch.exp(s - m) + torch.exp(t - m)).log() + m
+
+
+    def softplus(s):
+        return torch.log(1 + s.exp())
+    """
+    assert hits(RULE, code) == []
