@@ -138,7 +138,9 @@ def _mismatch(access: Access, own: list[Bounded], every: list[Bounded]) -> Itera
             if equal:
                 if len(same) == len(equal) == 1 and _counts_only(access, equal[0], sibling):
                     yield Mismatch(access, equal[0], sibling)
-            elif not any(_enough(access, each, sibling) for each in same) and not _tested(access, sibling):
+            elif not any(
+                _reads_alike(each, sibling) or _enough(access, each, sibling) for each in same
+            ) and not _tested(access, sibling):
                 yield Mismatch(access, same[0], sibling)
 
 
@@ -156,6 +158,11 @@ def _runs(function: Function, index: Poly) -> bool:
 def _goes_by(whole: Poly, each: Bounded) -> bool:
     """Return whether a pointer holds an index, at one stride."""
     return any(True for _ in strides(whole, each.index))
+
+
+def _reads_alike(own: Bounded, sibling: Bounded) -> bool:
+    """Return whether two bounds are of the same name and limit, of which a loop moves the index along with a pointer."""
+    return own.name == sibling.name and text(own.high) == text(sibling.high)
 
 
 def _enough(access: Access, own: Bounded, sibling: Bounded) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import Access, accesses
+from deltaproof.audit.flow.arm_ranges import in_every_arm
 from deltaproof.audit.flow.bounds import covered, guarded_tile
 from deltaproof.audit.flow.grids import grid_elements
 from deltaproof.audit.flow.polynomials import Atom, Poly, dividends, indices, ranges
@@ -94,6 +95,7 @@ def overhangs(project: Project, kernel: Function, kinds: tuple[str, ...]) -> Ite
     if any(each is None for each in within) or any(each.block is not None for each in known):
         return
     bounded = {text for each in within if each is not None for text, _ in each}
+    bounded |= in_every_arm(kernel)
     launches = project.launches_of(kernel)
     for access in known:
         if access.kind not in kinds:

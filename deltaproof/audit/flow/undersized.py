@@ -79,6 +79,8 @@ def undersized(module: Module, project: Project) -> Iterator[Undersized]:
                 dimension = given.get(param)
                 if not isinstance(dimension, ast.Name) or not known or dimension.id in known:
                     continue
+                if _factor_of(launch.host, dimension.id, known):
+                    continue
                 if not _is_other(launch.host, dimension) and not _names(launch.host, dimension) & known:
                     yield Undersized(handed.id, made, launch, store, param, dimension.id)
                     break
@@ -109,6 +111,20 @@ def _names(host: Function, expr: ast.expr) -> set[str]:
         if isinstance(node, ast.Name):
             found |= names_in(resolved(host, node))
     return found
+
+
+def _factor_of(host: Function, dimension: str, known: set[str]) -> bool:
+    """Return whether a function asserts that one of the buffer's dimensions is a product that holds this one."""
+    for node in host.nodes:
+        if not isinstance(node, ast.Assert) or not isinstance(node.test, ast.Compare):
+            continue
+        sides = [node.test.left, node.test.comparators[0]]
+        for whole, parts in (sides, sides[::-1]):
+            product = isinstance(parts, ast.BinOp) and isinstance(parts.op, ast.Mult)
+            if product and isinstance(node.test.ops[0], ast.Eq) and ast.unparse(whole) in known:
+                if dimension in names_in(parts):
+                    return True
+    return False
 
 
 def _is_other(host: Function, name: ast.Name) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
+from deltaproof.audit.flow.access import Access, accesses
 from deltaproof.audit.flow.polynomials import Poly, indices, text
 from deltaproof.audit.flow.trace import called_name, resolved
 from deltaproof.audit.model.source import Unreadable
@@ -12,6 +13,7 @@ from deltaproof.audit.model.source import Unreadable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from deltaproof.audit.flow.bounds import Bound
     from deltaproof.audit.model.function import Function, Launch
     from deltaproof.audit.model.project import Project
 
@@ -106,4 +108,35 @@ def before_own_tile(kernel: Function, index: Poly, extent: str) -> bool:
             stop = known.of(given[1])
             if all({"pid", "name"} == {one.kind for one in product} and len(product) == 2 for product, _ in stop):
                 return any(one.text == extent for product, _ in stop for one in product)
+    return False
+
+
+def peeled(access: Access, sibling: Bound, extent: str) -> bool:
+    """Return whether a loop takes the whole tiles only: it ends early, and the same base is read masked outside it."""
+    function = access.function
+    loop = next((each for each in function.ancestors(access.call) if isinstance(each, ast.For)), None)
+    if loop is None or not isinstance(loop.iter, ast.Call) or not loop.iter.args:
+        return False
+    around = list(function.ancestors(sibling.access.call))
+    if loop in around or any(each in around for each in loop.body):
+        return False
+    plain = [each for each in loop.iter.args if not isinstance(each, ast.Starred)]
+    end = resolved(function, plain[0] if len(plain) == 1 else plain[1]) if plain else loop.iter
+    if not _ends_early(end, extent):
+        return False
+    return any(
+        each.mask is not None and each.base == access.base and loop not in function.ancestors(each.call)
+        for each in accesses(function)
+        if each.kind == access.kind
+    )
+
+
+def _ends_early(end: ast.expr, extent: str) -> bool:
+    """Return whether a loop's end is a length less something, or a number of tiles rounded down or less one."""
+    if isinstance(end, ast.BinOp) and isinstance(end.op, ast.FloorDiv):
+        return ast.unparse(end.right) == extent and not isinstance(end.left, ast.BinOp)
+    if isinstance(end, ast.BinOp) and isinstance(end.op, ast.Sub):
+        return True
+    if isinstance(end, ast.Call) and ast.unparse(end.func).rpartition(".")[2] in ("min", "minimum"):
+        return bool(end.args) and all(isinstance(each, ast.BinOp) and isinstance(each.op, ast.Sub) for each in end.args)
     return False

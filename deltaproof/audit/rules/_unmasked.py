@@ -12,7 +12,7 @@ from deltaproof.audit.flow.polynomials import text
 from deltaproof.audit.flow.rounding import Overhang, exact, overhangs
 from deltaproof.audit.flow.single_rows import Row, past_rows
 from deltaproof.audit.flow.trace import resolved
-from deltaproof.audit.flow.whole_tiles import before_own_tile, divided, whole_powers
+from deltaproof.audit.flow.whole_tiles import before_own_tile, divided, peeled, whole_powers
 from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
@@ -52,6 +52,8 @@ def _dismissed(module: Module, project: Project, kernel: Function, gap: Gap) -> 
     extent, limit = gap.range.text, gap.sibling.limit
     if before_own_tile(kernel, gap.sibling.index, extent):
         return Drop(module, gap.access.call, kernel, f"the loop ends with the whole tiles of `{extent}` before its own")
+    if peeled(gap.access, gap.sibling, extent):
+        return Drop(module, gap.access.call, kernel, f"the loop ends with the whole tiles of `{extent}`")
     if divided(project, kernel, extent, limit):
         return Drop(module, gap.access.call, kernel, f"every launch chooses a `{extent}` that divides `{limit}`")
     launches = project.launches_of(kernel)

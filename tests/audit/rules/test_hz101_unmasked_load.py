@@ -566,3 +566,47 @@ def test_a_row_of_a_flat_block_is_not_bounded_by_the_number_of_all_elements() ->
     assert "it is the last row of a whole tile" in found.message
     assert hits(RULE, FLAT.replace("ROW", "(tl.minimum(i_t * BT + BT, T) - 1)")) == []
     assert hits(RULE, FLAT.replace("ROW", "(i_t * BT)")) == []
+
+
+STEPPED = """
+    @triton.jit
+    def kernel(g, o, N, K, ONE: tl.constexpr, TN: tl.constexpr, TK: tl.constexpr):
+        o_k = tl.program_id(0) * TK + tl.arange(0, TK)
+        if ONE:
+            o_n = tl.arange(0, TN)
+            off = o_n[:, None] * K + o_k
+            s = tl.load(g + off, mask=(o_n < N)[:, None] & (o_k < K), other=0)
+        else:
+            o_n = tl.arange(0, TN)
+            off = o_n[:, None] * K + o_k
+            s = tl.zeros((TN, TK), tl.float32)
+            for _ in range(0, N, TN):
+                s += tl.load(g + off, mask=(o_n < N)[:, None] & (o_k < K), other=0)
+                o_n += TN
+                off += TN * K
+        tl.store(o + o_k, tl.sum(s, 0), mask=o_k < K)
+"""
+
+
+def test_an_index_and_its_offsets_step_together_in_one_arm() -> None:
+    assert hits(RULE, STEPPED) == []
+
+
+PEELED = """
+    @triton.jit
+    def kernel(x, y, N, BN: tl.constexpr):
+        offset = tl.arange(0, BN)
+        acc = tl.zeros((BN,), tl.float32)
+        for _ in range(0, TURNS):
+            acc += tl.load(x + offset)
+            offset += BN
+        acc += tl.load(x + offset, mask=offset < N, other=0)
+        tl.store(y, tl.sum(acc, 0))
+"""
+
+
+@pytest.mark.parametrize(
+    ("turns", "count"), [("N // BN", 0), ("tl.cdiv(N, BN) - 1", 0), ("tl.cdiv(N, BN)", 1), ("(N + BN - 1) // BN", 1)]
+)
+def test_whole_tiles_before_a_masked_one_need_no_mask(turns: str, count: int) -> None:
+    assert len(hits(RULE, PEELED.replace("TURNS", turns))) == count

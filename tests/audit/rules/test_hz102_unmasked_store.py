@@ -171,3 +171,50 @@ def test_the_mask_of_a_store_bounds_the_index_that_its_pointer_goes_by(mask: str
     found = hits(RULE, code)
     assert len(found) == count
     assert all("is stored by `o_t`, but its mask bounds `o_s`" in hit.message for hit in found)
+
+
+DIAGONAL = """
+    @triton.jit
+    def kernel(x, y, N, M, diagonal: tl.constexpr, BLOCK: tl.constexpr):
+        idx = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        if diagonal >= 0:
+            row = idx
+            col = row + diagonal
+        else:
+            col = idx
+            row = col - diagonal
+        b = tl.load(x + row * M + col, mask=(row < N) & (col < M), other=0)
+        tl.store(y + idx, b, mask=MASK)
+
+
+    def diag(x, diagonal):
+        n = min(*x.shape) - abs(diagonal)
+        y = torch.empty(n)
+        kernel[(triton.cdiv(n, 128),)](x, y, x.shape[0], x.shape[1], diagonal, BLOCK=128)
+        return y
+"""
+
+
+def test_lanes_are_bounded_by_a_name_that_branches_make_differently() -> None:
+    assert hits(RULE, DIAGONAL.replace("MASK", "(row < N) & (col < M)")) == []
+
+
+RATIO = """
+    @triton.jit
+    def kernel(x, y, T, R, D: tl.constexpr):
+        i_h, i_t = tl.program_id(0), tl.program_id(1)
+        o_d = tl.arange(0, D)
+        tl.store(y + (i_t * R + i_h) * D + o_d, tl.load(x + i_t * D + o_d))
+
+
+    def repeat(x, heads, ratio, tokens, value_heads, width):
+        CHECK
+        y = torch.empty((tokens, value_heads, width))
+        kernel[(heads, tokens)](x, y, tokens, ratio, D=width)
+        return y
+"""
+
+
+@pytest.mark.parametrize(("check", "count"), [("pass", 1), ("assert value_heads == heads * ratio", 0)])
+def test_a_dimension_may_be_a_product_that_the_host_asserts(check: str, count: int) -> None:
+    assert len(hits(RULE, RATIO.replace("CHECK", check))) == count
