@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.trace import names_in
+from deltaproof.audit.model.names import snaked
 
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
@@ -217,7 +218,7 @@ def of_table(function: Function, expr: ast.expr) -> Size | None:
 
     A table of pairs holds the sequence first and the place in it second.
     """
-    names = names_in(expr)
+    names = {snaked(name) for name in names_in(expr)}
     for pattern, size in _TABLES:
         named = [name for name in names if pattern.match(name)]
         if not named:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 KEY_FUNCTION = re.compile(r"(^|_)(key|keys|cache_?key|key_?fn|key_?func)(_|$)|_hash_?key", re.I)
 """Names of functions that make a key."""
 
+_HASHING = re.compile(r"(^|_)(hash|digest|fingerprint)$", re.I)
 _SCALAR = re.compile(r"\b(int|float|bool|str|dtype|Literal)\b")
 _OPAQUE = re.compile(r"Tensor|Callable|Iterable|Iterator|Array")
 _IRRELEVANT = re.compile(
@@ -188,9 +189,18 @@ def _maker(module: Module, function: Function, call: ast.Call, name: str) -> tup
     return function, call
 
 
+def _hands_out_digest(function: Function) -> bool:
+    """Return whether a function returns a digest of a hash, told by itself: what is kept under it is its key."""
+    value = _returned(function)
+    return value is not None and any(
+        isinstance(node, ast.Attribute) and node.attr in ("hexdigest", "digest") for node in ast.walk(value)
+    )
+
+
 def source_only(function: Function) -> ast.Call | None:
     """Return the call that reads a function's source for a key, where nothing reads what the function closes over."""
-    if not (KEY_FUNCTION.search(function.name) or function.name == "__hash__"):
+    named = KEY_FUNCTION.search(function.name) or function.name == "__hash__"
+    if not named and not (_HASHING.search(function.name) and _hands_out_digest(function)):
         return None
     if not function.calls_of(*_HASHES) or re.search(r"__closure__|getclosurevars|co_freevars", function.module.text):
         return None

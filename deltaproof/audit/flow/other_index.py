@@ -161,7 +161,7 @@ def _goes_by(whole: Poly, each: Bounded) -> bool:
 
 
 def _reads_alike(own: Bounded, sibling: Bounded) -> bool:
-    """Return whether two bounds are of the same name and limit, of which a loop moves the index along with a pointer."""
+    """Return whether two bounds are of one name and limit: a loop moves the index along with a pointer."""
     return own.name == sibling.name and text(own.high) == text(sibling.high)
 
 

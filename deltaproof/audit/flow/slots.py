@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.access import accesses
 from deltaproof.audit.flow.trace import MOST, called_name
+from deltaproof.audit.model.names import snaked
 
 if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
@@ -24,7 +25,7 @@ _NO_SLOT = re.compile(
 
 def is_slot_name(name: str) -> bool:
     """Return whether a name is that of a tensor of slot indices, as ``state_indices`` or ``slot_ids_ptr``."""
-    lowered = name.lower()
+    lowered = snaked(name).lower()
     return _SLOT.search(lowered) is not None and _NO_SLOT.search(lowered) is None
 
 

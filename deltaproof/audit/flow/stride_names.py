@@ -13,6 +13,10 @@ _STRIDE = re.compile(r"^(?:strides?_|s_)(\w+)$|^(\w+?)_strides?(?:_(\w+))?$", re
 _POINTER = re.compile(r"(_?ptrs?|_?tensor|_?pointer)$", re.IGNORECASE)
 
 
+_LETTERS = {"o": ("out", "output"), "q": ("query",), "k": ("key",), "v": ("value",)}
+"""First letters that stand for a tensor's name, where no other tensor is called so."""
+
+
 @dataclass(frozen=True)
 class Owned:
     """A stride parameter.
@@ -45,6 +49,10 @@ def owned_strides(function: Function) -> dict[str, Owned]:
             continue
         stem = (match[1] or f"{match[2]}_{match[3] or ''}").lower().strip("_")
         fits = [name for name in tensors if name and (stem == name or stem.startswith(name))]
+        first = _LETTERS.get(stem.partition("_")[0], ())
+        if "_" in stem and not fits and len(whole := [name for name in tensors if name in first]) == 1:
+            kept[param.name] = Owned(param.name, tensors[whole[0]], stem.partition("_")[2])
+            continue
         for tensor in sorted(fits, key=len, reverse=True)[:1]:
             axis = stem[len(tensor) :].strip("_")
             if stem == tensor or stem[len(tensor)] == "_" or len(axis) <= 3:

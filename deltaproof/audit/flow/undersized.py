@@ -121,9 +121,10 @@ def _factor_of(host: Function, dimension: str, known: set[str]) -> bool:
         sides = [node.test.left, node.test.comparators[0]]
         for whole, parts in (sides, sides[::-1]):
             product = isinstance(parts, ast.BinOp) and isinstance(parts.op, ast.Mult)
-            if product and isinstance(node.test.ops[0], ast.Eq) and ast.unparse(whole) in known:
-                if dimension in names_in(parts):
-                    return True
+            if not product or not isinstance(node.test.ops[0], ast.Eq):
+                continue
+            if ast.unparse(whole) in known and dimension in names_in(parts):
+                return True
     return False
 
 

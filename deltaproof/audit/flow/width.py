@@ -18,6 +18,7 @@ from deltaproof.audit.flow.long_data import long_data
 from deltaproof.audit.flow.narrow_tables import narrow_table
 from deltaproof.audit.flow.strides import stride_size
 from deltaproof.audit.flow.trace import called_name
+from deltaproof.audit.flow.wide_helpers import widens
 from deltaproof.audit.model.names import dotted
 
 if TYPE_CHECKING:
@@ -154,7 +155,10 @@ class Widths:
         name = called_name(self.function, call)
         last = name.rpartition(".")[2] or (call.func.attr if isinstance(call.func, ast.Attribute) else "")
         if last == "program_id":
-            return self._program(call)
+            found = self._program(call)
+            if found and widens(self.function, self.project, name):
+                return [replace(each, wide=True, roots=()) for each in found]
+            return found
         if last in ("to", "cast") and isinstance(call.func, ast.Attribute) and len(call.args) == 1:
             return self._cast(call, call.func.value, call.args[0])
         if last == "cast" and len(call.args) >= 2:

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
+from functools import lru_cache
+
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
+
+
+@lru_cache(maxsize=1 << 14)
+def snaked(name: str) -> str:
+    """Return a name in camel case as one in snake case: ``StateIndices`` → ``state_indices``; others as they are."""
+    return _HUMP.sub("_", name).lower() if _HUMP.search(name) else name
 
 
 def dotted(expr: ast.AST) -> str:

@@ -49,6 +49,7 @@ from typing import TYPE_CHECKING
 
 from deltaproof.audit.flow.guards import guards
 from deltaproof.audit.flow.host_sizes import grid_axes
+from deltaproof.audit.flow.row_counts import is_rows
 from deltaproof.audit.flow.trace import called_name, names_in, resolved
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
@@ -129,6 +130,8 @@ class OversizedGridAxis(Rule):
             named = isinstance(part, ast.Name) and _TOKENS.match(part.id) and not _SMALL.search(part.id)
             if named and not all(isinstance(value, ast.Constant) for value in _values(host, part) or [part]):
                 return "the number of tokens"
+            if is_rows(host, part):
+                return "the number of rows of a flattened tensor"
         return None
 
 

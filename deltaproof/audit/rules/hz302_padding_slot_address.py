@@ -63,6 +63,7 @@ from deltaproof.audit.flow.access import accesses
 from deltaproof.audit.flow.slot_guards import SlotGuards
 from deltaproof.audit.flow.slots import is_slot_name, slot_reads, tainted_names, touches, uses, walk_values
 from deltaproof.audit.flow.trace import alternatives
+from deltaproof.audit.model.names import snaked
 from deltaproof.audit.rule import Drop, Hit, Quote, Rule, Seen
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class PaddingSlotAddress(Rule):
     stable = True
     triggers = (
         "slot",
+        "Slot",
+        "StateI",
         "state_i",
         "states_i",
         "cache_i",
@@ -90,8 +93,7 @@ class PaddingSlotAddress(Rule):
         "conv_i",
         "ssm_i",
         "batch_i",
-        "h0_i",
-        "h0_o",
+        "h0_",
         "initial_i",
         "seq_id",
         "segment_id",
@@ -157,7 +159,7 @@ class PaddingSlotAddress(Rule):
                     )
 
     def _sequences(self, module: Module, function: Function) -> Iterator[Seen]:
-        names = [param.name for param in function.params if _SEQUENCE.search(param.name.lower())]
+        names = [param.name for param in function.params if _SEQUENCE.search(snaked(param.name).lower())]
         if not names:
             return
         loads = [access for access in accesses(function) if access.kind == "load" and access.base in names]

@@ -112,7 +112,7 @@ class IncompleteCacheKey(Rule):
         """Yield keys that two different things share."""
         text = module.text
         binaries = "sha256(" in text or "md5(" in text
-        keys = "_key" in text or "__hash__" in text
+        keys = "_key" in text or "__hash__" in text or "getsource(" in text
         stores = keys or "data_ptr(" in text or "compile" in text or _ID.search(text)
         if keys:
             yield from made_keys(module)

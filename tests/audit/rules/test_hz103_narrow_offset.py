@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 
+from deltaproof.audit.flow.dimensions import of_table
 from deltaproof.audit.rules.hz103_narrow_offset import RULE
 from tests.audit.rules.snippets import drops, examples, hits
 
@@ -267,3 +270,33 @@ def test_a_ragged_slice_of_a_cutile_parameter() -> None:
     """
     assert len(hits(RULE, code.replace("{how}", ""))) == 1
     assert hits(RULE, code.replace("{how}", ": ct.IndexedWithInt64")) == []
+
+
+@pytest.mark.parametrize("name", ["QStartLoc", "q_start_loc"])
+def test_tables_in_camel_case_are_known(name: str) -> None:
+    size = of_table(None, ast.parse(f"{name} + i", mode="eval").body)  # type: ignore[arg-type]
+    assert size is not None and size.tokens
+
+
+WRAPPED = """
+    @triton.jit
+    def program_id(axis: int) -> tl.tensor:
+        return tl.program_id(axis)CAST
+
+
+    @triton.jit
+    def kernel(x, y, T, H, D: tl.constexpr):
+        i_b, i_t = program_id(0), program_id(1)
+        o_d = tl.arange(0, D)
+        tl.store(y + (i_b * T + i_t) * H * D + o_d, tl.load(x + (i_b * T + i_t) * H * D + o_d))
+
+
+    def copy(x, y):
+        B, T, H, D = x.shape
+        kernel[(B, T)](x, y, T, H, D)
+"""
+
+
+@pytest.mark.parametrize(("cast", "wide"), [("", False), (".to(tl.int64)", True)])
+def test_a_helper_that_returns_64_bits_widens(cast: str, wide: bool) -> None:
+    assert (hits(RULE, WRAPPED.replace("CAST", cast)) == []) == wide

@@ -101,3 +101,29 @@ def test_each_arm_of_a_conditional_size() -> None:
 def test_sequences_by_name_count_with_heads_only() -> None:
     assert len(hits(RULE, launch("(1, num_seqs * num_heads)"))) == 1
     assert hits(RULE, launch("(1, num_seqs, num_heads)")) == []
+
+
+ROWS = """
+    def gelu(x, y):
+        assert x.dim() == 2
+        M, N = SIZES
+        gelu_kernel[GRID](x, y, N, 512)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "grid", "count"),
+    [
+        ("x.size(0), x.size(1)", "(triton.cdiv(N, 512), M)", 1),
+        ("x.shape", "(triton.cdiv(N, 512), M)", 1),
+        ("x.shape", "(M, triton.cdiv(N, 512))", 0),
+        ("x.shape[1], x.shape[0]", "(triton.cdiv(N, 512), M)", 0),
+    ],
+)
+def test_rows_of_a_tensor_of_two_dimensions_count_under_any_name(sizes: str, grid: str, count: int) -> None:
+    assert len(hits(RULE, ROWS.replace("SIZES", sizes).replace("GRID", grid))) == count
+
+
+def test_a_weight_has_few_rows() -> None:
+    code = ROWS.replace("SIZES", "weight.shape").replace("GRID", "(1, M)").replace("assert x", "assert weight")
+    assert hits(RULE, code.replace("gelu(x, y)", "gelu(weight, x, y)")) == []

@@ -255,3 +255,20 @@ def test_sequence_numbers_whose_padding_meets_padding_only():
         tl.store(o + o_t, tl.where(same, 1.0, 0.0))
     """
     assert hits(RULE, kernel) == []
+
+
+CAMEL = """
+    @triton.jit
+    def kernel(State, StateIndices, X, D, BD: tl.constexpr):
+        i_b = tl.program_id(0)
+        o_d = tl.arange(0, BD)
+        slot = tl.load(StateIndices + i_b)
+        GUARD
+        b_x = tl.load(X + i_b * D + o_d, mask=o_d < D, other=0)
+        tl.store(State + slot * D + o_d, b_x, mask=o_d < D)
+"""
+
+
+@pytest.mark.parametrize(("guard", "count"), [("pass", 1), ("if slot < 0:\n            return", 0)])
+def test_names_in_camel_case_read_as_those_in_snake_case(guard: str, count: int) -> None:
+    assert len(hits(RULE, CAMEL.replace("GUARD", guard))) == count

@@ -462,3 +462,18 @@ def test_a_cache_of_masks_is_keyed_as_those_beside_it():
     assert [each.verdict for each in hits(RULE, code.replace("KEY", "tuple(lengths)"))] == ["possible"]
     assert hits(RULE, code.replace("KEY", "(device, tuple(lengths))")) == []
     assert hits(RULE, code.replace("KEY", "tuple(lengths)").replace("_INFO[device]", "_INFO[0]")) == []
+
+
+HASH = """
+    import inspect
+    from hashlib import md5
+
+
+    def kernel_hash(fn):
+        return md5(WHAT.encode()).hexdigest()
+"""
+
+
+@pytest.mark.parametrize(("what", "count"), [("inspect.getsource(fn)", 1), ("fn.cache_key", 0)])
+def test_a_digest_of_a_source_is_a_key_under_the_name_of_hash_too(what: str, count: int) -> None:
+    assert len(hits(RULE, HASH.replace("WHAT", what))) == count
