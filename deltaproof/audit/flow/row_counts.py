@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from deltaproof.audit.model.function import Function
 
 _WEIGHT = re.compile(
-    r"(^|_)(w\d?|wq|wk|wv|weights?|qweight|scales?|zeros|bias|table|cache|pool|lut|codebook|b|B)(_|$)", re.I
+    r"(^|_)(w\d?|wq|wk|wv|\w*weights?|scales?|zeros|bias|table|cache|pool|lut|codebook|b|B)(_|$)", re.I
 )
-_ACTIVATION = re.compile(r"^(x|inputs?|inp|hidden_states?|hidden|tokens?|gate_up|a|x_2d|x2d|input_tensor)$")
 
 
 def is_rows(host: Function, part: ast.expr) -> bool:
@@ -25,7 +24,7 @@ def is_rows(host: Function, part: ast.expr) -> bool:
     if len(made) != 1 or made[0].value is None or made[0].kind not in ("assign", "unpacked"):
         return False
     tensor = _first_size(made[0].value, made[0].index if made[0].kind == "unpacked" else None)
-    if tensor is None or _WEIGHT.search(tensor) or not _ACTIVATION.match(tensor):
+    if tensor is None or _WEIGHT.search(tensor):
         return False
     return tensor in host.param_names and any(_two_dimensions(test, tensor) for test in _tests(host))
 

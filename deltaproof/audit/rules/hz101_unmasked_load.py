@@ -60,7 +60,8 @@ flashinfer pull requests 3479 and 3788 (``or`` where both coordinates must be in
 
 ## Known limits
 Indices are compared as sums of products; what goes through a remainder, a minimum or a loaded index counts as bounded.
-Left alone are lanes that fill a row of the pointer's own layout, extents that every launch passes exactly or chooses as
+Left alone are whole tiles that a loop takes, if it ends early and the same base is read with a mask outside of it, and
+lanes that fill a row of the pointer's own layout, extents that every launch passes exactly or chooses as
 divisors, sizes that callers restrict to powers of two, and tiles that a condition or a loop's end makes whole. A row
 without lanes counts as bounded if any condition around it tells about the length and about the row. A pointer that
 holds an index that its mask bounds is taken to be bounded by it. The products of TileLang are `T.gemm` on a tile that

@@ -51,7 +51,8 @@ flash-linear-attention #138, #692, #911, #964, #965; flashinfer #3007, #3392, #3
 ## Known limits
 How large a dimension gets is guessed from its name and from the launch, a stride from the shape of its tensor: 4096
 sequences, 131072 tokens in one of them, 4 million in all, 64 heads of size 128; few new tokens where it decodes.
-An index within one sequence is not reported, nor one that the guess leaves below 2**31. The width of a value that is
+An index within one sequence is not reported, nor one that the guess leaves below 2**31. A helper of the tree that
+wraps a program id is wide where all that it returns is cast to 64 bits. The width of a value that is
 loaded and not cast depends on the tensor; it is taken to be wide unless the launch shows an int32 tensor. Rows of
 flattened tensors are not reported in kernels for inference alone, whose batches a server cuts. A row of a CuTe tensor
 is reported where the module shows that the strides are constants: symbolic ones have 64 bits, and those of a TMA

@@ -7,9 +7,9 @@ what was baked in: a compile-time constant, a name that the compiled function cl
 the compiler saw, the dtype, all strides but one, the device whose properties chose the options. And it reports a key
 for compiled binaries that is made from source and target but not from the compiler's options. Functions that make keys
 are read too: a parameter, or a field under a hash of contents, that the built thing depends on and the key ignores; an
-argument of the builder that its key function is not given; a function's source hashed without what it closes over. A
-buffer that is made when there is none must not have the first caller's dtype. What a program is made with before it is
-compiled belongs to the key too, and so does the device of tensors that are kept.
+argument of the builder that its key function is not given; a function's source hashed without what it closes over,
+also in functions called a hash. A buffer that is made when there is none must not have the first caller's dtype. What a
+program is made with before it is compiled belongs to the key too, and so does the device of tensors that are kept.
 
 ## Why it matters
 The second caller with another shape, dtype, stride or device gets the first caller's kernel. It runs without an error

@@ -327,3 +327,24 @@ def test_an_expanded_tensor_of_a_kernel_that_gets_no_strides_is_found() -> None:
     """
     assert len(hits(RULE, code)) == 1
     assert hits(RULE, code.replace("x.shape[1])\n        o", "x.shape[1]).contiguous()\n        o")) == []
+
+
+LETTERS = """
+    @triton.jit
+    def kernel(Q, Out, stride_q_batch, stride_q_head, stride_o_batch, stride_o_head, H, D: tl.constexpr):
+        i_b, i_h = tl.program_id(0), tl.program_id(1)
+        o_d = tl.arange(0, D)
+        q_offset = i_b * stride_q_batch + i_h * stride_q_head
+        tl.store(Out + OFFSET + o_d, tl.load(Q + q_offset + o_d))
+
+
+    def double(q, out):
+        B, H, D = q.shape
+        kernel[(B, H)](q, out, q.stride(0), q.stride(1), out.stride(0), out.stride(1), H, D)
+"""
+
+
+@pytest.mark.parametrize(("offset", "count"), [("q_offset", 1), ("i_b * stride_o_batch + i_h * stride_o_head", 0)])
+def test_strides_of_o_are_those_of_out(offset: str, count: int) -> None:
+    found = hits(RULE, LETTERS.replace("OFFSET", offset))
+    assert len([hit for hit in found if "is passed and unused" in hit.message]) == count
