@@ -49,7 +49,7 @@ def _tensor(function: Function, expr: ast.expr, steps: int) -> str:
         return ""
     if isinstance(expr, ast.Call):
         owner, _, called = dotted(expr.func).rpartition(".")
-        if called in _TENSORS and owner:
+        if called in _TENSORS and function.module.resolve(expr.func).startswith("triton."):
             return owner
         if isinstance(expr.func, ast.Attribute) and expr.func.attr == "to":
             return _tensor(function, expr.func.value, steps - 1)

@@ -57,3 +57,9 @@ def test_a_name_that_a_loop_counts_on_has_no_edit():
     body = "at = bos\n    for _ in range(T):\n        tl.load(x + at * H * K)\n        at += 1"
     found = hits(RULE, KERNEL.format(body=body))
     assert found and [hit.edit for hit in found] == [None] * len(found)
+
+
+def test_a_helpers_namespace_has_no_edit():
+    code = KERNEL.format(body="x += (i_nh * H + i_h) * K * T").replace("tl.program_id", "helpers.program_id")
+    found = hits(RULE, "import helpers\n" + code)
+    assert found and [hit.edit for hit in found] == [None] * len(found)
