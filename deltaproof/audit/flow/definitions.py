@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -229,7 +230,13 @@ class Definitions:
     def definitions(self, name: str) -> list[Definition]:
         """Return every definition of a name in the function, parameters first."""
         found = [self._param[name]] if name in self._param else []
+        return found + self._by_name.get(name, [])
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Definition]]:
+        found: dict[str, list[Definition]] = {}
         for node in self.function.nodes:
             if isinstance(node, ast.stmt):
-                found += [each for each in defined_by(node) if each.name == name]
+                for each in defined_by(node):
+                    found.setdefault(each.name, []).append(each)
         return found

@@ -42,7 +42,7 @@ class Expanded:
 
 def expanded(host: Function, project: Project) -> Iterator[Expanded]:
     """Yield the arguments of launches and extension calls that have axes of stride 0."""
-    if ".expand" not in host.module.text and "broadcast_to" not in host.module.text:
+    if not any(isinstance(call.func, ast.Attribute) and call.func.attr in _EXPANDS for call in host.calls):
         return
     launches = {launch.call: launch for launch in host.launches}
     for call in host.calls:
