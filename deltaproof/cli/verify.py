@@ -17,6 +17,7 @@ from deltaproof.contracts.errors import ContractError
 from deltaproof.reports.replace_file import replace_file, replaceable
 
 if TYPE_CHECKING:
+    from deltaproof.reports.model import VerifyReport
     from deltaproof.reports.source_mutants import SourceMutantsReport
 
 PIPE_WIDTH = 160
@@ -66,7 +67,7 @@ def verify(
     format: Annotated[Format, typer.Option(help="Format of the result.")] = Format.TEXT,
     output: Annotated[
         Path | None,
-        typer.Option(help="File for the result instead of standard output; with --source-mutants written as it runs."),
+        typer.Option(help="File for the result instead of standard output; written as it runs (not with --mutants)."),
     ] = None,
     mutants: Annotated[
         bool, typer.Option("--mutants", help="Verify verify itself: run it on backends broken on purpose.")
@@ -89,6 +90,10 @@ def verify(
     mutant: Annotated[
         list[str] | None, typer.Option(help="Source mutant to try: its id or a pattern with *; may be repeated.")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="JSON result of an earlier run of --source-mutants: its verdicts are taken over."),
+    ] = None,
 ) -> None:
     """Hold a backend to the written contract, with faults injected.
 
@@ -108,10 +113,10 @@ def verify(
     chosen = (tuple(form or ()), tuple(probe or ()), tuple(case or ()))
     if source_mutants:
         _source_mutants(operator, *chosen, backend or "triton", device.value, tier.value, seed, jobs, sample,
-                        minutes, tuple(mutant or ()), format, output)  # fmt: skip
+                        minutes, tuple(mutant or ()), resume, format, output)  # fmt: skip
         return
-    if sample is not None or minutes is not None or mutant:
-        _usage("--sample, --minutes and --mutant: expected together with --source-mutants, got one without it")
+    if sample is not None or minutes is not None or mutant or resume is not None:
+        _usage("--sample, --minutes, --mutant and --resume: expected together with --source-mutants, got one without")
     _verify(operator, chosen[0], backend or "torch", device.value, tier.value, *chosen[1:], seed, workers, format,
             output)  # fmt: skip
 
@@ -132,12 +137,19 @@ def _verify(
         setup = Setup(backend, operator, device, seed, threads=1)
         selection = Selection(find_operator(operator), forms, probes, cases, tier, device, setup.interpreted)
         total = len(selection.tasks()[0])
-        with _progress(total) as advance:
-            report = Runner(setup, selection, jobs, lambda check: advance(check.probe)).run(
-                ["deltaproof", *sys.argv[1:]]
-            )
+        with _Bar(total) as bar:
+            runner = Runner(
+                setup, selection, jobs, lambda check: bar(check.probe),
+                lambda report: _keep(output, lambda: _write_report(report, format, output)),
+            )  # fmt: skip
+            report = runner.run(["deltaproof", *sys.argv[1:]])
     except (ContractError, StartError) as error:
         _usage(str(error))
+    _write_report(report, format, output)
+    raise typer.Exit(exit_code(report))
+
+
+def _write_report(report: VerifyReport, format: Format, output: Path | None) -> None:
     if format is Format.TEXT:
         from deltaproof.reports.text import print_report
 
@@ -146,7 +158,6 @@ def _verify(
         from deltaproof.reports import json_report, markdown
 
         _write((json_report if format is Format.JSON else markdown).render(report), output)
-    raise typer.Exit(exit_code(report))
 
 
 def _mutants(operator: str, jobs: int, seed: int, format: Format, output: Path | None) -> None:
@@ -170,11 +181,12 @@ def _mutants(operator: str, jobs: int, seed: int, format: Format, output: Path |
 def _source_mutants(
     operator: str, forms: tuple[str, ...], probes: tuple[str, ...], cases: tuple[str, ...], backend: str, device: str,
     tier: str, seed: int, jobs: int | None, sample: int | None, minutes: float | None, mutants: tuple[str, ...],
-    format: Format, output: Path | None,
+    resume: Path | None, format: Format, output: Path | None,
 ) -> None:  # fmt: skip
     import torch
 
     from deltaproof.verify.source_mutants.campaign import campaign_for, default_jobs, run
+    from deltaproof.verify.source_mutants.resume import read
 
     if format is Format.MARKDOWN:
         _usage("--format: expected text or json with --source-mutants, got markdown")
@@ -186,9 +198,12 @@ def _source_mutants(
             backend=backend, seed=seed, jobs=jobs or default_jobs(), sample=sample, minutes=minutes,
             mutants=mutants,
         )  # fmt: skip
+        earlier = None if resume is None else read(resume)
         with _Bar(campaign.size()) as bar:
             report = run(
-                campaign, ["deltaproof", *sys.argv[1:]], bar, keep=lambda report: _keep(report, format, output)
+                campaign, ["deltaproof", *sys.argv[1:]], bar,
+                keep=lambda report: _keep(output, lambda: _write_source_mutants(report, format, output)),
+                earlier=earlier,
             )  # fmt: skip
     except ContractError as error:
         _usage(str(error))
@@ -196,10 +211,10 @@ def _source_mutants(
     raise typer.Exit(0 if report.held else 1)
 
 
-def _keep(report: SourceMutantsReport, format: Format, output: Path | None) -> None:
+def _keep(output: Path | None, write: Callable[[], None]) -> None:
     """Write a report that is not whole where the whole one will be: a run that is killed has kept its verdicts."""
     if output is not None and replaceable(output):
-        _write_source_mutants(report, format, output)
+        write()
 
 
 def _write_source_mutants(report: SourceMutantsReport, format: Format, output: Path | None) -> None:
@@ -229,10 +244,6 @@ class _Bar:
 
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
-
-
-def _progress(total: int) -> _Bar:
-    return _Bar(total)
 
 
 def _usage(message: str) -> NoReturn:

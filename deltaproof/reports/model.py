@@ -86,6 +86,7 @@ class VerifyReport(_Model):
 
     schema_name: Literal["deltaproof.verify"] = "deltaproof.verify"
     schema_version: int = SCHEMA_VERSION
+    complete: bool = Field(default=True, description="false: the run did not reach its end; checks are missing")
     operator: str
     contract_version: int
     backend: BackendInfo

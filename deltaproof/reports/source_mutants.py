@@ -47,6 +47,16 @@ class Score(_Model):
     total: int
 
 
+class EarlierRun(_Model):
+    """A run whose verdicts another one took over."""
+
+    command: str
+    machine: dict[str, str]
+    commit: str | None = None
+    seconds: float
+    verdicts: int = Field(description="verdicts that were taken over, from it and from those before it")
+
+
 class SourceMutantsReport(_Model):
     """A run of ``deltaproof verify --source-mutants``, or as much of it as was done when it was cut off."""
 
@@ -84,7 +94,9 @@ class SourceMutantsReport(_Model):
     machine: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     commit: str | None = None
+    sources: str = Field(default="", description="digest of the kernels, the backends and the harness")
     seconds: float = 0.0
+    earlier: list[EarlierRun] = Field(default_factory=list, description="runs that this one went on with, oldest first")
 
     @property
     def held(self) -> bool:

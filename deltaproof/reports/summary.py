@@ -165,7 +165,8 @@ def verdict(report: VerifyReport) -> str:
     """Return one line with every count; what was not analysed is always part of it."""
     counts = report.counts()
     unjudged = ", ".join(f"{counts[status.value]} {status.value}" for status in UNJUDGED)
+    cut = "" if report.complete else "not whole, the run did not reach its end: "
     return (
-        f"{len(report.checks)} checks: {counts['pass']} pass, {counts['fail']} fail; "
+        f"{cut}{len(report.checks)} checks: {counts['pass']} pass, {counts['fail']} fail; "
         f"{sum(counts[status.value] for status in UNJUDGED)} without a verdict ({unjudged})"
     )

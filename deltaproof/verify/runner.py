@@ -23,6 +23,9 @@ from deltaproof.verify.worker import Setup, Task, serve
 
 START_SECONDS = 120.0
 STOP_SECONDS = 5.0
+KEEP_SECONDS = 20.0
+"""A report so far is handed on at most this often."""
+NOT_REACHED = "the run did not reach its end"
 
 
 class StartError(Exception):
@@ -156,13 +159,16 @@ class Runner:
         selection: what to run.
         jobs: number of processes.
         progress: called with every finished check.
+        keep: called from time to time with the report so far, which is not ``complete``.
     """
 
     setup: Setup
     selection: Selection
     jobs: int = 1
     progress: Callable[[Check], None] = field(default=lambda check: None)
+    keep: Callable[[VerifyReport], None] | None = None
     ran: dict[str, set[str]] = field(default_factory=dict, init=False)
+    _due: float = field(default=0.0, init=False)
 
     def run(self, command: Sequence[str]) -> VerifyReport:
         """Run everything and return the report.
@@ -171,41 +177,55 @@ class Runner:
             StartError: the backend cannot be loaded.
             ContractError: the selection names nothing.
         """
-        started = time.perf_counter()
-        tasks, checks = self.selection.tasks()
+        started, self._due = time.perf_counter(), time.monotonic()
+        tasks, left_out = self.selection.tasks()
+        done: list[Check] = []
         workers = [_Worker(self.setup) for _ in range(max(1, min(self.jobs, len(tasks))))]
-        order = {(task.probe, task.case.id): place for place, task in enumerate(tasks)}
+
+        def report(complete: bool) -> VerifyReport:
+            info = workers[0].info
+            assert info is not None
+            known = {(check.probe, check.case): check for check in done}
+            checks = [known.get((task.probe, task.case.id)) or _not_reached(task) for task in tasks]
+            return VerifyReport(
+                complete=complete,
+                operator=self.selection.operator.name,
+                contract_version=self.selection.operator.contract_version,
+                backend=info.model_copy(update={"ran": {form: sorted(ran) for form, ran in sorted(self.ran.items())}}),
+                device=self.setup.device,
+                tier=self.selection.tier,
+                seed=self.setup.seed,
+                command=" ".join(command),
+                machine=machine(self.setup.device),
+                versions=versions(),
+                commit=commit(),
+                seconds=time.perf_counter() - started,
+                checks=checks + left_out,
+            )
+
         try:
             for worker in workers:
                 worker.start()
-            info = workers[0].info
-            assert info is not None
             alone = [task for task in tasks if self.setup.device == "cuda" and probes()[task.probe].alone]
-            done = self._drain(workers, deque(task for task in tasks if task not in alone))
+            self._drain(workers, deque(task for task in tasks if task not in alone), done, report)
             for worker in workers[1:]:
                 worker.stop()
-            done += self._drain(workers[:1], deque(alone))
+            self._drain(workers[:1], deque(alone), done, report)
         finally:
             for worker in workers:
                 worker.stop()
-        done.sort(key=lambda check: order[check.probe, check.case])
-        return VerifyReport(
-            operator=self.selection.operator.name,
-            contract_version=self.selection.operator.contract_version,
-            backend=info.model_copy(update={"ran": {form: sorted(names) for form, names in sorted(self.ran.items())}}),
-            device=self.setup.device,
-            tier=self.selection.tier,
-            seed=self.setup.seed,
-            command=" ".join(command),
-            machine=machine(self.setup.device),
-            versions=versions(),
-            commit=commit(),
-            seconds=time.perf_counter() - started,
-            checks=done + checks,
-        )
+        return report(complete=True)
 
-    def _drain(self, workers: list[_Worker], waiting: deque[Task]) -> list[Check]:
-        done: list[Check] = []
+    def _finish(self, check: Check, done: list[Check], report: Callable[[bool], VerifyReport]) -> None:
+        done.append(check)
+        self.progress(check)
+        if self.keep is not None and time.monotonic() >= self._due:
+            self.keep(report(False))
+            self._due = time.monotonic() + KEEP_SECONDS
+
+    def _drain(
+        self, workers: list[_Worker], waiting: deque[Task], done: list[Check], report: Callable[[bool], VerifyReport]
+    ) -> None:
         while waiting or any(worker.task for worker in workers):
             for worker in workers:
                 if worker.task is None and waiting:
@@ -225,8 +245,7 @@ class Runner:
                     check = self._lost(worker, f"the backend's process died: {worker.ending()}")
                     self._restart(worker)
                 worker.task = None
-                done.append(check)
-                self.progress(check)
+                self._finish(check, done, report)
             for worker in workers:
                 if worker.task is not None and time.monotonic() > worker.deadline:
                     timeout = probes()[worker.task.probe].timeout
@@ -234,9 +253,7 @@ class Runner:
                     worker.stop()
                     self._restart(worker)
                     worker.task = None
-                    done.append(check)
-                    self.progress(check)
-        return done
+                    self._finish(check, done, report)
 
     def _restart(self, worker: _Worker) -> None:
         worker.stop()
@@ -265,6 +282,14 @@ class Runner:
                 self.setup.seed,
             ),
         )
+
+
+def _not_reached(task: Task) -> Check:
+    clause = probes()[task.probe].clause
+    return Check(
+        probe=task.probe, case=task.case.id, form=task.case.form, clause=clause, status=Status.NOT_RUN,
+        reason=NOT_REACHED,
+    )  # fmt: skip
 
 
 def exit_code(report: VerifyReport) -> int:

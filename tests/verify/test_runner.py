@@ -1,13 +1,17 @@
 """The runner: a crash, a hang or an exception of a backend is a result, and exit codes say what happened."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
 
 from deltaproof.cli.app import app
+from deltaproof.reports.model import Status, VerifyReport
+from deltaproof.verify.runner import NOT_REACHED
 
 BACKENDS = """
 import os, signal, time
@@ -187,6 +191,28 @@ def test_the_result_goes_to_a_file_when_asked(verify, tmp_path):
     assert code == 0
     assert report is None
     assert json.loads((tmp_path / "result.json").read_text())["schema_name"] == "deltaproof.verify"
+
+
+def test_a_run_that_is_killed_leaves_the_checks_it_made(tmp_path):
+    slow = "class Slow(TorchBackend):\n    def chunk(self, call):\n        time.sleep(0.5)\n"
+    (tmp_path / "backends.py").write_text(f"{BACKENDS}\n{slow}        return super().chunk(call)\n")
+    path = tmp_path / "result.json"
+    path.write_text("older")
+    words = "verify --backend backends.py:Slow --form chunk --probe values --jobs 1 --format json --output result.json"
+    command = [sys.executable, "-m", "deltaproof", *words.split()]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while path.read_text() == "older" and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    report = VerifyReport.model_validate_json(path.read_text())
+    assert not report.complete
+    chosen = [check for check in report.checks if check.form == "chunk" and check.probe == "values"]
+    missing = [check for check in chosen if check.status is Status.NOT_RUN]
+    assert {check.reason for check in missing} == {NOT_REACHED}
+    assert {check.status for check in chosen} == {Status.PASS, Status.NOT_RUN}
+    assert len({check.case for check in chosen}) == len(chosen) > len(missing)
 
 
 def test_a_wrong_kind_of_answer_is_the_backends_failure(verify, tmp_path):

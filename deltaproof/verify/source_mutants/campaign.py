@@ -22,6 +22,7 @@ from deltaproof.verify.runner import Selection
 from deltaproof.verify.source_mutants.equivalent import EQUIVALENT, Equivalent, reason_of, stale
 from deltaproof.verify.source_mutants.generate import SourceMutant, generate
 from deltaproof.verify.source_mutants.nursery import Batch, Control, Finished, Verdict, nurse
+from deltaproof.verify.source_mutants.resume import digest, history, verdicts_of
 from deltaproof.verify.source_mutants.source import sources
 from deltaproof.verify.worker import Setup, Task
 
@@ -173,6 +174,7 @@ def run(
     advance: Callable[[str], None] = lambda name: None,
     entries: Iterable[Equivalent] = EQUIVALENT,
     keep: Callable[[SourceMutantsReport], None] = lambda report: None,
+    earlier: SourceMutantsReport | None = None,
 ) -> SourceMutantsReport:
     """Run a campaign.
 
@@ -182,9 +184,10 @@ def run(
         advance: called with the name of every check of the control and of every mutant that is done.
         entries: the reviewed list.
         keep: called from time to time with the report so far, which is not ``complete``.
+        earlier: a run to go on with: its verdicts are taken over, and the other mutants are tried.
 
     Raises:
-        ContractError: the choice names nothing.
+        ContractError: the choice names nothing, or the earlier run's verdicts do not hold for this one.
     """
     started = time.perf_counter()
     entries = tuple(entries)
@@ -196,8 +199,7 @@ def run(
     texts = {name: source.text for name, source in files.items()}
     stems = {name: source.stem for name, source in files.items()}
     seconds = None if campaign.minutes is None else campaign.minutes * 60
-    batch = Batch(setup, texts, stems, campaign.tasks(), chosen, campaign.jobs, seconds)
-    told = {
+    told: dict[str, object] = {
         "operator": setup.operator,
         "backend": campaign.backend,
         "device": device,
@@ -214,13 +216,25 @@ def run(
         "machine": machine(device),
         "versions": versions(),
         "commit": commit(),
+        "sources": digest(),
     }
+    taken: dict[str, SourceMutantRow] = {}
+    if earlier is not None:
+        taken = verdicts_of(earlier, told, chosen)
+        told["earlier"] = history(earlier, len(taken))
+    left = [item for item in chosen if item.id not in taken]
+    batch = Batch(setup, texts, stems, campaign.tasks(), left, campaign.jobs, seconds)
     results = _Results()
 
     def report() -> SourceMutantsReport:
-        known = {item.mutant: item for item in results.verdicts}
-        rows = [_row(item, known[item.id], reason_of(item, device, entries)) for item in chosen if item.id in known]
-        killed = [item for item in chosen if item.id in known and known[item.id].killed_by]
+        tried = {item.mutant: item for item in results.verdicts}
+        rows = [
+            _explained(taken[item.id] if item.id in taken else _row(item, tried[item.id]), item, device, entries)
+            for item in chosen
+            if item.id in taken or item.id in tried
+        ]
+        dead = {row.mutant for row in rows if row.killed_by}
+        killed = [item for item in chosen if item.id in dead]
         control, finished = results.control, results.finished
         found = {
             "complete": finished is not None,
@@ -233,15 +247,24 @@ def run(
         }
         return summary(rows).model_copy(update={**told, **found})
 
-    results.collect(batch, advance, lambda: keep(report()))
-    return report()
+    if left or earlier is None:
+        results.collect(batch, advance, lambda: keep(report()))
+        return report()
+    results.finished = Finished()
+    known = {name: getattr(earlier, name) for name in ("control_passed", "control_left_out")}
+    return report().model_copy(update=known)
 
 
-def _row(mutant: SourceMutant, verdict: Verdict, reason: str) -> SourceMutantRow:
-    if verdict.killed_by is None and not reason and not verdict.checks and not verdict.inconclusive:
-        note = NOT_RUN
-    else:
-        note = ""
+def _explained(
+    row: SourceMutantRow, mutant: SourceMutant, device: str, entries: tuple[Equivalent, ...]
+) -> SourceMutantRow:
+    """Return a row with what the reviewed list says of it now."""
+    reason = reason_of(mutant, device, entries)
+    silent = row.killed_by is None and not reason and not row.checks and not row.inconclusive
+    return row.model_copy(update={"reason": reason, "note": NOT_RUN if silent else ""})
+
+
+def _row(mutant: SourceMutant, verdict: Verdict) -> SourceMutantRow:
     task = verdict.check
     return SourceMutantRow(
         mutant=mutant.id,
@@ -259,8 +282,6 @@ def _row(mutant: SourceMutant, verdict: Verdict, reason: str) -> SourceMutantRow
         message=verdict.message[:400],
         checks=verdict.checks,
         inconclusive=verdict.inconclusive,
-        reason=reason,
-        note=note,
         seconds=verdict.seconds,
     )
 

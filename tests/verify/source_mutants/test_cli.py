@@ -24,6 +24,8 @@ APP.command()(verify)
         (["--sample", "3"], "--source-mutants"),
         (["--minutes", "3"], "--source-mutants"),
         (["--mutant", "x"], "--source-mutants"),
+        (["--resume", "x.json"], "--source-mutants"),
+        (["--source-mutants", "--resume", "none.json"], "resume: expected a JSON result of --source-mutants"),
         (["--source-mutants", "--format", "markdown"], "expected text or json"),
         (["--source-mutants", "--mutant", "no-such"], "mutant: expected the id of a mutant"),
         (["--source-mutants", "--probe", "no-such"], "probe: expected one of"),
