@@ -22,6 +22,15 @@ class StateLayout(str, Enum):
         return (K, V) if self is StateLayout.K_FIRST else (V, K)
 
 
+class ConvLayout(str, Enum):
+    """Order of the two dimensions of a causal convolution's window."""
+
+    CHANNELS_FIRST = "channels_first"
+    """Window of shape ``[C, W - 1]``: a channel's inputs lie side by side."""
+    TIME_FIRST = "time_first"
+    """Window of shape ``[W - 1, C]``: a token's channels lie side by side."""
+
+
 class GateSpace(str, Enum):
     """Space in which a backend takes the gate."""
 
