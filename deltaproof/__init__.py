@@ -4,6 +4,7 @@ The public face, loaded on first use, so that ``import deltaproof`` itself needs
 
 - ``chunk_gated_delta_rule``, ``fused_recurrent_gated_delta_rule``: whole sequences, chunked or token by token.
 - ``gated_delta_rule_decode``, ``gated_delta_rule_prefill``: against a pool of states, updated in place.
+- ``StatePool``: slots for the states of a model's requests, leased; its parts are in ``deltaproof.state``.
 - ``StateLayout``: the order of a state's two inner dimensions.
 - ``ContractError``: raised when an argument breaks the contract.
 - ``__version__``: the installed version.
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
         gated_delta_rule_decode,
         gated_delta_rule_prefill,
     )
+    from deltaproof.state.pool import StatePool
 
     __version__: str
 
 __all__ = [
     "ContractError",
     "StateLayout",
+    "StatePool",
     "__version__",
     "chunk_gated_delta_rule",
     "fused_recurrent_gated_delta_rule",
@@ -39,6 +42,7 @@ __all__ = [
 _HOMES = {
     "ContractError": "deltaproof.contracts.errors",
     "StateLayout": "deltaproof.contracts.conventions",
+    "StatePool": "deltaproof.state.pool",
     "chunk_gated_delta_rule": "deltaproof.operators.gated_delta_rule",
     "fused_recurrent_gated_delta_rule": "deltaproof.operators.gated_delta_rule",
     "gated_delta_rule_decode": "deltaproof.operators.gated_delta_rule",
