@@ -4,6 +4,7 @@ The public face, loaded on first use, so that ``import deltaproof`` itself needs
 
 - ``chunk_gated_delta_rule``, ``fused_recurrent_gated_delta_rule``: whole sequences, chunked or token by token.
 - ``gated_delta_rule_decode``, ``gated_delta_rule_prefill``: against a pool of states, updated in place.
+- ``causal_conv1d_update``, ``causal_conv1d_prefill``: the convolution before it, against a pool of windows.
 - ``StatePool``: slots for the states of a model's requests, leased; its parts are in ``deltaproof.state``.
 - ``StateLayout``: the order of a state's two inner dimensions.
 - ``ContractError``: raised when an argument breaks the contract.
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deltaproof.contracts.conventions import StateLayout
     from deltaproof.contracts.errors import ContractError
+    from deltaproof.operators.causal_conv1d import causal_conv1d_prefill, causal_conv1d_update
     from deltaproof.operators.gated_delta_rule import (
         chunk_gated_delta_rule,
         fused_recurrent_gated_delta_rule,
@@ -33,6 +35,8 @@ __all__ = [
     "StateLayout",
     "StatePool",
     "__version__",
+    "causal_conv1d_prefill",
+    "causal_conv1d_update",
     "chunk_gated_delta_rule",
     "fused_recurrent_gated_delta_rule",
     "gated_delta_rule_decode",
@@ -43,6 +47,8 @@ _HOMES = {
     "ContractError": "deltaproof.contracts.errors",
     "StateLayout": "deltaproof.contracts.conventions",
     "StatePool": "deltaproof.state.pool",
+    "causal_conv1d_prefill": "deltaproof.operators.causal_conv1d",
+    "causal_conv1d_update": "deltaproof.operators.causal_conv1d",
     "chunk_gated_delta_rule": "deltaproof.operators.gated_delta_rule",
     "fused_recurrent_gated_delta_rule": "deltaproof.operators.gated_delta_rule",
     "gated_delta_rule_decode": "deltaproof.operators.gated_delta_rule",

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from kernel_builds import coverage, record, report, spills  # noqa: E402, I001  (record comes before triton)
+from kernel_builds import conv_cases, coverage, record, report, spills  # noqa: E402, I001  (record comes before triton)
 from kernel_builds.build import build_all  # noqa: E402
 from kernel_builds.cases import BACKEND, CASES, run  # noqa: E402
 
@@ -35,6 +35,9 @@ def recorded() -> list[record.Launch]:
         for case in CASES:
             recorder.facts = case.facts()
             run(BACKEND, case)
+        for conv in conv_cases.CASES:
+            recorder.facts = conv.facts()
+            conv.run()
     return report.ordered(recorder.launches.values())
 
 

@@ -15,8 +15,8 @@ from deltaproof.backends.adapters import ADAPTERS
 from deltaproof.backends.protocol import Backend
 from deltaproof.contracts.conventions import Conventions, GateSpace
 from deltaproof.contracts.errors import ContractError
-from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
-from deltaproof.ops.common.capabilities import CAPABILITIES, required
+from deltaproof.ops.common.calls import Call
+from deltaproof.ops.common.capabilities import CAPABILITIES
 from deltaproof.ops.registry import operator as find_operator
 
 ENTRY_POINTS = "deltaproof.backends"
@@ -161,7 +161,7 @@ def declared(backend: Backend, form: str) -> dict[str, str]:
     return {name: reason for name, reason in own.items() if "/" not in name}
 
 
-def missing(backend: Backend, form: str, call: SequenceCall | DecodeCall | PrefillCall) -> dict[str, str]:
+def missing(backend: Backend, form: str, call: Call) -> dict[str, str]:
     """Return what the call needs and the backend declares it lacks, with the reasons; empty if it can be made."""
     if not callable(getattr(backend, form, None)):
         return {form: f"{backend.name} has no form {form!r}"}
@@ -169,17 +169,15 @@ def missing(backend: Backend, form: str, call: SequenceCall | DecodeCall | Prefi
     if reason is not None:
         return {form: reason}
     unsupported = declared(backend, form)
-    lacks = {name: unsupported[name] for name in sorted(required(call)) if name in unsupported}
-    if call.options.batch_invariant and "I2" in unsupported:
+    lacks = {name: unsupported[name] for name in sorted(call.required()) if name in unsupported}
+    if getattr(call.options, "batch_invariant", False) and "I2" in unsupported:
         lacks["batch_invariant"] = unsupported["I2"]
-    if call.options.layout not in backend.conventions.layouts:
+    if call.options.layout not in (*backend.conventions.layouts, *backend.conventions.conv_layouts):
         lacks[f"layout:{call.options.layout.value}"] = "not among its declared layouts"
     return lacks
 
 
-def select(
-    operator: str, form: str, call: SequenceCall | DecodeCall | PrefillCall, backend: str | Backend | None
-) -> Backend:
+def select(operator: str, form: str, call: Call, backend: str | Backend | None) -> Backend:
     """Return the backend for one call: the one asked for, or the first of the operator's own that can make it.
 
     Raises:

@@ -57,10 +57,12 @@ class Conventions:
 
     Attributes:
         layouts: state layouts it takes; a call in another layout is not made.
+        conv_layouts: layouts of convolution windows it takes, likewise.
         gate: space of the gate it takes; calls are converted to it.
         padding: its padding rule; calls that need more are counted as unsupported.
     """
 
     layouts: tuple[StateLayout, ...] = (StateLayout.K_FIRST, StateLayout.V_FIRST)
+    conv_layouts: tuple[ConvLayout, ...] = (ConvLayout.CHANNELS_FIRST, ConvLayout.TIME_FIRST)
     gate: GateSpace = GateSpace.LOG
     padding: Padding = Padding.SKIP

@@ -22,6 +22,8 @@ class Operator:
         gate_per_channel: g is [B, T, HV, K] rather than [B, T, HV].
         oracle: module with ``sequence``, ``decode`` and ``prefill`` in float64.
         backends: name -> "module:attribute", in the order in which selection prefers them.
+        family: operators that take the same calls, and are seen by the same probes.
+        check: "module:function" of ``(operator, form, call, values)`` that holds a call to clause E1.
     """
 
     name: str
@@ -31,3 +33,5 @@ class Operator:
     gate_per_channel: bool
     oracle: str
     backends: Mapping[str, str]
+    family: str = "delta_rule"
+    check: str = "deltaproof.ops.common.pool_checks:check_call"

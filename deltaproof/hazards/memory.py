@@ -211,7 +211,7 @@ MEMORY_HAZARDS = (
             its strides or refuse it.
         """,
         clauses=("M3", "P5"),
-        probes=("strides", "slots", "layouts"),
+        probes=("strides", "slots", "layouts", "conv_rows"),
         rows=11,
         stories=(
             Story.pull(

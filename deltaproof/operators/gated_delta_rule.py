@@ -7,7 +7,7 @@ head hv // (HV // H)), K key size, V value size (both 1 to 256), N sequences, S 
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -15,13 +15,13 @@ from deltaproof.backends.protocol import Backend
 from deltaproof.backends.registry import select
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.contracts.errors import ContractError
-from deltaproof.ops.common.allocation import INITS, Allocator, Init
+from deltaproof.operators.arguments import Validate, allocator, looks_at_values
+from deltaproof.ops.common.allocation import Init
 from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, PrefillCall, SequenceCall
 from deltaproof.ops.common.checks import check_sequence, check_tensor
 from deltaproof.ops.common.pool_checks import check_decode, check_prefill
 
 NAME = "gated_delta_rule"
-Validate = Literal["shapes", "values"]
 
 
 def _layout(
@@ -55,19 +55,6 @@ def _refuse(**options: object) -> None:
             raise ContractError(name, "None: it is not supported yet", type(value).__name__)
 
 
-def _values(validate: str | None, q: torch.Tensor) -> bool:
-    """Whether tensors' contents are checked: always on the CPU, elsewhere when asked for."""
-    if validate not in (None, "shapes", "values"):
-        raise ContractError("validate", "None, 'shapes' or 'values'", repr(validate))
-    return validate == "values" or (validate is None and isinstance(q, torch.Tensor) and q.device.type == "cpu")
-
-
-def _allocator(out_init: str | None) -> Allocator:
-    if out_init is not None and out_init not in INITS:
-        raise ContractError("out_init", f"None or one of {', '.join(INITS)}", repr(out_init))
-    return Allocator(out_init)
-
-
 def _scale(scale: float | None, q: torch.Tensor) -> float:
     if scale is not None:
         return scale
@@ -94,7 +81,7 @@ def _check_indices(
 def _sequence(
     form: str, call: SequenceCall, backend: str | Backend | None, validate: str | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    check_sequence(call, gate_per_channel=False, values=_values(validate, call.q))
+    check_sequence(call, gate_per_channel=False, values=looks_at_values(validate, call.q))
     chosen = select(NAME, form, call, backend)
     result: tuple[torch.Tensor, torch.Tensor | None] = getattr(chosen, form)(call)
     return result
@@ -187,7 +174,7 @@ def chunk_gated_delta_rule(
     )
     call = SequenceCall(
         q, k, v, g, beta, options, A_log, dt_bias, initial_state=initial_state,
-        output_final_state=output_final_state, cu_seqlens=cu_seqlens, allocate=_allocator(out_init),
+        output_final_state=output_final_state, cu_seqlens=cu_seqlens, allocate=allocator(out_init),
     )  # fmt: skip
     return _sequence("chunk", call, backend, validate)
 
@@ -275,7 +262,7 @@ def fused_recurrent_gated_delta_rule(
         beta = v.new_ones(v.shape[:3], dtype=torch.float32) if beta is None else beta
     call = SequenceCall(
         q, k, v, g, beta, options, A_log, dt_bias, initial_state=initial_state,  # type: ignore[arg-type]
-        output_final_state=output_final_state, cu_seqlens=cu_seqlens, allocate=_allocator(out_init),
+        output_final_state=output_final_state, cu_seqlens=cu_seqlens, allocate=allocator(out_init),
     )  # fmt: skip
     return _sequence("recurrent", call, backend, validate)
 
@@ -357,9 +344,9 @@ def gated_delta_rule_decode(
     call = DecodeCall(
         q, k, v, g, beta, options, A_log, dt_bias, pool=pool, read_index=read_index,
         write_index=write_index, num_tokens=num_tokens, has_initial_state=has_initial_state, out=out,
-        allocate=_allocator(out_init),
+        allocate=allocator(out_init),
     )  # fmt: skip
-    check_decode(call, gate_per_channel=False, values=_values(validate, q))
+    check_decode(call, gate_per_channel=False, values=looks_at_values(validate, q))
     chosen: Any = select(NAME, "decode", call, backend)
     o: torch.Tensor = chosen.decode(call)
     return o
@@ -444,9 +431,9 @@ def gated_delta_rule_prefill(
     call = PrefillCall(
         q, k, v, g, beta, options, A_log, dt_bias, pool=pool, read_index=read_index,
         write_index=write_index, has_initial_state=has_initial_state, cu_seqlens=cu_seqlens,
-        checkpoint_every=checkpoint_every, checkpoint_index=checkpoint_index, allocate=_allocator(out_init),
+        checkpoint_every=checkpoint_every, checkpoint_index=checkpoint_index, allocate=allocator(out_init),
     )  # fmt: skip
-    check_prefill(call, gate_per_channel=False, values=_values(validate, q))
+    check_prefill(call, gate_per_channel=False, values=looks_at_values(validate, q))
     chosen: Any = select(NAME, "prefill", call, backend)
     o: torch.Tensor = chosen.prefill(call)
     return o

@@ -11,6 +11,24 @@ Keys = Literal["random", "identical", "correlated", "zero_rows"]
 Betas = Literal["ordinary", "one", "zero", "two"]
 
 
+def case_id(case: Any, sizes: list[str], shown: set[str]) -> str:
+    """Return the form, the label, the sizes, and every field that is not the default.
+
+    ``shown`` names the fields that ``sizes`` tells.
+    """
+    if case.seqlens is None:
+        size = f"B{case.B}.T{case.T}"
+    else:
+        size = "S" + "-".join(map(str, case.seqlens)) + (f"+{case.tail}" if case.tail else "")
+    parts = [case.form, *([case.label] if case.label else []), size, *sizes]
+    named = {"form", "label", "B", "T", "seqlens", "tail", *shown}
+    for item in fields(case):
+        value = getattr(case, item.name)
+        if item.name not in named and value != item.default:
+            parts.append(item.name + "=" + str(value).replace(" ", ""))
+    return "/".join(parts)
+
+
 @dataclass(frozen=True)
 class Case:
     """What to draw and which form to call with it.
@@ -104,17 +122,8 @@ class Case:
     @property
     def id(self) -> str:
         """Return the case's name: the form, the label, the sizes, and every field that is not the default."""
-        if self.seqlens is None:
-            size = f"B{self.B}.T{self.T}"
-        else:
-            size = "S" + "-".join(map(str, self.seqlens)) + (f"+{self.tail}" if self.tail else "")
-        parts = [self.form, *([self.label] if self.label else []), size, f"H{self.H}-{self.HV}", f"K{self.K}.V{self.V}"]
-        named = {"form", "label", "B", "T", "H", "HV", "K", "V", "seqlens", "tail"}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name not in named and value != item.default:
-                parts.append(item.name + "=" + str(value).replace(" ", ""))
-        return "/".join(parts)
+        sizes = [f"H{self.H}-{self.HV}", f"K{self.K}.V{self.V}"]
+        return case_id(self, sizes, {"H", "HV", "K", "V"})
 
     def seed(self, seed: int) -> int:
         """Return the seed of this case's generator, different for every case."""

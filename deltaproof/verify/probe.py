@@ -10,8 +10,8 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -72,10 +72,11 @@ class Context:
     target: Target
     seed: int
     device: str
-    reference: Reference = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.reference = Reference(self.target.operator)
+    @cached_property
+    def reference(self) -> Reference:
+        """The oracle of a delta-rule operator, and its rounding model."""
+        return Reference(self.target.operator)
 
     def call(self, case: Case, *, fill: inputs.Fill = "nan", device: str | None = None, turn: int = 0) -> Any:
         """Return the case's call; ``turn`` draws other values for the same shapes."""
@@ -201,6 +202,8 @@ class Probe(ABC):
         cuda_only: whether it needs a GPU.
         alone: whether its cases take so much memory of a GPU that no other may run beside them.
         timeout: seconds one case may take.
+        family: family of the operators it applies to.
+        judges_values: whether it holds ordinary calls to the oracle; a run without such a probe says nothing.
     """
 
     name: ClassVar[str]
@@ -211,6 +214,8 @@ class Probe(ABC):
     cuda_only: ClassVar[bool] = False
     alone: ClassVar[bool] = False
     timeout: ClassVar[float] = 60.0
+    family: ClassVar[str] = "delta_rule"
+    judges_values: ClassVar[bool] = False
 
     @abstractmethod
     def cases(self, plan: Plan) -> Iterator[Case]:
@@ -219,6 +224,11 @@ class Probe(ABC):
     @abstractmethod
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         """Run one case and yield what was seen; at least one observation."""
+
+
+def probes_of(operator: Operator) -> dict[str, Probe]:
+    """Return the probes of an operator by name."""
+    return {name: probe for name, probe in probes().items() if probe.family == operator.family}
 
 
 @cache

@@ -18,7 +18,7 @@ from deltaproof.contracts.operator import Operator
 from deltaproof.reports.model import BackendInfo, Check, Status, VerifyReport
 from deltaproof.verify.execute import repeat_command_for
 from deltaproof.verify.machine import commit, machine, versions
-from deltaproof.verify.probe import Plan, Probe, probes
+from deltaproof.verify.probe import Plan, Probe, probes, probes_of
 from deltaproof.verify.worker import Setup, Task, serve
 
 START_SECONDS = 120.0
@@ -55,7 +55,8 @@ class Selection:
     interpreted: bool = False
 
     def __post_init__(self) -> None:
-        for name, chosen, known in (("form", self.forms, self.operator.forms), ("probe", self.probes, tuple(probes()))):
+        able = tuple(probes_of(self.operator))
+        for name, chosen, known in (("form", self.forms, self.operator.forms), ("probe", self.probes, able)):
             for item in chosen:
                 if item not in known:
                     raise ContractError(name, f"one of {', '.join(known)}", repr(item))
@@ -64,7 +65,7 @@ class Selection:
         """Return what to run, and a check for every probe and form left out, saying why."""
         tasks: list[Task] = []
         left_out: list[Check] = []
-        for probe in probes().values():
+        for probe in probes_of(self.operator).values():
             for form in self.operator.forms:
                 if form not in probe.forms:
                     continue
@@ -295,15 +296,19 @@ def _not_reached(task: Task) -> Check:
 def exit_code(report: VerifyReport) -> int:
     """Return 0 if all that ran passed, 1 on a failure, 2 on a harness error or where no values check ran."""
     counts = report.counts()
-    ran = any(check.probe == "values" and check.status in (Status.PASS, Status.FAIL) for check in report.checks)
+    ran = any(check.probe in _judges() and check.status in (Status.PASS, Status.FAIL) for check in report.checks)
     if counts["error"] or (not ran and not _selected(report)):
         return 2
     return 1 if counts["fail"] else 0
 
 
+def _judges() -> set[str]:
+    return {probe.name for probe in probes().values() if probe.judges_values}
+
+
 def _selected(report: VerifyReport) -> bool:
     """Return whether the user left the values probe out by choosing others that did run."""
-    left_out = any(check.probe == "values" and check.status is Status.NOT_RUN for check in report.checks)
+    left_out = any(check.probe in _judges() and check.status is Status.NOT_RUN for check in report.checks)
     return left_out and any(check.status in (Status.PASS, Status.FAIL) for check in report.checks)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,12 +94,9 @@ class Target:
         return replace(call, g=call.g.exp())
 
     def _check(self, form: str, call: Call) -> None:
-        checks: Any = importlib.import_module("deltaproof.ops.common.checks")
-        pools: Any = importlib.import_module("deltaproof.ops.common.pool_checks")
-        functions: dict[str, Callable[..., None]] = {"decode": pools.check_decode, "prefill": pools.check_prefill}
-        check = functions.get(form, checks.check_sequence)
-        values = call.q.device.type == "cpu"
-        check(call, gate_per_channel=self.operator.gate_per_channel, values=values)
+        module, _, name = self.operator.check.partition(":")
+        check = getattr(importlib.import_module(module), name)
+        check(self.operator, form, call, call.device.type == "cpu")
 
     def run(self, form: str, call: Call) -> Outputs:
         """Make one call; raise Unsupported where the backend declares that it cannot."""

@@ -67,6 +67,10 @@ PROBES = set(
         "large_offsets",
         "graph",
         "compile",
+        "leases",
+        "conv_values",
+        "conv_slots",
+        "conv_rows",
     ]
 )
 

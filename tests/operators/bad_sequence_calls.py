@@ -250,7 +250,10 @@ BACKENDS = [
         ALL, "backend", "at least one method of chunk, recurrent, decode, prefill", "Changed",
         like_torch(chunk=None, recurrent=None, decode=None, prefill=None), like_torch(),
     ),
-    Row(ALL, "operator", "one of gated_delta_rule", "'other_rule'", like_torch(operator="other_rule"), like_torch()),
+    Row(
+        ALL, "operator", "one of causal_conv1d, gated_delta_rule", "'other_rule'",
+        like_torch(operator="other_rule"), like_torch(),
+    ),
     Row(
         ALL, "backend", "a backend of gated_delta_rule", "changed, a backend of other_rule",
         like_torch(operator="other_rule"), like_torch(), second_operator,

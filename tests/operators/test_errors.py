@@ -16,14 +16,14 @@ import torch
 import deltaproof
 from deltaproof import ContractError
 from deltaproof.backends import registry as backends
-from deltaproof.operators import gated_delta_rule
+from deltaproof.operators import arguments, gated_delta_rule
 from deltaproof.ops import registry as operators
-from deltaproof.ops.common import checks, pool_checks
+from deltaproof.ops.common import checks, pool_checks, slot_checks
 from tests.operators import bad_pool_calls, bad_sequence_calls
 from tests.operators.bad_calls import ALL, DECODE, HV, POOL, PREFILL, Call, K, Row, S, V, fill, packed, plain
 
 CASES = [(function, row) for row in bad_sequence_calls.ROWS + bad_pool_calls.ROWS for function in row.functions]
-CHECKED = (gated_delta_rule, checks, pool_checks, backends, operators)
+CHECKED = (arguments, gated_delta_rule, checks, pool_checks, slot_checks, backends, operators)
 
 every_case = pytest.mark.parametrize(
     ("function", "row"), CASES, ids=[f"{row.argument}-{row.got}-{function}" for function, row in CASES]

@@ -6,13 +6,31 @@ Shape legend: B batch, T tokens, H query/key heads, HV value heads, K key size, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.ops.common.allocation import Allocator
 
 if TYPE_CHECKING:
     import torch
+
+
+class Call(Protocol):
+    """What selection and verification need of a call, whatever its operator."""
+
+    @property
+    def options(self) -> Any:
+        """What chooses the function, ``layout`` of the states among it."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        ...
+
+    def required(self) -> set[str]:
+        """Return the capabilities this call needs of a backend."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,17 @@ class _Call:
         """Return ``(B, T, H, HV, K, V)``."""
         B, T, H, K = self.q.shape
         return B, T, H, self.v.shape[2], K, self.v.shape[3]
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.q.device
+
+    def required(self) -> set[str]:
+        """Return the capabilities this call needs of a backend."""
+        from deltaproof.ops.common.capabilities import required
+
+        return required(self)  # type: ignore[arg-type]
 
     def with_(self, **changes: Any) -> Any:
         """Return a copy with some fields replaced."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 
 from deltaproof.contracts.errors import ContractError
-from deltaproof.ops.common.calls import DecodeCall, PrefillCall
+from deltaproof.contracts.operator import Operator
+from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
 from deltaproof.ops.common.checks import (
     ALIGNMENT,
     FLOATS,
@@ -17,11 +18,11 @@ from deltaproof.ops.common.checks import (
     _check_options,
     _check_ranges,
     _check_tokens,
+    check_sequence,
     check_tensor,
     checked_bounds,
 )
-
-INTS = (torch.int32, torch.int64)
+from deltaproof.ops.common.slot_checks import INTS, check_writers, inside, share
 
 
 def _check_pool(call: DecodeCall | PrefillCall) -> None:
@@ -111,31 +112,17 @@ def check_decode(call: DecodeCall, *, gate_per_channel: bool, values: bool) -> N
         check_tensor("out", call.out, (N, T, HV, V), (call.v.dtype,), device)
         if not call.out.is_contiguous():
             raise ContractError("out", "a contiguous tensor", f"strides {call.out.stride()}")
-        shared = [name for name in ("q", "k", "v", "g", "beta", "pool") if _share(call.out, getattr(call, name))]
+        shared = [name for name in ("q", "k", "v", "g", "beta", "pool") if share(call.out, getattr(call, name))]
         if shared:
             raise ContractError("out", "memory of its own", f"memory of {shared[0]}")
     if values:
         _check_decode_values(call)
 
 
-def _extent(x: torch.Tensor) -> tuple[int, int]:
-    """Return the first and the last address of a tensor's elements, the last excluded."""
-    elements = 1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
-    return x.data_ptr(), x.data_ptr() + elements * x.element_size()
-
-
-def _share(x: torch.Tensor, y: torch.Tensor) -> bool:
-    """Return whether the extents of two tensors overlap."""
-    if x.numel() == 0 or y.numel() == 0 or torch.compiler.is_dynamo_compiling():
-        return False
-    (first, end), (other_first, other_end) = _extent(x), _extent(y)
-    return x.device == y.device and first < other_end and other_first < end
-
-
 def _check_decode_values(call: DecodeCall) -> None:
     N, T, *_ = call.dims
     slots = call.pool.shape[0]
-    live = _inside(call.read_index, slots)
+    live = inside(call.read_index, slots)
     runs = live[:, None].expand(N, T)
     if call.num_tokens is not None:
         wrong = (call.num_tokens < 0) | (call.num_tokens > T)
@@ -147,7 +134,15 @@ def _check_decode_values(call: DecodeCall) -> None:
     kept = runs if writes.dim() == 2 else live
     rows = torch.arange(N, device=live.device)
     name = "read_index" if call.write_index is None else "write_index"
-    _check_writers(call, writes, kept, rows[:, None].expand(N, T) if writes.dim() == 2 else rows, name)
+    check_writers(
+        call.pool.shape[0],
+        call.read_index,
+        call.has_initial_state,
+        writes,
+        kept,
+        rows[:, None].expand(N, T) if writes.dim() == 2 else rows,
+        name,
+    )
 
 
 def check_prefill(call: PrefillCall, *, gate_per_channel: bool, values: bool) -> None:
@@ -176,7 +171,7 @@ def check_prefill(call: PrefillCall, *, gate_per_channel: bool, values: bool) ->
 
 def _check_prefill_values(call: PrefillCall) -> None:
     end = None if call.cu_seqlens is None else checked_bounds(call.cu_seqlens, call.q.shape[1])[-1]
-    live = _inside(call.read_index, call.pool.shape[0])
+    live = inside(call.read_index, call.pool.shape[0])
     T, N = call.q.shape[1], call.sequences
     if call.cu_seqlens is None:
         tokens = live[:, None].expand(N, T)
@@ -190,7 +185,7 @@ def _check_prefill_values(call: PrefillCall) -> None:
     writes = call.read_index if call.write_index is None else call.write_index
     rows = torch.arange(N, device=live.device)
     name = "read_index" if call.write_index is None else "write_index"
-    _check_writers(call, writes, live, rows, name)
+    check_writers(call.pool.shape[0], call.read_index, call.has_initial_state, writes, live, rows, name)
     if call.checkpoint_index is not None:
         assert call.checkpoint_every is not None
         M = call.checkpoint_index.shape[1]
@@ -198,36 +193,16 @@ def _check_prefill_values(call: PrefillCall) -> None:
         writes = torch.cat([writes.long(), call.checkpoint_index.flatten().long()])
         kept = torch.cat([live, (live[:, None] & reached).flatten()])
         rows = torch.cat([rows, rows[:, None].expand(N, M).flatten()])
-        _check_writers(call, writes, kept, rows, "checkpoint_index")
-
-
-def _inside(index: torch.Tensor, slots: int) -> torch.Tensor:
-    return (index >= 0) & (index < slots)
-
-
-def _check_writers(
-    call: DecodeCall | PrefillCall, writes: torch.Tensor, kept: torch.Tensor, rows: torch.Tensor, name: str
-) -> None:
-    """Check clause P3: one writer a slot, and no reader of a slot that another row writes."""
-    slots = call.pool.shape[0]
-    kept = kept & _inside(writes, slots)
-    targets, writers = writes[kept].long(), rows[kept]
-    counts = torch.bincount(targets, minlength=slots) if slots else targets
-    if bool((counts > 1).any()):
-        slot = int((counts > 1).int().argmax())
-        raise ContractError(
-            name, "each slot written by one row at most", f"slot {slot} written {int(counts[slot])} times"
+        check_writers(
+            call.pool.shape[0], call.read_index, call.has_initial_state, writes, kept, rows, "checkpoint_index"
         )
-    owner = torch.full((slots,), -1, dtype=torch.int64, device=targets.device)
-    owner[targets] = writers
-    reads = _inside(call.read_index, slots)
-    if call.has_initial_state is not None:
-        reads = reads & call.has_initial_state
-    readers = reads.nonzero().squeeze(1)
-    wanted = call.read_index[readers].long()
-    clash = (owner[wanted] >= 0) & (owner[wanted] != readers)
-    if bool(clash.any()):
-        at = int(clash.int().argmax())
-        slot = int(wanted[at])
-        got = f"slot {slot} read by row {int(readers[at])} and written by row {int(owner[slot])}"
-        raise ContractError("read_index", "no row that reads a slot another row writes", got)
+
+
+def check_call(operator: Operator, form: str, call: SequenceCall | DecodeCall | PrefillCall, values: bool) -> None:
+    """Check a call of any form of a delta-rule operator; see the check of each form."""
+    if isinstance(call, DecodeCall):
+        check_decode(call, gate_per_channel=operator.gate_per_channel, values=values)
+    elif isinstance(call, PrefillCall):
+        check_prefill(call, gate_per_channel=operator.gate_per_channel, values=values)
+    else:
+        check_sequence(call, gate_per_channel=operator.gate_per_channel, values=values)

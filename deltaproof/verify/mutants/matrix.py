@@ -27,7 +27,7 @@ from deltaproof.verify.mutants.cheats import CHEATS, Cheat, doubles
 from deltaproof.verify.mutants.model import ModelBackend
 from deltaproof.verify.mutants.naive import survives
 from deltaproof.verify.mutants.remembered import RememberedReference
-from deltaproof.verify.probe import Context, Plan, Probe, probes
+from deltaproof.verify.probe import Context, Plan, Probe, probes, probes_of
 from deltaproof.verify.target import Target
 
 OPERATOR = "gated_delta_rule"
@@ -149,7 +149,7 @@ def run_matrix(
         tasks: dict[str, Future[Round]] = {}
         for form in operator(OPERATOR).forms:
             names = tuple(mutant.name for mutant in chosen if mutant.form == form)
-            for probe in probes().values():
+            for probe in probes_of(operator(OPERATOR)).values():
                 if names and form in probe.forms and not probe.cuda_only:
                     tasks[f"{probe.name} {form}"] = pool.submit(play, probe.name, form, names, seed)
         suite = pool.submit(naive, tuple(mutant.name for mutant in chosen), seed)

@@ -37,6 +37,7 @@ class Values(Probe):
     """Outputs and states against the oracle."""
 
     name = "values"
+    judges_values = True
     clause = "N2"
     clauses = ("N2", "S0", "S3")
     hazards = (

@@ -66,7 +66,7 @@ class Campaign:
 
     def size(self) -> int:
         """Return how many checks the control makes and how many mutants are tried."""
-        return len(self.tasks()) + len(self.choose(generate()))
+        return len(self.tasks()) + len(self.choose(generate(sources(self.selection.operator.name))))
 
     def choose(self, everything: Sequence[SourceMutant]) -> list[SourceMutant]:
         """Return the mutants to try, in order.
@@ -191,7 +191,7 @@ def run(
     """
     started = time.perf_counter()
     entries = tuple(entries)
-    files = sources()
+    files = sources(campaign.selection.operator.name)
     everything = generate(files)
     chosen = campaign.choose(everything)
     device = campaign.selection.device

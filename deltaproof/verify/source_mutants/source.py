@@ -98,9 +98,10 @@ class Source:
         return (self._data[: edit.start] + edit.after.encode() + self._data[edit.end :]).decode()
 
 
-def sources() -> dict[str, Source]:
-    """Return every kernel file of the package by its module's name."""
-    found = (Source.read(path) for path in sorted(ROOT.glob("**/triton_*.py")))
+def sources(operator: str = "gated_delta_rule") -> dict[str, Source]:
+    """Return the kernel files of an operator, and those that operators share, by the module's name."""
+    paths = [path for folder in ("common", operator) for path in sorted((ROOT / folder).glob("**/triton_*.py"))]
+    found = (Source.read(path) for path in paths)
     return {source.module: source for source in found}
 
 

@@ -1,0 +1,1 @@
+"""The causal convolution over tokens, against a pool of windows."""

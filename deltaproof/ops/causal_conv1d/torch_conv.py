@@ -1,0 +1,107 @@
+"""The causal convolution in PyTorch: products and sums of single elements, so a row's bits depend on nothing else.
+
+Shape legend: N rows or sequences, B batch, T tokens, C channels, W width in tokens, S slots.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from deltaproof.contracts.conventions import ConvLayout
+from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall
+from deltaproof.ops.common.slot_checks import inside
+
+
+def _time_first(windows: torch.Tensor, layout: ConvLayout) -> torch.Tensor:
+    return windows.mT if layout is ConvLayout.CHANNELS_FIRST else windows
+
+
+def _spans(call: ConvCall) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first token of every row or sequence in [B * T] and its length, both int64 [N]."""
+    B, T, _, _ = call.dims
+    device = call.x.device
+    if not isinstance(call, ConvDecodeCall) and call.cu_seqlens is not None:
+        bounds = call.cu_seqlens.long().clamp(0, T)
+        # unchecked bounds stay inside the tokens, in order
+        bounds = bounds.cummax(0).values
+        return bounds[:-1], bounds[1:] - bounds[:-1]
+    first = torch.arange(B, device=device) * T
+    if isinstance(call, ConvDecodeCall) and call.num_tokens is not None:
+        return first, call.num_tokens.long().clamp(0, T)
+    return first, torch.full_like(first, T)
+
+
+@torch.no_grad()
+def run(call: ConvCall, out: torch.Tensor) -> None:
+    """Write the outputs into ``out`` [B, T, C], and the windows into the pool."""
+    B, T, C, W = call.dims
+    slots, N = call.pool.shape[0], call.read_index.shape[0]
+    out.zero_()
+    if N == 0 or slots == 0:
+        return
+    x = call.x.reshape(B * T, C)
+    live = inside(call.read_index, slots)
+    used = live if call.has_initial_state is None else live & call.has_initial_state
+    held = call.pool.index_select(0, torch.where(used, call.read_index, 0).long())
+    # what a fresh or padding row's slot holds is selected away, never multiplied
+    window = torch.where(used[:, None, None], _time_first(held, call.options.layout), 0)  # [N, W - 1, C]
+    first, length = _spans(call)
+    if B * T:
+        _outputs(call, out, x, window, first, length, live)
+    _keep(call, x, window, first, length, live)
+
+
+def _outputs(
+    call: ConvCall,
+    out: torch.Tensor,
+    x: torch.Tensor,
+    window: torch.Tensor,
+    first: torch.Tensor,
+    length: torch.Tensor,
+    live: torch.Tensor,
+) -> None:
+    B, T, C, W = call.dims
+    at = torch.arange(B * T, device=x.device)
+    # the last row or sequence that starts at or before a token and is not empty
+    owner = torch.bucketize(at, first + length, right=True).clamp(max=first.shape[0] - 1)
+    if isinstance(call, ConvDecodeCall) or call.cu_seqlens is None:
+        owner = at // T
+    place = at - first[owner]
+    inner = (place >= 0) & (place < length[owner]) & live[owner]
+    weight = call.weight.float()
+    total = torch.zeros(B * T, C, device=x.device) if call.bias is None else call.bias.float().expand(B * T, C)
+    for j in range(W):
+        back = place - (W - 1) + j
+        # both sides are read inside their memory, and one is taken
+        past = window[owner, (back + W - 1).clamp(0, W - 2)]
+        now = x[(at - (W - 1) + j).clamp(min=0)]
+        term = torch.where((back < 0)[:, None], past.float(), now.float())
+        total = total + weight[:, j] * term
+    if call.options.silu:
+        total = total / (1 + torch.exp(-total))
+    out.view(B * T, C).copy_(torch.where(inner[:, None], total, 0))
+
+
+def _keep(
+    call: ConvCall,
+    x: torch.Tensor,
+    window: torch.Tensor,
+    first: torch.Tensor,
+    length: torch.Tensor,
+    live: torch.Tensor,
+) -> None:
+    """Store the windows after the last tokens; the number of stores is fixed, so nothing waits for the host."""
+    W, pool = call.weight.shape[1], call.pool
+    place = length[:, None] - (W - 1) + torch.arange(W - 1, device=x.device)  # [N, W - 1]
+    past = window.gather(1, (place + W - 1).clamp(0, W - 2)[..., None].expand(-1, -1, window.shape[2]))
+    if x.shape[0]:
+        now = x[(first[:, None] + place).clamp(0, x.shape[0] - 1)]
+        past = torch.where((place < 0)[..., None], past.to(pool.dtype), now.to(pool.dtype))
+    new = _time_first(past.to(pool.dtype), call.options.layout)
+    writes = call.writes
+    kept = live & inside(writes, pool.shape[0])
+    # a row that keeps nothing repeats the store of the first row that does, or stores slot 0 as it is
+    first_kept, some = kept.int().argmax(0, keepdim=True), kept.any()
+    target = torch.where(kept, writes, torch.where(some, writes.index_select(0, first_kept), 0)).long()
+    spare = torch.where(some, new.index_select(0, first_kept), pool[:1])
+    pool.index_copy_(0, target, torch.where(kept[:, None, None], new, spare))

@@ -1,0 +1,74 @@
+"""Holding a call of the convolution to its oracle: outputs within a bound, windows and all other memory to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from deltaproof.ops.causal_conv1d import oracle
+from deltaproof.ops.causal_conv1d.calls import ConvCall
+from deltaproof.verify import inputs as memory
+from deltaproof.verify.conv.case import ConvCase
+from deltaproof.verify.conv.inputs import build
+from deltaproof.verify.expected import SUBNORMAL, Expected
+from deltaproof.verify.noise import UNIT_ROUNDOFF
+from deltaproof.verify.observation import Observation, compare, locate, number, same_bits
+from deltaproof.verify.probe import Context
+
+HAZARD = "padding-slot-address"
+SILU_ULPS = 8.0
+"""Roundings of exp, the sum, the quotient and the product, each within two units."""
+
+
+def expected(call: ConvCall) -> tuple[Expected, dict[int, torch.Tensor]]:
+    """Return what y must be, with its bound, and what every written slot must hold. The call is on the CPU.
+
+    A sum of W products and a bias in fp32, in any order, is off by at most W + 1 units of what its terms add up to,
+    absolutely; silu's slope is at most 1.1. Then the output is rounded.
+    """
+    found = oracle.run(call)
+    u32, out = UNIT_ROUNDOFF[torch.float32], UNIT_ROUNDOFF[call.x.dtype]
+    off = (call.weight.shape[1] + 1) * u32 * found.magnitude
+    if call.options.silu:
+        off = 1.1 * off + SILU_ULPS * u32 * found.y.abs()
+    off = off + out * (found.y.abs() + off) + SUBNORMAL[call.x.dtype] * (found.magnitude > 0)
+    return Expected("y", found.y, off.norm(dim=-1), call.x.dtype), found.writes
+
+
+def run(context: Context, case: ConvCase, call: ConvCall) -> torch.Tensor:
+    """Call the backend and wait for it."""
+    outputs = context.target.run(case.form, call)  # type: ignore[arg-type]
+    if context.device == "cuda":
+        torch.cuda.synchronize()
+    return outputs.o
+
+
+def judge(
+    case: ConvCase, seed: int, call: ConvCall, y: torch.Tensor, fill: memory.Fill, clause: str, hazard: str | None
+) -> Iterator[Observation]:
+    """Compare what a call drawn from a case and seed returned and left in its pool."""
+    clean = build(case, seed, fill=fill)
+    want, writes = expected(clean)
+    yield compare(y, want, clause, hazard)
+    for slot, window in writes.items():
+        what = "the window is the last inputs of the row, as they are"
+        yield same_bits(f"pool[{slot}]", call.pool[slot].cpu(), window, clause, hazard, what)
+    yield untouched(call.pool, clean.pool, set(writes))
+
+
+def untouched(pool: torch.Tensor, before: torch.Tensor, written: set[int]) -> Observation:
+    """Check that no byte of a pool's memory changed but the slots named by ``written`` (clause P2)."""
+    after, was = (memory.whole_memory(x).cpu().view(-1, pool.element_size()) for x in (pool, before))
+    changed = (after != was).any(-1)
+    places = torch.arange(changed.numel()).as_strided(pool.shape, pool.stride(), pool.storage_offset())
+    for slot in written:
+        changed[places[slot].reshape(-1)] = False
+    if not bool(changed.any()):
+        return Observation(True, "P2")
+    at = int(changed.int().argmax())
+    slot = (at - pool.storage_offset()) // pool.stride(0)
+    text = f"{int(changed.sum())} elements changed that no write index names; the first lies where slot {slot} is"
+    values = [number(x[at].clone().view(pool.dtype)[0]) for x in (after, was)]
+    location = locate("pool", (slot,)).model_copy(update={"row": None, "slot": slot})
+    return Observation(False, "P2", text, HAZARD, location, values[0], values[1])
