@@ -190,12 +190,13 @@ def run(
         ContractError: the choice names nothing, or the earlier run's verdicts do not hold for this one.
     """
     started = time.perf_counter()
-    entries = tuple(entries)
-    files = sources(campaign.selection.operator.name)
+    name = campaign.selection.operator.name
+    files = sources(name)
+    entries = tuple(entry for entry in entries if entry.place.partition("/")[0] in ("common", name))
     everything = generate(files)
     chosen = campaign.choose(everything)
     device = campaign.selection.device
-    setup = Setup(campaign.backend, campaign.selection.operator.name, device, campaign.seed, threads=1)
+    setup = Setup(campaign.backend, name, device, campaign.seed, threads=1)
     texts = {name: source.text for name, source in files.items()}
     stems = {name: source.stem for name, source in files.items()}
     seconds = None if campaign.minutes is None else campaign.minutes * 60
