@@ -77,7 +77,7 @@ def assemble(files: Iterable[FileResult], rules: Sequence[Rule], skipped: Iterab
         not_analysed=sorted(not_analysed, key=lambda item: (item.path, item.reason)),
         analysed=Analysed(files=len(read), lines=lines, functions=functions, kernels=kernels, launches=launches),
         checked=list(read),
-        failed=any(result.failures for result in results),
+        failed=any(result.failures or result.passing for result in results),
     )
 
 
@@ -100,7 +100,8 @@ def _of_file(
         rule = rules[place.rule]
         finding = _finding(rule, place, fingerprints.of(rule.code, place.function, place.statement))
         names = (rule.code, rule.name)
-        heard = [comment for comment in result.comments if comment.covers(place.line, place.end_line, names)]
+        first, last = min(place.line, place.lines[0] or place.line), max(place.end_line, place.lines[1])
+        heard = [comment for comment in result.comments if comment.covers(first, last, names)]
         used |= {(comment, name.lower()) for comment in heard for name in names}
         if heard:
             suppressed.append(_dismissed(rule, place, visible(f"ignored in line {heard[0].line}: {heard[0].reason}")))
@@ -179,9 +180,10 @@ def _finding(rule: Rule, place: Place, fingerprint: str) -> Finding:
 
 
 def _try(path: str, probe: str | None) -> str | None:
-    """Return the command that makes the hazard happen, where verify can run what the file holds."""
+    """Return the command that makes the hazard happen, where verify has an adapter to what the file holds."""
     if probe is None or not any(word in path.lower() for word in VERIFIED):
         return None
     package = next((name for part in PurePosixPath(path).parts for name in (ADAPTERS.get(part),) if name), None)
-    backend = package or "path/to/backend.py:ATTR"
-    return shlex.join(["deltaproof", "verify", "--backend", backend, "--probe", probe])
+    if package is None:
+        return None
+    return shlex.join(["deltaproof", "verify", "--backend", package, "--probe", probe])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,12 @@ def render(findings: Iterable[Finding]) -> str:
     return json.dumps({"deltaproof_baseline": BASELINE_VERSION, "findings": found}, indent=2) + "\n"
 
 
-def load(path: Path) -> dict[str, Counter[str]]:
+def load(path: Path, argument: str = "--baseline") -> dict[str, Counter[str]]:
     """Return how often each fingerprint is known, by file.
+
+    Args:
+        path: the baseline.
+        argument: where the path comes from, for errors.
 
     Raises:
         ContractError: there is no such file, or it is no baseline.
@@ -41,27 +45,37 @@ def load(path: Path) -> dict[str, Counter[str]]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ContractError("--baseline", "a file that can be read", f"{path} ({error.strerror})") from None
+        raise ContractError(argument, "a file that can be read", f"{path} ({error.strerror})") from None
     except (ValueError, RecursionError):
-        raise ContractError("--baseline", _EXPECTED, f"{path} (not JSON)") from None
-    if not isinstance(data, dict) or data.get("deltaproof_baseline") != BASELINE_VERSION:
-        raise ContractError("--baseline", _EXPECTED, str(path))
+        raise ContractError(argument, _EXPECTED, f"{path} (not JSON)") from None
+    version = data.get("deltaproof_baseline") if isinstance(data, dict) else None
+    if type(version) is not int or version != BASELINE_VERSION:
+        raise ContractError(argument, _EXPECTED, str(path))
     known: dict[str, Counter[str]] = {}
     entries = data.get("findings")
     for fingerprint, entry in entries.items() if isinstance(entries, dict) else ():
         paths = entry.get("paths") if isinstance(entry, dict) else None
         if not isinstance(paths, dict) or not all(type(count) is int and count > 0 for count in paths.values()):
-            raise ContractError("--baseline", _EXPECTED, f"{path} (entry {fingerprint})")
+            raise ContractError(argument, _EXPECTED, f"{path} (entry {fingerprint})")
         known[fingerprint] = Counter(paths)
     if not isinstance(entries, dict):
-        raise ContractError("--baseline", _EXPECTED, f"{path} (no findings)")
+        raise ContractError(argument, _EXPECTED, f"{path} (no findings)")
     return known
 
 
-def split(findings: Iterable[Finding], known: Mapping[str, Mapping[str, int]]) -> tuple[list[Finding], list[Finding]]:
+def split(
+    findings: Iterable[Finding],
+    known: Mapping[str, Mapping[str, int]],
+    stands: Callable[[str], bool] = lambda path: False,
+) -> tuple[list[Finding], list[Finding]]:
     """Return the new findings and the known ones.
 
     A known fingerprint may have moved to another file; a further occurrence of it is new.
+
+    Args:
+        findings: what a run found.
+        known: the baseline.
+        stands: whether a file is there that the run did not look at: what is known of it is still there, not moved.
     """
     left = {fingerprint: Counter(paths) for fingerprint, paths in known.items()}
     waiting, old = [], []
@@ -75,7 +89,7 @@ def split(findings: Iterable[Finding], known: Mapping[str, Mapping[str, int]]) -
     new = []
     for finding in waiting:
         paths = left.get(finding.fingerprint, Counter())
-        elsewhere = next((path for path, count in sorted(paths.items()) if count > 0), None)
+        elsewhere = next((path for path, count in sorted(paths.items()) if count > 0 and not stands(path)), None)
         if elsewhere is None:
             new.append(finding)
         else:

@@ -78,7 +78,8 @@ def excluded(path: Path, root: Path, patterns: Sequence[str]) -> bool:
     except ValueError:
         parts = (path.name,)
     ways = [part for count, part in enumerate(parts, 1) for part in (part, "/".join(parts[:count]))]
-    return any(fnmatchcase(way, pattern.rstrip("/")) for pattern in patterns for way in ways)
+    plain = [pattern.removeprefix("./").strip("/") for pattern in patterns]
+    return any(fnmatchcase(way, pattern) for pattern in plain for way in ways)
 
 
 def _below(folder: Path, root: Path, exclude: Sequence[str], found: Found) -> Iterator[Path]:

@@ -25,7 +25,7 @@ from deltaproof.audit.inspect_file import FileResult, inspect_file
 from deltaproof.audit.model.project import Project
 from deltaproof.audit.rule import Rule
 from deltaproof.contracts.errors import ContractError
-from deltaproof.reports.audit import AuditReport, worst
+from deltaproof.reports.audit import AuditReport, Finding, worst
 from deltaproof.reports.visible import visible
 
 MOST_JOBS = 8
@@ -84,13 +84,18 @@ def run(
         result = assemble(files, rules, skipped)
         if cache is not None and not result.failed:
             cache.store(key, result.model_dump_json(by_alias=True))
-    new, old = (result.findings, []) if known is None else split(result.findings, known)
+    new = result.findings
+    old: list[Finding] = []
+    if known is not None:
+        checked = set(result.checked)
+        new, old = split(result.findings, known, lambda path: path not in checked and (base / path).exists())
     return AuditReport(
         root=visible(str(base)),
         targets=[visible(_relative(Path(os.path.abspath(target)), base)) for target in targets],
         rules=[rule.name for rule in rules],
         findings=worst(new),
         known=worst(old),
+        compared=known is not None,
         suppressed=result.suppressed,
         dismissed=result.dismissed,
         analysed=result.analysed,
@@ -204,7 +209,7 @@ def _one_by_one(work: Work, files: Sequence[Path]) -> Iterator[FileResult]:
                     yield from pool.submit(_inspect_chunk, [path]).result()
                 except BrokenProcessPool:
                     yield FileResult(
-                        visible(_relative(path, work.root)), unreadable="the process that read it was ended"
+                        visible(_relative(path, work.root)), "the process that read it was ended", passing=True
                     )
                     break
 

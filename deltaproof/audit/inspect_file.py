@@ -21,6 +21,7 @@ QUOTED_LINES = 6
 QUOTED_ELSEWHERE = 1
 """Lines that are quoted of the finding's own statement, and of others; of a longer one the first ones."""
 CONTINUED = "continued"
+IN_TEST = "stands in a test, a benchmark or an example"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Place:
     fix: str = ""
     edit: Edit | None = None
     evidence: tuple[Evidence, ...] = ()
+    lines: tuple[int, int] = (0, 0)
+    """First and last line of the statement it stands in; of a compound one those of its header."""
 
 
 @dataclass
@@ -48,6 +51,7 @@ class FileResult:
     Attributes:
         path: relative to the root.
         unreadable: why it was not analysed; empty where it was.
+        passing: whether the next run may do better: memory ran out, a process was ended, the auditor failed.
         hits: what rules found, in other files too.
         drops: what they considered and dropped; ``message`` is the reason.
         failures: the index of each rule that raised, and the error.
@@ -58,6 +62,7 @@ class FileResult:
 
     path: str
     unreadable: str = ""
+    passing: bool = False
     hits: list[Place] = field(default_factory=list)
     drops: list[Place] = field(default_factory=list)
     failures: list[tuple[int, str]] = field(default_factory=list)
@@ -73,22 +78,27 @@ def inspect_file(path: Path, project: Project, rules: Sequence[Rule]) -> FileRes
         module = project.module(path)
         kernels = sum(function.is_kernel for function in module.functions)
         lines = module.text.count("\n") + (not module.text.endswith("\n") and bool(module.text))
-        result.counts = (lines, len(module.functions), kernels, len(module.launches))
+        # x[i](...) is a launch only where there may be a kernel
+        launches = len(module.launches) if kernels or "triton" in module.text else 0
+        result.counts = (lines, len(module.functions), kernels, launches)
         result.comments = suppressions(module.text)
     except Unreadable as error:
-        result.unreadable = visible(str(error))
+        result.unreadable, result.passing = visible(str(error)), error.passing
         return result
     except Exception as error:
-        result.unreadable = visible(f"the auditor failed: {type(error).__name__}: {error}")
+        result.unreadable, result.passing = visible(f"the auditor failed: {type(error).__name__}: {error}"), True
         return result
     for index, rule in enumerate(rules):
-        unwanted = rule.triggers and not any(trigger in module.text for trigger in rule.triggers)
-        if unwanted or (module.is_test and not rule.tests):
+        if rule.triggers and not any(trigger in module.text for trigger in rule.triggers):
             result.ran.add(index)
             continue
+        excused = module.is_test and not rule.tests
         try:
             for seen in rule.check(module, project):
-                (result.hits if isinstance(seen, Hit) else result.drops).append(_place(index, seen))
+                if not excused:
+                    (result.hits if isinstance(seen, Hit) else result.drops).append(_place(index, seen))
+                elif isinstance(seen, Hit) and seen.module is module:
+                    result.drops.append(_place(index, Drop(module, seen.node, seen.function, IN_TEST)))
             result.ran.add(index)
         except Exception as error:
             result.failures.append((index, visible(f"{type(error).__name__}: {error}")))
@@ -125,22 +135,27 @@ def _quote(module: Module, node: ast.AST, why: str, most: int) -> list[Evidence]
 def _place(rule: int, seen: Hit | Drop) -> Place:
     module, node = seen.module, seen.node
     line = getattr(node, "lineno", 1)
-    function = "" if seen.function is None else seen.function.qualname
+    # a rule may speak of the function around the one that the line stands in
+    inner = module.function_at(line)
+    function = (inner.qualname if inner is not None else "") if seen.function is None else seen.function.qualname
+    if seen.function is not None and inner is not None and inner.qualname.startswith(f"{function}."):
+        function = inner.qualname
     where = (rule, visible(module.path), line, max(last_line(node), line), _column(module, node), visible(function))
     if isinstance(seen, Drop):
         return Place(*where, statement="", message=visible(seen.reason))
     evidence = _quote(module, node, visible(seen.message), QUOTED_LINES)
     for quote in seen.quotes:
         evidence += _quote(quote.module, quote.node, visible(quote.why), QUOTED_ELSEWHERE)
+    statement = statement_at(module.tree, line)
+    lines = (line, line) if statement is None else (getattr(statement, "lineno", line), last_line(statement))
     return Place(
-        *where, _statement(module, line), visible(seen.message), seen.verdict, visible(seen.fix), seen.edit,
-        tuple(evidence),
+        *where, _statement(module, line, statement), visible(seen.message), seen.verdict, visible(seen.fix), seen.edit,
+        tuple(evidence), lines,
     )  # fmt: skip
 
 
-def _statement(module: Module, line: int) -> str:
+def _statement(module: Module, line: int, statement: ast.AST | None) -> str:
     plain = " ".join(_line(module, line).split())
-    statement = statement_at(module.tree, line)
     try:
         return plain if statement is None else normalised(statement)
     except (RecursionError, ValueError):

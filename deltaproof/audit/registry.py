@@ -52,7 +52,13 @@ def _matching(key: str, rules: Sequence[Rule], argument: str) -> list[Rule]:
 
 
 def chosen(
-    rules: Sequence[Rule], *, select: Sequence[str] = (), ignore: Sequence[str] = (), preview: bool = False
+    rules: Sequence[Rule],
+    *,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    preview: bool = False,
+    select_argument: str = "--select",
+    ignore_argument: str = "--ignore",
 ) -> list[Rule]:
     """Return the rules that run.
 
@@ -61,19 +67,23 @@ def chosen(
         select: codes, names, beginnings of codes (``"HZ1"``) or ``"ALL"``, also several with commas; empty for all.
         ignore: the same, and it wins.
         preview: whether rules whose precision is not measured run too.
+        select_argument, ignore_argument: where they come from, for errors.
 
     Raises:
-        ContractError: a key is no rule's, or names a preview rule alone and ``preview`` is off.
+        ContractError: a key is no rule's, none is given where one is asked for, or it names a preview rule alone and
+            ``preview`` is off.
     """
     wanted: dict[Rule, None] = {}
     selected = _keys(select)
+    if select and not selected:
+        raise ContractError(select_argument, "codes or names of rules", repr(",".join(select)))
     for key in selected or ["ALL"]:
-        found = _matching(key, rules, "--select")
+        found = _matching(key, rules, select_argument)
         ready = [rule for rule in found if preview or rule.stable]
         if selected and not ready:
-            raise ContractError("--select", "a stable rule, or --preview with it", f"{key} (in preview)")
+            raise ContractError(select_argument, "a stable rule, or --preview with it", f"{key} (in preview)")
         wanted.update(dict.fromkeys(ready))
     for key in _keys(ignore):
-        for rule in _matching(key, rules, "--ignore"):
+        for rule in _matching(key, rules, ignore_argument):
             wanted.pop(rule, None)
     return [rule for rule in rules if rule in wanted]

@@ -15,7 +15,7 @@ from deltaproof.audit.discover import default_root
 from deltaproof.audit.engine import Progress, run
 from deltaproof.audit.own_rules import OWN_RULES
 from deltaproof.audit.rule import Rule
-from deltaproof.audit.settings import THRESHOLDS, Settings
+from deltaproof.audit.settings import TABLE, THRESHOLDS, Settings
 from deltaproof.audit.settings import load as load_settings
 from deltaproof.contracts.errors import ContractError
 from deltaproof.reports.audit import AuditReport
@@ -74,18 +74,24 @@ class Request:
             ContractError: a key is no rule's, or no rule is left.
         """
         every = (*registry.all_rules(), *OWN_RULES)
+        table = f"{settings.source}: [{TABLE}]"
+        selects = "--select" if self.select or not settings.select else f"{table} select"
+        ignores = "--ignore" if self.ignore or not settings.ignore else f"{table} ignore"
         rules = registry.chosen(
             every,
             select=self.select or settings.select,
             ignore=(*self.ignore, *settings.ignore),
             preview=self.preview or settings.preview,
+            select_argument=selects,
+            ignore_argument=ignores,
         )
         # The rules of ignore comments run alone only for whoever asks for that.
         if not self.select and all(rule in OWN_RULES for rule in rules):
             rules = []
         if not rules:
             waiting = sum(not rule.stable for rule in every)
-            raise ContractError("--select", "at least one rule that runs", f"none ({waiting} more with --preview)")
+            blamed = ignores if self.ignore or settings.ignore else selects
+            raise ContractError(blamed, "at least one rule that runs", f"none ({waiting} more with --preview)")
         return rules
 
 
@@ -100,6 +106,7 @@ def carry_out(request: Request, progress: Progress | None = None) -> AuditReport
     assert settings is not None, "with_settings has filled them in"
     rules = asked.rules(settings)
     place = asked.baseline if asked.baseline is not None else settings.baseline
+    argument = "--baseline" if asked.baseline is not None else f"{settings.source}: [{TABLE}] baseline"
     return run(
         asked.targets,
         rules,
@@ -107,7 +114,7 @@ def carry_out(request: Request, progress: Progress | None = None) -> AuditReport
         exclude=settings.exclude,
         jobs=asked.jobs,
         cache=Cache(folder_for(asked.place())) if asked.cached else None,
-        known=None if place is None or asked.all_new else baselines.load(place),
+        known=None if place is None or asked.all_new else baselines.load(place, argument),
         command=asked.command,
         progress=progress,
     )

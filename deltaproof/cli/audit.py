@@ -65,7 +65,8 @@ def audit(
         Path | None, typer.Option(help="File of known findings: only others fail the run.", show_default=False)
     ] = None,
     write_baseline: Annotated[
-        Path | None, typer.Option(help="Write the findings to this file as known ones, and exit 0.")
+        Path | None,
+        typer.Option(help="Write the findings to this file as known ones, and exit 0, or 2 where a rule failed."),
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; as many as there are cores, up to 8.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep results.")] = False,
@@ -91,6 +92,12 @@ def audit(
         _writable("--output", output)
         _writable("--write-baseline", write_baseline)
         if claims is not None or fixed_root is not None:
+            unused = {"--select": select, "--ignore": ignore, "--preview": preview, "--baseline": baseline,
+                      "--write-baseline": write_baseline, "--show-dismissed": show_dismissed, "--fail-on": fail_on,
+                      "--jobs": jobs, "--no-cache": no_cache}  # fmt: skip
+            for option, value in unused.items():
+                if value:
+                    raise ContractError("--claims", "no option of rules with it", option)
             _claims(claims, root, fixed_root, paths, package, format, output)
         report, threshold = _report(
             paths or [], package, root, write_baseline is not None,
@@ -112,11 +119,11 @@ def audit(
         # Python's own exit code for a crash is that of findings.
         Console(stderr=True).print_exception()
         _usage("the auditor failed; this is a fault of its own")
-    from deltaproof.reports.audit_summary import exit_code, plural
+    from deltaproof.reports.audit_summary import exit_code, plural, rule_failures
 
     if write_baseline is not None:
         typer.echo(f"wrote {write_baseline}: {plural(len(report.findings), 'known finding')}", err=True)
-        raise typer.Exit(0)
+        raise typer.Exit(2 if rule_failures(report) else 0)
     raise typer.Exit(exit_code(report, threshold))
 
 

@@ -108,6 +108,7 @@ class AuditReport(_Model):
     rules: list[str] = Field(description="names of the rules that ran")
     findings: list[Finding]
     known: list[Finding] = Field(default_factory=list, description="findings that the baseline holds")
+    compared: bool = Field(default=False, description="whether there was a baseline")
     suppressed: list[Dismissed] = Field(default_factory=list, description="findings with an ignore comment")
     dismissed: list[Dismissed] = Field(default_factory=list)
     analysed: Analysed

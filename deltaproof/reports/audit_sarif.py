@@ -121,9 +121,7 @@ def _rule(code: str, name: str, severity: Severity, text: RuleText | None) -> di
 
 
 def _severity(text: RuleText | None, found: Severity | None) -> Severity:
-    if text is not None and text.hazard is not None:
-        return text.hazard.severity
-    return found or "medium"
+    return text.severity if text is not None else found or "medium"
 
 
 def _notification(path: str, reason: str) -> dict[str, Any]:
@@ -154,7 +152,7 @@ def render(report: AuditReport, rules: Mapping[str, RuleText]) -> str:
         code = text.code if text is not None else codes.get(name, name)
         described.append(_rule(code, name, _severity(text, severities.get(name)), text))
     # A baseline's states are given where there is a baseline only.
-    old, new = ("unchanged", "new") if report.known else (None, None)
+    old, new = ("unchanged", "new") if report.compared else (None, None)
     run: dict[str, Any] = {
         "tool": {
             "driver": {"name": "deltaproof", "version": report.versions.get("deltaproof", ""), "rules": described}

@@ -60,10 +60,10 @@ def left_out(report: AuditReport) -> str:
     """Return how many paths were not analysed, and how many rules raised."""
     failures = len(rule_failures(report))
     missing = len(report.not_analysed) - failures
-    parts = [f"{plural(missing, 'path')} not analysed" if missing else "nothing was left out"]
+    parts = [f"{plural(missing, 'path')} not analysed"] if missing else []
     if failures:
         parts.append(f"{plural(failures, 'rule run')} failed")
-    return ", ".join(parts)
+    return ", ".join(parts) or "nothing was left out"
 
 
 def verdict(report: AuditReport) -> str:
@@ -75,6 +75,8 @@ def verdict(report: AuditReport) -> str:
         word = "nothing was analysed"
     elif report.known:
         word = f"nothing new, {plural(len(report.known), 'finding')} in the baseline"
+    elif rule_failures(report):
+        word = "no finding, but a rule failed"
     else:
         word = "clean"
     return f"{word}: {analysed(report)}"

@@ -10,7 +10,7 @@ from functools import cache
 from inspect import cleandoc
 from pathlib import Path
 
-from deltaproof.hazards import HAZARDS, Hazard
+from deltaproof.hazards import HAZARDS, Hazard, Severity
 
 _AUDIT = Path(__file__).resolve().parents[1] / "audit"
 RULE_FOLDERS = (_AUDIT / "own_rules", _AUDIT / "rules")
@@ -30,6 +30,7 @@ class RuleText:
         headings: the headings in it, in order.
         hazard: the hazard it looks for, if the catalogue has it.
         source: the file, from the package's folder on.
+        severity: the hazard's, or the rule's own.
     """
 
     code: str
@@ -40,6 +41,7 @@ class RuleText:
     headings: tuple[str, ...]
     hazard: Hazard | None
     source: str
+    severity: Severity = "medium"
 
 
 def rule_texts(folders: Sequence[Path] = RULE_FOLDERS) -> dict[str, RuleText]:
@@ -63,7 +65,8 @@ def _read(path: Path) -> RuleText:
     doc = ast.get_docstring(tree)
     if not doc:
         raise ValueError(f"{path.name}: a rule needs a docstring, it is the rule's page")
-    values: dict[str, object] = {"stable": path.parent.name == "own_rules"}
+    own_rule = path.parent.name == "own_rules"
+    values: dict[str, object] = {"stable": own_rule, "severity": "low" if own_rule else "medium"}
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             own = dict(_constants(node))
@@ -80,7 +83,8 @@ def _read(path: Path) -> RuleText:
     if title.rstrip(".") == name and hazard is not None:
         title = hazard.what
     source = path.relative_to(_AUDIT.parent).as_posix() if _AUDIT in path.parents else path.name
-    return RuleText(code, name, bool(values["stable"]), title, body, headings, hazard, source)
+    severity: Severity = hazard.severity if hazard is not None else values["severity"]  # type: ignore[assignment]
+    return RuleText(code, name, bool(values["stable"]), title, body, headings, hazard, source, severity)
 
 
 def _constants(node: ast.ClassDef) -> list[tuple[str, object]]:

@@ -31,6 +31,28 @@ def test_a_fingerprint_stays_when_lines_formatting_and_comments_change(tmp_path)
     assert prints(tmp_path, moved) == plain
 
 
+def test_a_copy_is_new_while_the_file_it_was_copied_from_stands_unaudited(tmp_path):
+    source = HEAD + kernel()
+    lay_out(tmp_path, {"a.py": source, "b.py": source})
+    known = {item.fingerprint: {item.path: 1} for item in audit(tmp_path, [tmp_path / "a.py"]).findings}
+    copy = audit(tmp_path, [tmp_path / "b.py"], known=known)
+    assert [item.path for item in copy.findings] == ["b.py"] and copy.known == []
+    (tmp_path / "a.py").unlink()
+    moved = audit(tmp_path, [tmp_path / "b.py"], known=known)
+    assert moved.findings == [] and [item.path for item in moved.known] == ["b.py"]
+    lay_out(tmp_path, {"a.py": HEAD})
+    both = audit(tmp_path, known=known)
+    assert both.findings == [] and [item.path for item in both.known] == ["b.py"], "moved between audited files"
+
+
+@pytest.mark.parametrize("version", [True, 2, "1", None])
+def test_a_baseline_of_another_version_is_refused(tmp_path, version):
+    place = tmp_path / "known.json"
+    place.write_text(json.dumps({"deltaproof_baseline": version, "findings": {}}))
+    with pytest.raises(ContractError, match="pyproject baseline: expected a baseline of version 1"):
+        load(place, "pyproject baseline")
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -9,6 +9,8 @@ import pytest
 
 from deltaproof.audit import engine
 from deltaproof.audit.cache import KEPT, Cache, folder_for
+from deltaproof.audit.model import project, source
+from deltaproof.audit.model.source import Unreadable
 from deltaproof.audit.own_rules import OWN_RULES
 from tests.audit.rule_for_tests import RULE, UnmaskedLoad
 from tests.audit.trees import HEAD, audit, kernel, lay_out
@@ -104,6 +106,39 @@ def test_a_run_in_which_a_rule_failed_is_not_kept(tree, cache):
     (tree / "c.py").write_text(HEAD + kernel("breaks"))
     report(tree, cache)
     assert list(cache.folder.glob("*")) == []
+
+
+@pytest.mark.parametrize(
+    "error", [Unreadable("cannot be read: no such device", passing=True), MemoryError(), OSError("no such device")]
+)
+def test_what_another_run_may_read_is_not_kept(tree, cache, monkeypatch, error):
+    def read(path):
+        if path.name == "b.py":
+            raise error
+        return original(path)
+
+    original = project.read
+    with monkeypatch.context() as patch:
+        patch.setattr(project, "read", read)
+        assert [item.path for item in audit(tree, cache=cache).not_analysed] == ["b.py"]
+    assert len(audit(tree, cache=cache).findings) == 2
+
+
+def test_what_no_run_will_read_is_kept(tree, cache, looked_at):
+    (tree / "c.py").write_text("def f(:\n")
+    first = report(tree, cache)
+    assert report(tree, cache) == first and len(looked_at) == 3
+
+
+def test_a_tree_that_needs_too_much_memory_is_no_result_for_later(tree, cache, monkeypatch):
+    def parse(text):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source.ast, "parse", parse)
+        reasons = {item.reason for item in audit(tree, cache=cache).not_analysed}
+    assert reasons == {"nested too deeply to be parsed, or too little memory"}
+    assert len(audit(tree, cache=cache).findings) == 2
 
 
 def test_a_folder_that_cannot_be_written_to_does_not_stop_a_run(tree, tmp_path):

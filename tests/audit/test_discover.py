@@ -76,7 +76,7 @@ def test_a_target_that_is_not_python_is_named(tmp_path):
     assert found(tmp_path, tmp_path / "kernel.cu", tmp_path / "a.py") == (["a.py"], {"kernel.cu": "not a Python file"})
 
 
-@pytest.mark.parametrize("pattern", ["gen", "gen/", "pkg/gen", "pkg/gen/*.py", "*_pb2.py"])
+@pytest.mark.parametrize("pattern", ["gen", "gen/", "pkg/gen", "./pkg/gen", "/pkg/gen/", "pkg/gen/*.py", "*_pb2.py"])
 def test_excluded_paths_are_named(tmp_path, pattern):
     lay_out(tmp_path, {"pkg/gen/x_pb2.py": "", "pkg/a.py": ""})
     names, skipped = found(tmp_path, exclude=[pattern])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from deltaproof.audit.cache import Cache
 from deltaproof.audit.own_rules import OWN_RULES
 from deltaproof.audit.rule import Rule
 from deltaproof.contracts.errors import ContractError
@@ -165,6 +168,45 @@ def test_a_file_that_ends_the_process_is_named_and_the_others_are_analysed(tmp_p
         ("m13.py", "the process that read it was ended")
     ]
     assert len(report.findings) == 29
+
+
+def test_a_process_that_was_ended_is_no_result_for_later(tmp_path, monkeypatch):
+    lay_out(tmp_path, {f"m{n:02}.py": HEAD + kernel("ends" if n == 13 else f"k{n}") for n in range(30)})
+    cache = Cache(tmp_path / "cache")
+    assert [item.path for item in audit(tmp_path, cache=cache, jobs=2).not_analysed] == ["m13.py"]
+    monkeypatch.setattr(UnmaskedLoad, "check", lambda self, module, project: iter(()))
+    assert audit(tmp_path, cache=cache, jobs=2).not_analysed == []
+
+
+def test_what_stands_in_a_test_is_dropped_and_says_so(tmp_path):
+    files = {"tests/a.py": HEAD + kernel(), "ops.py": HEAD + kernel(), "benchmarks/b.py": HEAD + kernel("safe")}
+    report = audit(lay_out(tmp_path, files))
+    assert [item.path for item in report.findings] == ["ops.py"]
+    assert [(item.path, item.line, item.reason) for item in report.dismissed] == [
+        ("tests/a.py", 7, "stands in a test, a benchmark or an example")
+    ]
+
+
+def test_an_indexed_call_counts_as_a_launch_only_where_there_may_be_a_kernel(tmp_path):
+    files = {"plain.py": "def f(x):\n    x[1](2)\n", "host.py": "import triton\n\n\ndef f(k):\n    k[(1,)](2)\n"}
+    assert audit(lay_out(tmp_path, files)).analysed.launches == 1
+
+
+def test_a_finding_names_the_innermost_function(tmp_path):
+    class Outer(UnmaskedLoad):
+        def check(self, module, project):
+            for seen in super().check(module, project):
+                yield replace(seen, function=module.functions[0])
+
+    source = HEAD + "def host(p):\n    @triton.jit\n    def inner(q):\n        return tl.load(q)\n"
+    assert audit(lay_out(tmp_path, {"a.py": source}), rules=(Outer(),)).findings[0].function == "host.inner"
+
+
+def test_a_failed_rule_is_not_clean_and_makes_no_baseline(tmp_path):
+    lay_out(tmp_path, {"a.py": HEAD + kernel("breaks")})
+    report = audit(tmp_path)
+    assert verdict(report).startswith("no finding, but a rule failed: ")
+    assert verdict(report).endswith("; 1 rule run failed")
 
 
 def test_the_progress_reaches_the_number_of_files(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 
 import pydantic
@@ -9,7 +10,7 @@ import pytest
 
 from deltaproof.audit import package as packages
 from deltaproof.audit.package import PackageError
-from deltaproof.audit.request import Request, audit_package, importable
+from deltaproof.audit.request import Request, audit_package, carry_out, importable
 from deltaproof.contracts.errors import ContractError
 from tests.audit.trees import HEAD, kernel
 
@@ -54,3 +55,20 @@ def test_only_this_very_version_counts_as_importable():
     assert importable(f"pydantic=={pydantic.VERSION}")
     assert not importable("pydantic==0.0.1")
     assert not importable("no-such-package-of-that-name==1.0")
+
+
+@pytest.mark.parametrize(
+    ("table", "argument"),
+    [
+        ('select = ["bogus"]', "select: expected a rule's code"),
+        ('ignore = ["HZ9999"]', "ignore: expected a rule's code"),
+        ('ignore = ["ALL"]', "ignore: expected at least one rule"),
+        ('select = [""]', "select: expected codes or names of rules"),
+        ('baseline = "no.json"', "baseline: expected a file that can be read"),
+    ],
+)
+def test_what_the_settings_get_wrong_is_named_as_theirs(tmp_path, table, argument):
+    (tmp_path / "pyproject.toml").write_text(f"[tool.deltaproof.audit]\n{table}\n")
+    (tmp_path / "a.py").write_text("x = 1\n")
+    with pytest.raises(ContractError, match=re.escape(f"pyproject.toml: [tool.deltaproof.audit] {argument}")):
+        carry_out(Request([tmp_path], cached=False))

@@ -29,6 +29,10 @@ def of(tmp_path, statement, **options):
         "# deltaproof: ignore[unmasked-load] rows are padded\n    tl.load(p)",
         "# deltaproof: ignore[unmasked-load] rows are padded\n    # and more\n\n    tl.load(p)",
         "tl.load(\n        p,  # deltaproof: ignore[unmasked-load] rows are padded\n    )",
+        "b = (\n        tl.load(p)\n    )  # deltaproof: ignore[unmasked-load] rows are padded",
+        "b = (  # deltaproof: ignore[unmasked-load] rows are padded\n        1\n        + tl.load(p)\n    )",
+        "# deltaproof: ignore[unmasked-load] rows are padded\n    b = (\n        tl.load(p)\n    )",
+        "if (  # deltaproof: ignore[unmasked-load] rows are padded\n        tl.load(p)\n    ):\n        pass",
     ],
 )
 def test_a_comment_with_a_reason_silences_the_finding_and_keeps_the_reason(tmp_path, statement):
@@ -47,6 +51,11 @@ def test_a_comment_names_several_rules_with_commas(tmp_path):
     assert [item.message for item in report.findings] == [
         "unused-suppression finds nothing here that this comment could silence"
     ]
+
+
+def test_a_comment_on_a_compound_statement_speaks_of_its_header_alone(tmp_path):
+    findings, _ = of(tmp_path, "if p:  # deltaproof: ignore[unmasked-load] rows are padded\n        b = tl.load(p)")
+    assert sorted(findings) == [("unmasked-load", 8), ("unused-suppression", 7)]
 
 
 @pytest.mark.parametrize("reason", ["", " ", " :", " --", "   # noqa"])

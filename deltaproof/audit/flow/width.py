@@ -124,7 +124,7 @@ class Widths:
                     for added in self.of(reached.value.right):
                         joined = _joined(reached.value.op, old, added)
                         found += [] if joined is None else [joined]
-            elif reached.kind == "loop" and isinstance(reached.value, ast.Call):
+            elif reached.kind == "loop" and isinstance(reached.value, ast.Call) and reached.value.args:
                 found += self._loop(reached.node, reached.value.args)
             elif reached.kind == "assign" and reached.value is not None:
                 found += self.of(reached.value)

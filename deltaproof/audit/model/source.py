@@ -14,7 +14,15 @@ MOST_BYTES = 8 << 20
 
 
 class Unreadable(Exception):
-    """A file that cannot be analysed; its text says why."""
+    """A file that cannot be analysed; its text says why.
+
+    Attributes:
+        passing: whether another run may read it.
+    """
+
+    def __init__(self, why: str, *, passing: bool = False) -> None:
+        super().__init__(why)
+        self.passing = passing
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ def read(path: Path) -> Source:
             raise Unreadable(f"larger than {MOST_BYTES >> 20} MiB ({size} bytes)")
         data = path.read_bytes()
     except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror or error}") from None
+        raise Unreadable(f"cannot be read: {error.strerror or error}", passing=True) from None
     if b"\0" in data:
         raise Unreadable("holds NUL bytes: not a text file")
     try:
@@ -68,7 +76,10 @@ def parse(source: Source) -> ast.Module:
             return ast.parse(source.text)
     except SyntaxError as error:
         raise Unreadable(f"syntax error in line {error.lineno}: {error.msg}") from None
-    except (RecursionError, MemoryError):
+    except RecursionError:
         raise Unreadable("nested too deeply to be parsed") from None
+    except MemoryError:
+        # the parser says this of deep nesting too
+        raise Unreadable("nested too deeply to be parsed, or too little memory", passing=True) from None
     except ValueError as error:
         raise Unreadable(f"cannot be parsed: {error}") from None

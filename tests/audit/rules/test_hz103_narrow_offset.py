@@ -300,3 +300,8 @@ WRAPPED = """
 @pytest.mark.parametrize(("cast", "wide"), [("", False), (".to(tl.int64)", True)])
 def test_a_helper_that_returns_64_bits_widens(cast: str, wide: bool) -> None:
     assert (hits(RULE, WRAPPED.replace("CAST", cast)) == []) == wide
+
+
+def test_a_loop_over_a_call_of_no_known_bounds_has_no_size() -> None:
+    body = "for i_s in tiles():\n        tl.store(y + i_s * T + o, 0)"
+    assert hits(RULE, KERNEL.format(body=body)) == []
