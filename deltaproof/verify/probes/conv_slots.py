@@ -64,6 +64,9 @@ class ConvSlots(Probe):
             yield base.but(label="padding" if write is None else "write-outside", read=read, write=write,
                            index_dtype="int64")  # fmt: skip
         yield base.but(label="padding", read=(-1, 2, 3), fresh=(True, True, False))
+        # a padding row writes nothing, wherever its write index points
+        yield base.but(label="padding", read=(-1, 2, SLOTS), write=(5, 4, 0))
+        yield base.but(label="padding", read=(SLOTS + 1, -2, 3), write=(1, 6, 0), fresh=(True, False, False))
         yield base.but(label="fresh", fresh=(False, True, False), nan_slots=(2,))
         yield base.but(label="fresh", fresh=(True, True, True), read=(0, 4, 6), write=(4, 0, 1), nan_slots=(0, 4))
         yield base.but(label="shared", read=(2, 2, 2), write=(0, 5, 6))

@@ -126,6 +126,18 @@ class WindowLate(TorchBackend):
         return y
 
 
+class PaddingWrites(TorchBackend):
+    """A padding row writes where its write index points."""
+
+    def decode(self, call: ConvDecodeCall) -> torch.Tensor:
+        y = super().decode(call)
+        for read, write in zip(call.read_index.tolist(), call.writes.tolist(), strict=True):
+            slots = call.pool.shape[0]
+            if not 0 <= read < slots and 0 <= write < slots:
+                call.pool[write] = 0
+        return y
+
+
 class Neighbour(TorchBackend):
     """A row's result depends on how many rows there are."""
 
@@ -180,6 +192,7 @@ def test_the_right_backend_passes(probe: str, form: str) -> None:
         (FreshIgnored, "conv_slots", "decode", "P1"),
         (FreshIgnored, "conv_slots", "prefill", "P1"),
         (ReadSlotUpdated, "conv_slots", "decode", None),
+        (PaddingWrites, "conv_slots", "decode", "P2"),
         (WeightsReversed, "conv_values", "decode", "N2"),
         (WeightsReversed, "conv_values", "prefill", "N2"),
         (CountIgnored, "conv_values", "decode", "N2"),
