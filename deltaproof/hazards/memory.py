@@ -109,7 +109,7 @@ MEMORY_HAZARDS = (
             after each rewrite: a comment that claims the cast is not the cast.
         """,
         clauses=("P5", "M1"),
-        probes=("large_offsets", "slots"),
+        probes=("large_offsets", "slots", "conv_large_offsets"),
         rows=41,
         stories=(
             Story.pull(

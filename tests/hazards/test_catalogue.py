@@ -71,6 +71,7 @@ PROBES = set(
         "conv_values",
         "conv_slots",
         "conv_rows",
+        "conv_large_offsets",
     ]
 )
 

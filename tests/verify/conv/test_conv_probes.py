@@ -168,7 +168,7 @@ class HalfWritten(TorchBackend):
 
 
 def test_the_operators_have_probes_of_their_own() -> None:
-    assert set(PROBES) == {"conv_values", "conv_slots", "conv_rows"}
+    assert set(PROBES) == {"conv_values", "conv_slots", "conv_rows", "conv_large_offsets"}
     assert not set(PROBES) & set(probes_of(operator("gated_delta_rule")))
     assert set(probes()) == set(PROBES) | set(probes_of(operator("gated_delta_rule")))
 
