@@ -71,6 +71,25 @@ def test_what_looks_like_a_file_but_is_none_is_named(tmp_path):
     assert found(tmp_path) == ([], {"pipe.py": "not a regular file"})
 
 
+def test_a_link_to_what_is_no_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    lay_out(tmp_path, {"pkg/a.py": ""})
+    (tmp_path / "pkg" / "link.py").symlink_to(tmp_path / "pipe")
+    assert found(tmp_path, tmp_path / "pkg") == (["pkg/a.py"], {"pkg/link.py": "not a regular file"})
+
+
+def test_a_target_that_is_no_regular_file_is_named_and_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "zero.py").symlink_to("/dev/zero")
+    targets = [tmp_path / "pipe.py", tmp_path / "zero.py"]
+    assert found(tmp_path, *targets) == ([], dict.fromkeys(("pipe.py", "zero.py"), "not a regular file"))
+
+
+def test_a_link_out_of_the_root_to_a_device_is_named_as_such(tmp_path):
+    (tmp_path / "zero.py").symlink_to("/dev/zero")
+    assert found(tmp_path) == ([], {"zero.py": "a link to outside the root"})
+
+
 def test_a_target_that_is_not_python_is_named(tmp_path):
     lay_out(tmp_path, {"kernel.cu": "", "a.py": ""})
     assert found(tmp_path, tmp_path / "kernel.cu", tmp_path / "a.py") == (["a.py"], {"kernel.cu": "not a Python file"})

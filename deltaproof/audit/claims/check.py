@@ -14,6 +14,7 @@ from deltaproof.audit.claims.quotes import Quote, quotes
 from deltaproof.audit.claims.repeats import repeated
 from deltaproof.audit.claims.tree import Tree
 from deltaproof.audit.claims.view import Role, View
+from deltaproof.audit.given import read_given
 from deltaproof.contracts.errors import ContractError
 from deltaproof.reports.claims import CheckedClaim, ClaimsReport, ClaimVerdict, Found
 
@@ -77,13 +78,7 @@ def check_claims(report: Path, root: Path, fixed_root: Path | None = None) -> Cl
 
 
 def _text(report: Path) -> tuple[str, str | None]:
-    try:
-        size = report.stat().st_size
-        if size > MOST_BYTES:
-            raise ContractError("--claims", f"a report of at most {MOST_BYTES >> 20} MiB", f"{report} ({size} bytes)")
-        text = decode(report.read_bytes())
-    except OSError as error:
-        raise ContractError("--claims", "a report that can be read", f"{report} ({error.strerror or error})") from None
+    text = decode(read_given("--claims", "a report that can be read", report, MOST_BYTES))
     if "\0" in text:
         raise ContractError("--claims", "a text file", f"{report} (it holds NUL bytes)")
     mended, misread = repair(text)
@@ -106,7 +101,7 @@ def _judge(claim: Claim, tree: Tree) -> _Judged:
 def _in_file(claim: Claim, quoted: list[Quote], view: View | str, files: int) -> _Judged:
     shown = quoted[0].text if quoted else ""
     if isinstance(view, str):
-        return _Judged("absent", f"the file {view}", quote=shown)
+        return _Judged("absent", f"the file was not read: {view}", quote=shown)
     said = None if claim.first is None else view.role_of_lines(claim.first, claim.last or claim.first)
     hits = [hit for quote in quoted if (hit := locate(quote, view, claim.first, claim.last)) is not None]
     # An excerpt that stands whole where the claim says, or an expression, needs no help from a name beside it.

@@ -103,3 +103,9 @@ def test_a_path_that_is_none_is_refused(tree, path):
 def test_a_claim_without_a_path_names_no_file(check):
     (claim,) = check("| Severity | Line | Issue |\n|---|---|---|\n| HIGH | 3 | `a = b + c` |\n").claims
     assert (claim.verdict, claim.why) == ("no_such_file", "the claim names no file")
+
+
+def test_a_pipe_in_the_tree_grounds_nothing_and_is_not_opened(check, tree):
+    os.mkfifo(tree / "pool" / "pipe.py")
+    (claim,) = check(issue("pipe.py", 1, "`a = b + c`")).claims
+    assert (claim.verdict, claim.why) == ("absent", "the file was not read: not a regular file")
