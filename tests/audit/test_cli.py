@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -209,3 +210,43 @@ def test_neither_torch_nor_triton_nor_what_is_audited_is_imported(tree, tmp_path
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def in_encoding(encoding, *arguments):
+    """Run the command in a process whose standard output has an encoding; return it and what came out."""
+    command = [sys.executable, "-m", "deltaproof", "audit", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment, timeout=120)
+    return done, done.stdout.decode(encoding)
+
+
+HARD = "\u6f22 \U0001f600 \xe9"
+
+
+@pytest.fixture
+def hard(tmp_path):
+    """A tree whose finding quotes characters that few encodings have."""
+    return lay_out(tmp_path / "hard", {"bad.py": f"x = 1  # deltaproof: ignore[unmasked-load] {HARD}\n"})
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize("format", ["text", "markdown"])
+def test_what_the_output_cannot_show_is_escaped(hard, encoding, format):
+    done, text = in_encoding(encoding, hard, "--no-cache", "--format", format)
+    assert (done.returncode, done.stderr) == (1, b"")
+    for char in HARD.split():
+        assert (char if char.encode(encoding, "ignore") else json.dumps(char).strip('"')) in text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize("format", ["json", "sarif"])
+def test_data_says_the_same_in_every_encoding(hard, encoding, format):
+    done, text = in_encoding(encoding, hard, "--no-cache", "--format", format)
+    assert done.returncode == 1
+    assert HARD in json.dumps(json.loads(text), ensure_ascii=False)
+
+
+def test_a_file_is_utf_8_whatever_the_terminal_has(hard, tmp_path):
+    done, text = in_encoding("ascii", hard, "--no-cache", "--output", tmp_path / "out")
+    assert (done.returncode, text) == (1, "")
+    assert HARD in (tmp_path / "out").read_text(encoding="utf-8")
