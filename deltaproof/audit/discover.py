@@ -15,7 +15,7 @@ from deltaproof.contracts.errors import ContractError
 
 PASSED = frozenset(
     {".git", ".hg", ".svn", "__pycache__", "node_modules", ".tox", ".nox", ".eggs"}
-    | {".mypy_cache", ".pytest_cache", ".ruff_cache", ".deltaproof_cache"}
+    | {".mypy_cache", ".pytest_cache", ".ruff_cache"}
 )
 """Folders below a target that hold nobody's source."""
 SKIPPED = frozenset({".venv", "venv", "build", "dist", "site-packages"})

@@ -160,13 +160,33 @@ def test_a_baseline_is_written_and_then_only_new_findings_fail(tree, tmp_path):
     assert run(tree).exit_code == 0
 
 
-def test_results_are_kept_in_the_project_unless_told_otherwise(tree):
-    lay_out(tree, {"pyproject.toml": ""})
+def test_results_are_kept_with_the_users_caches_unless_told_otherwise(tree, tmp_path):
+    kept = tmp_path / "xdg" / "deltaproof" / "audit"
     run(tree, "--no-cache")
-    assert not (tree / ".deltaproof_cache").exists()
+    assert not kept.exists()
     first = run(tree).output
-    assert len(list((tree / ".deltaproof_cache").glob("audit-*.json"))) == 1
+    assert len(list(kept.glob("audit-*.json"))) == 1
     assert run(tree).output.splitlines()[:5] == first.splitlines()[:5]
+
+
+@pytest.mark.parametrize("inside", [".deltaproof_cache", ".cache/deltaproof/audit"])
+def test_a_tree_cannot_bring_its_own_verdict(tree, tmp_path, monkeypatch, inside):
+    lay_out(tree, {"pyproject.toml": ""})
+    assert run(tree).exit_code == 1
+    [entry] = (tmp_path / "xdg" / "deltaproof" / "audit").glob("audit-*.json")
+    clean = json.dumps({**json.loads(entry.read_text()), "findings": []})
+    lay_out(tree, {f"{inside}/{entry.name}": clean})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tree / ".cache"))
+    assert run(tree).exit_code == 1
+    assert run(tree / "bad.py", "--root", tree).exit_code == 1
+    assert (tree / inside / entry.name).read_text() == clean
+
+
+def test_a_link_in_the_tree_is_not_written_through(tree, tmp_path):
+    lay_out(tmp_path, {"victim/audit-mine.json": "", "tree/pyproject.toml": ""})
+    (tree / ".deltaproof_cache").symlink_to(tmp_path / "victim")
+    assert run(tree).exit_code == 1
+    assert [path.name for path in (tmp_path / "victim").iterdir()] == ["audit-mine.json"]
 
 
 def test_dismissed_candidates_are_named_on_demand(tree):

@@ -23,7 +23,7 @@ def test_python_files_below_a_folder_are_found_in_order_each_once(tmp_path):
 
 
 def test_folders_that_hold_nobodys_source_are_passed_over(tmp_path):
-    names = (".git", "__pycache__", "node_modules", ".mypy_cache", ".deltaproof_cache")
+    names = (".git", "__pycache__", "node_modules", ".mypy_cache")
     lay_out(tmp_path, {f"{name}/x.py": "" for name in names} | {"a.py": ""})
     assert found(tmp_path) == (["a.py"], {})
 
