@@ -8,7 +8,7 @@ from pathlib import Path
 from deltaproof.audit.claims.claim import Claim
 from deltaproof.audit.claims.fixed import compare
 from deltaproof.audit.claims.formats import read as read_claims
-from deltaproof.audit.claims.grounding import NEAR, Hit, locate
+from deltaproof.audit.claims.grounding import NEAR, Hit, locate, rows_standing, stands
 from deltaproof.audit.claims.mojibake import decode, plain, repair
 from deltaproof.audit.claims.quotes import Quote, quotes
 from deltaproof.audit.claims.repeats import repeated
@@ -146,8 +146,15 @@ def _placed(claim: Claim, hit: Hit) -> tuple[ClaimVerdict, str]:
 
 def _absent(claim: Claim, quoted: list[Quote], view: View, files: int) -> str:
     among = f" (nor in {files - 1} more files with this name)" if files > 1 else ""
+    rows = [count for quote in quoted if (count := rows_standing(quote, view))[0]]
     if not quoted:
         why = "the claim quotes no code: a name alone is no evidence"
+    elif rows:
+        # Single lines that every file may hold do not make the excerpt true, and are not denied either.
+        stand, of = max(rows)
+        why = f"the quoted lines are not in the file as they are quoted: {stand} of {of} stand somewhere in it{among}"
+    elif any(quote.weak and stands(quote, view) for quote in quoted):
+        why = f"of what is quoted only a name is in the file, and not at the line said: that is no evidence{among}"
     else:
         pieces = "none of the quoted pieces is" if len(quoted) > 1 else "the quoted code is not"
         why = f"{pieces} in the file{among}"
