@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from deltaproof.audit.given import read_given
 from deltaproof.contracts.errors import ContractError
 from deltaproof.reports.audit import Finding
 
 BASELINE_VERSION = 1
+MOST_BYTES = 256 << 20
 _EXPECTED = f"a baseline of version {BASELINE_VERSION} that --write-baseline wrote"
 
 
@@ -42,10 +44,9 @@ def load(path: Path, argument: str = "--baseline") -> dict[str, Counter[str]]:
     Raises:
         ContractError: there is no such file, or it is no baseline.
     """
+    content = read_given(argument, "a file that can be read", path, MOST_BYTES)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ContractError(argument, "a file that can be read", f"{path} ({error.strerror})") from None
+        data = json.loads(content.decode())
     except (ValueError, RecursionError):
         raise ContractError(argument, _EXPECTED, f"{path} (not JSON)") from None
     version = data.get("deltaproof_baseline") if isinstance(data, dict) else None

@@ -1,6 +1,7 @@
 """Results kept between runs, keyed by everything they depend on.
 
-A rule may look at every file of the tree, so a result holds for exactly these files with exactly this content.
+A rule may look at every file of the tree, so a result holds for exactly these files with exactly this content. Results
+are kept outside of the audited tree: one that came with the tree would be its own verdict on itself.
 """
 
 from __future__ import annotations
@@ -15,21 +16,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import deltaproof
+from deltaproof.audit.discover import default_root
 from deltaproof.audit.rule import Rule
 
-FOLDER = ".deltaproof_cache"
-KEPT = 32
-"""Results that a cache folder keeps: the youngest ones."""
+KEPT = 64
+"""Results that are kept, of all trees together: the youngest ones."""
 _PACKAGE = Path(deltaproof.__file__).parent
 _OWN_SOURCE = ("audit", "hazards", "reports")
-
-
-def folder_for(root: Path) -> Path:
-    """Return where results of audits below ``root`` are kept: in the project, or with the user's caches."""
-    if (root / "pyproject.toml").is_file() or (root / ".git").exists():
-        return root / FOLDER
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "deltaproof" / "audit"
 
 
 def _own_files(rules: Sequence[Rule]) -> list[Path]:
@@ -99,10 +92,7 @@ class Cache:
     def store(self, key: str, text: str) -> None:
         """Keep JSON text under a key, and drop the oldest results."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            ignore = self.folder / ".gitignore"
-            if not ignore.exists():
-                ignore.write_text("*\n", encoding="utf-8")
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Written aside first: another run never reads half a result.
             handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
             with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -113,3 +103,15 @@ class Cache:
                 old.unlink(missing_ok=True)
         except OSError:
             return
+
+
+def cache_for(root: Path) -> Cache | None:
+    """Return the user's cache; None where there is no such folder, or it lies in the project that is audited."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        folder = (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "deltaproof" / "audit"
+        inside = folder.resolve().is_relative_to(default_root([root]).resolve())
+    except (OSError, RuntimeError):
+        # A user without a home, or a link in a loop.
+        return None
+    return None if inside else Cache(folder)

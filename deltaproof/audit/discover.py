@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from deltaproof.audit.given import NOT_REGULAR
 from deltaproof.contracts.errors import ContractError
 
 PASSED = frozenset(
     {".git", ".hg", ".svn", "__pycache__", "node_modules", ".tox", ".nox", ".eggs"}
-    | {".mypy_cache", ".pytest_cache", ".ruff_cache", ".deltaproof_cache"}
+    | {".mypy_cache", ".pytest_cache", ".ruff_cache"}
 )
 """Folders below a target that hold nobody's source."""
 SKIPPED = frozenset({".venv", "venv", "build", "dist", "site-packages"})
@@ -57,16 +59,28 @@ def discover(targets: Sequence[Path], root: Path, exclude: Sequence[str] = ()) -
             continue
         if place.is_dir():
             paths: Iterator[Path] = _below(place, root, exclude, found)
-        elif place.suffix in SUFFIXES:
-            paths = iter((place,))
-        else:
-            found.skipped.append((place, "not a Python file"))
+        elif reason := _unread(place):
+            found.skipped.append((place, reason))
             continue
+        else:
+            paths = iter((place,))
         for path in paths:
             seen.setdefault(path)
     found.files = sorted(seen)
     found.skipped = sorted(set(found.skipped))
     return found
+
+
+def _unread(place: Path) -> str:
+    """Return why a target that is no folder is not read; empty where it is."""
+    if place.suffix not in SUFFIXES:
+        return "not a Python file"
+    try:
+        regular = stat.S_ISREG(os.stat(place).st_mode)
+    except OSError:
+        # Whoever reads it says why it cannot be read.
+        return ""
+    return "" if regular else NOT_REGULAR
 
 
 def excluded(path: Path, root: Path, patterns: Sequence[str]) -> bool:
@@ -112,9 +126,9 @@ def _below(folder: Path, root: Path, exclude: Sequence[str], found: Found) -> It
             elif excluded(path, root, exclude):
                 reason = "excluded by the settings"
             elif is_link:
-                reason = _unfollowed(real, target, whole, is_folder or is_file)
-            elif not is_folder and not is_file:
-                reason = "not a regular file"
+                reason = _unfollowed(real, target, whole)
+            if not reason and not is_folder and not is_file:
+                reason = NOT_REGULAR
             if not reason and is_folder:
                 real = Path(os.path.realpath(path))
                 reason = "a folder that is analysed elsewhere" if real in walked else ""
@@ -127,9 +141,9 @@ def _below(folder: Path, root: Path, exclude: Sequence[str], found: Found) -> It
                 yield path
 
 
-def _unfollowed(real: Path, target: Path, whole: Path, exists: bool) -> str:
+def _unfollowed(real: Path, target: Path, whole: Path) -> str:
     """Return why a link is not followed; empty where it is."""
-    if not exists:
+    if not os.path.exists(real):
         return "a link that leads nowhere"
     if real == target or target in real.parents or real in target.parents:
         return "a link to what is analysed elsewhere, or in a loop"

@@ -10,7 +10,7 @@ from pathlib import Path
 from deltaproof.audit import baseline as baselines
 from deltaproof.audit import package as packages
 from deltaproof.audit import registry
-from deltaproof.audit.cache import Cache, folder_for
+from deltaproof.audit.cache import cache_for
 from deltaproof.audit.discover import default_root
 from deltaproof.audit.engine import Progress, run
 from deltaproof.audit.own_rules import OWN_RULES
@@ -64,7 +64,7 @@ class Request:
         return replace(self, settings=settings, fail_on=threshold)
 
     def place(self) -> Path:
-        """Return the folder that settings and cache belong to."""
+        """Return the folder that the settings belong to."""
         return (self.root if self.root is not None else default_root(self.targets)).resolve()
 
     def rules(self, settings: Settings) -> list[Rule]:
@@ -113,7 +113,7 @@ def carry_out(request: Request, progress: Progress | None = None) -> AuditReport
         root=asked.root,
         exclude=settings.exclude,
         jobs=asked.jobs,
-        cache=Cache(folder_for(asked.place())) if asked.cached else None,
+        cache=cache_for(asked.place()) if asked.cached else None,
         known=None if place is None or asked.all_new else baselines.load(place, argument),
         command=asked.command,
         progress=progress,

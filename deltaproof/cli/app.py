@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from deltaproof.reports.standard_output import escape_what_it_cannot_show
+
 COMMANDS = {
     "check": "deltaproof.cli.check:check",
     "verify": "deltaproof.cli.verify:verify",
@@ -59,6 +61,7 @@ def deltaproof_command(
     ] = False,
 ) -> None:
     """Hold delta-rule attention kernels to one written contract."""
+    escape_what_it_cannot_show()
 
 
 def main() -> None:

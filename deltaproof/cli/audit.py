@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from deltaproof.contracts.errors import ContractError
 from deltaproof.reports.replace_file import replace_file
+from deltaproof.reports.standard_output import write_out
 from deltaproof.reports.visible import visible
 
 if TYPE_CHECKING:
@@ -186,7 +187,8 @@ def _show(report: AuditReport, format: Format, output: Path | None, dismissed: b
 
         text = render_sarif(report, rule_texts())
     if output is None:
-        typer.echo(text, nl=False)
+        # typer.echo would write UTF-8 where the output is ASCII.
+        write_out(text)
     else:
         replace_file(output, text)
 

@@ -14,7 +14,7 @@ CLAIM_VERDICTS: dict[ClaimVerdict, str] = {
     "not_executable": "a docstring, a comment, a string, a test or a self-test",
     "grounded": "the quoted code stands where the report says",
     "moved": "the quoted code stands elsewhere in the file",
-    "absent": "the file holds no code that the report quotes",
+    "absent": "the file does not hold the code as the report quotes it",
 }
 """In the order in which they are tried: the first that applies is the verdict."""
 FixedVerdict = Literal["stands", "code changed", "code gone"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -158,3 +160,10 @@ def test_what_is_no_baseline_is_refused(tmp_path, text):
 def test_a_baseline_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ContractError, match="--baseline: expected a file that can be read"):
         load(tmp_path / "none.json")
+
+
+def test_a_baseline_that_is_no_regular_file_is_refused_and_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        with pytest.raises(ContractError, match=r"--baseline: .* that can be read, got .*not a regular"):
+            load(Path(place))

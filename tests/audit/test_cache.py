@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from deltaproof.audit import engine
-from deltaproof.audit.cache import KEPT, Cache, folder_for
+from deltaproof.audit.cache import KEPT, Cache, cache_for
 from deltaproof.audit.model import project, source
 from deltaproof.audit.model.source import Unreadable
 from deltaproof.audit.own_rules import OWN_RULES
@@ -146,17 +147,36 @@ def test_a_folder_that_cannot_be_written_to_does_not_stop_a_run(tree, tmp_path):
     assert len(audit(tree, cache=Cache(tmp_path / "file" / "cache")).findings) == 2
 
 
-def test_the_folder_is_out_of_git_and_does_not_grow_for_ever(tree, cache):
+def test_the_folder_does_not_grow_for_ever(tree, cache):
     for number in range(KEPT + 3):
         (tree / "a.py").write_text(f"x = {number}\n")
         report(tree, cache)
-    assert (cache.folder / ".gitignore").read_text() == "*\n"
     assert len(list(cache.folder.glob("audit-*.json"))) == KEPT
     assert list(cache.folder.glob("*.part")) == []
 
 
-def test_a_projects_results_lie_in_it_and_others_with_the_users(tmp_path, monkeypatch):
+def test_results_lie_with_the_users_caches(tmp_path, monkeypatch):
+    lay_out(tmp_path, {"project/pyproject.toml": ""})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    lay_out(tmp_path, {"project/pyproject.toml": "", "loose/a.py": ""})
-    assert folder_for(tmp_path / "project") == tmp_path / "project" / ".deltaproof_cache"
-    assert folder_for(tmp_path / "loose") == tmp_path / "xdg" / "deltaproof" / "audit"
+    assert cache_for(tmp_path / "project").folder == tmp_path / "xdg" / "deltaproof" / "audit"
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_for(tmp_path / "project").folder == tmp_path / "home" / ".cache" / "deltaproof" / "audit"
+
+
+@pytest.mark.parametrize("base", ["project/.cache", "project", "link"])
+def test_no_result_is_taken_from_the_project_itself(tmp_path, monkeypatch, base):
+    lay_out(tmp_path, {"project/pyproject.toml": "", "project/src/a.py": ""})
+    (tmp_path / "link").symlink_to(tmp_path / "project")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / base))
+    assert cache_for(tmp_path / "project") is None
+    assert cache_for(tmp_path / "project" / "src") is None
+
+
+def test_a_user_without_a_home_has_no_cache(tmp_path, monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(Path, "home", home)
+    assert cache_for(tmp_path) is None

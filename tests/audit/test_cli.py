@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -165,13 +166,33 @@ def test_a_baseline_is_written_and_then_only_new_findings_fail(tree, tmp_path):
     assert run(tree).exit_code == 0
 
 
-def test_results_are_kept_in_the_project_unless_told_otherwise(tree):
-    lay_out(tree, {"pyproject.toml": ""})
+def test_results_are_kept_with_the_users_caches_unless_told_otherwise(tree, tmp_path):
+    kept = tmp_path / "xdg" / "deltaproof" / "audit"
     run(tree, "--no-cache")
-    assert not (tree / ".deltaproof_cache").exists()
+    assert not kept.exists()
     first = run(tree).output
-    assert len(list((tree / ".deltaproof_cache").glob("audit-*.json"))) == 1
+    assert len(list(kept.glob("audit-*.json"))) == 1
     assert run(tree).output.splitlines()[:5] == first.splitlines()[:5]
+
+
+@pytest.mark.parametrize("inside", [".deltaproof_cache", ".cache/deltaproof/audit"])
+def test_a_tree_cannot_bring_its_own_verdict(tree, tmp_path, monkeypatch, inside):
+    lay_out(tree, {"pyproject.toml": ""})
+    assert run(tree).exit_code == 1
+    [entry] = (tmp_path / "xdg" / "deltaproof" / "audit").glob("audit-*.json")
+    clean = json.dumps({**json.loads(entry.read_text()), "findings": []})
+    lay_out(tree, {f"{inside}/{entry.name}": clean})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tree / ".cache"))
+    assert run(tree).exit_code == 1
+    assert run(tree / "bad.py", "--root", tree).exit_code == 1
+    assert (tree / inside / entry.name).read_text() == clean
+
+
+def test_a_link_in_the_tree_is_not_written_through(tree, tmp_path):
+    lay_out(tmp_path, {"victim/audit-mine.json": "", "tree/pyproject.toml": ""})
+    (tree / ".deltaproof_cache").symlink_to(tmp_path / "victim")
+    assert run(tree).exit_code == 1
+    assert [path.name for path in (tmp_path / "victim").iterdir()] == ["audit-mine.json"]
 
 
 def test_dismissed_candidates_are_named_on_demand(tree):
@@ -215,3 +236,43 @@ def test_neither_torch_nor_triton_nor_what_is_audited_is_imported(tree, tmp_path
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def in_encoding(encoding, *arguments):
+    """Run the command in a process whose standard output has an encoding; return it and what came out."""
+    command = [sys.executable, "-m", "deltaproof", "audit", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment, timeout=120)
+    return done, done.stdout.decode(encoding)
+
+
+HARD = "\u6f22 \U0001f600 \xe9"
+
+
+@pytest.fixture
+def hard(tmp_path):
+    """A tree whose finding quotes characters that few encodings have."""
+    return lay_out(tmp_path / "hard", {"bad.py": f"x = 1  # deltaproof: ignore[unmasked-load] {HARD}\n"})
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize("format", ["text", "markdown"])
+def test_what_the_output_cannot_show_is_escaped(hard, encoding, format):
+    done, text = in_encoding(encoding, hard, "--no-cache", "--format", format)
+    assert (done.returncode, done.stderr) == (1, b"")
+    for char in HARD.split():
+        assert (char if char.encode(encoding, "ignore") else json.dumps(char).strip('"')) in text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize("format", ["json", "sarif"])
+def test_data_says_the_same_in_every_encoding(hard, encoding, format):
+    done, text = in_encoding(encoding, hard, "--no-cache", "--format", format)
+    assert done.returncode == 1
+    assert HARD in json.dumps(json.loads(text), ensure_ascii=False)
+
+
+def test_a_file_is_utf_8_whatever_the_terminal_has(hard, tmp_path):
+    done, text = in_encoding("ascii", hard, "--no-cache", "--output", tmp_path / "out")
+    assert (done.returncode, text) == (1, "")
+    assert HARD in (tmp_path / "out").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ def test_python_files_below_a_folder_are_found_in_order_each_once(tmp_path):
 
 
 def test_folders_that_hold_nobodys_source_are_passed_over(tmp_path):
-    names = (".git", "__pycache__", "node_modules", ".mypy_cache", ".deltaproof_cache")
+    names = (".git", "__pycache__", "node_modules", ".mypy_cache")
     lay_out(tmp_path, {f"{name}/x.py": "" for name in names} | {"a.py": ""})
     assert found(tmp_path) == (["a.py"], {})
 
@@ -69,6 +69,25 @@ def test_a_link_to_elsewhere_in_the_root_is_followed(tmp_path):
 def test_what_looks_like_a_file_but_is_none_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.py")
     assert found(tmp_path) == ([], {"pipe.py": "not a regular file"})
+
+
+def test_a_link_to_what_is_no_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    lay_out(tmp_path, {"pkg/a.py": ""})
+    (tmp_path / "pkg" / "link.py").symlink_to(tmp_path / "pipe")
+    assert found(tmp_path, tmp_path / "pkg") == (["pkg/a.py"], {"pkg/link.py": "not a regular file"})
+
+
+def test_a_target_that_is_no_regular_file_is_named_and_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "zero.py").symlink_to("/dev/zero")
+    targets = [tmp_path / "pipe.py", tmp_path / "zero.py"]
+    assert found(tmp_path, *targets) == ([], dict.fromkeys(("pipe.py", "zero.py"), "not a regular file"))
+
+
+def test_a_link_out_of_the_root_to_a_device_is_named_as_such(tmp_path):
+    (tmp_path / "zero.py").symlink_to("/dev/zero")
+    assert found(tmp_path) == ([], {"zero.py": "a link to outside the root"})
 
 
 def test_a_target_that_is_not_python_is_named(tmp_path):

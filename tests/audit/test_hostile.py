@@ -101,6 +101,18 @@ def test_a_file_that_goes_away_meanwhile_is_named(tmp_path):
     ]
 
 
+def test_a_file_that_becomes_a_pipe_meanwhile_is_named(tmp_path):
+    lay_out(tmp_path, {"a.py": GOOD, "b.py": GOOD})
+
+    def swap(done, total):
+        if done == 1:
+            (tmp_path / "b.py").unlink()
+            os.mkfifo(tmp_path / "b.py")
+
+    report = audit(tmp_path, progress=swap)
+    assert [(item.path, item.reason) for item in report.not_analysed] == [("b.py", "not a regular file")]
+
+
 def test_a_name_that_is_no_text_and_one_with_escapes_are_shown(tmp_path):
     lay_out(tmp_path, {"a.py": "x = 1\n"})
     for name in (b"\xff.py", b"\x1b[31m.py", b"a\nb.py"):

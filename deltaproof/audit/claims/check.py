@@ -8,12 +8,13 @@ from pathlib import Path
 from deltaproof.audit.claims.claim import Claim
 from deltaproof.audit.claims.fixed import compare
 from deltaproof.audit.claims.formats import read as read_claims
-from deltaproof.audit.claims.grounding import NEAR, Hit, locate
+from deltaproof.audit.claims.grounding import NEAR, Hit, locate, rows_standing, stands
 from deltaproof.audit.claims.mojibake import decode, plain, repair
 from deltaproof.audit.claims.quotes import Quote, quotes
 from deltaproof.audit.claims.repeats import repeated
 from deltaproof.audit.claims.tree import Tree
 from deltaproof.audit.claims.view import Role, View
+from deltaproof.audit.given import read_given
 from deltaproof.contracts.errors import ContractError
 from deltaproof.reports.claims import CheckedClaim, ClaimsReport, ClaimVerdict, Found
 
@@ -77,13 +78,7 @@ def check_claims(report: Path, root: Path, fixed_root: Path | None = None) -> Cl
 
 
 def _text(report: Path) -> tuple[str, str | None]:
-    try:
-        size = report.stat().st_size
-        if size > MOST_BYTES:
-            raise ContractError("--claims", f"a report of at most {MOST_BYTES >> 20} MiB", f"{report} ({size} bytes)")
-        text = decode(report.read_bytes())
-    except OSError as error:
-        raise ContractError("--claims", "a report that can be read", f"{report} ({error.strerror or error})") from None
+    text = decode(read_given("--claims", "a report that can be read", report, MOST_BYTES))
     if "\0" in text:
         raise ContractError("--claims", "a text file", f"{report} (it holds NUL bytes)")
     mended, misread = repair(text)
@@ -106,7 +101,7 @@ def _judge(claim: Claim, tree: Tree) -> _Judged:
 def _in_file(claim: Claim, quoted: list[Quote], view: View | str, files: int) -> _Judged:
     shown = quoted[0].text if quoted else ""
     if isinstance(view, str):
-        return _Judged("absent", f"the file {view}", quote=shown)
+        return _Judged("absent", f"the file was not read: {view}", quote=shown)
     said = None if claim.first is None else view.role_of_lines(claim.first, claim.last or claim.first)
     hits = [hit for quote in quoted if (hit := locate(quote, view, claim.first, claim.last)) is not None]
     # An excerpt that stands whole where the claim says, or an expression, needs no help from a name beside it.
@@ -151,8 +146,15 @@ def _placed(claim: Claim, hit: Hit) -> tuple[ClaimVerdict, str]:
 
 def _absent(claim: Claim, quoted: list[Quote], view: View, files: int) -> str:
     among = f" (nor in {files - 1} more files with this name)" if files > 1 else ""
+    rows = [count for quote in quoted if (count := rows_standing(quote, view))[0]]
     if not quoted:
         why = "the claim quotes no code: a name alone is no evidence"
+    elif rows:
+        # Single lines that every file may hold do not make the excerpt true, and are not denied either.
+        stand, of = max(rows)
+        why = f"the quoted lines are not in the file as they are quoted: {stand} of {of} stand somewhere in it{among}"
+    elif any(quote.weak and stands(quote, view) for quote in quoted):
+        why = f"of what is quoted only a name is in the file, and not at the line said: that is no evidence{among}"
     else:
         pieces = "none of the quoted pieces is" if len(quoted) > 1 else "the quoted code is not"
         why = f"{pieces} in the file{among}"

@@ -19,6 +19,7 @@ class Claim:
         prose: its own words, the proposed fix left out; code between backticks in them is quoted.
         nothing: why it claims nothing ("unable to examine"); empty where it does.
         duplicate: whether the report itself calls it a duplicate.
+        prompt: whether it words a comment above it again, for a program.
         also: whether it says of other lines what the claim before it says.
         at: line of the report where it begins.
     """
@@ -32,6 +33,7 @@ class Claim:
     prose: list[str] = field(default_factory=list)
     nothing: str = ""
     duplicate: bool = False
+    prompt: bool = False
     also: bool = False
     at: int = 0
 

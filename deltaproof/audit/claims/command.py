@@ -12,6 +12,7 @@ from deltaproof.contracts.errors import ContractError
 from deltaproof.reports.claims import exit_code
 from deltaproof.reports.claims_text import print_claims, render, render_json, render_markdown
 from deltaproof.reports.replace_file import replace_file
+from deltaproof.reports.standard_output import write_out
 
 _RENDERERS = {"text": render, "json": render_json, "markdown": render_markdown}
 
@@ -44,5 +45,5 @@ def run_claims(
     elif format == "text" and sys.stdout.isatty():
         print_claims(checked, Console())
     else:
-        sys.stdout.write(_RENDERERS[format](checked))
+        write_out(_RENDERERS[format](checked))
     return exit_code(checked)

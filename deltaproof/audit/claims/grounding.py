@@ -61,6 +61,18 @@ def locate(quote: Quote, view: View, first: int | None, last: int | None) -> Hit
     return Hit(quote, best, distance, whole)
 
 
+def stands(quote: Quote, view: View) -> bool:
+    """Return whether a quote stands anywhere in a file, also where that grounds nothing."""
+    return bool(_matches(quote, view))
+
+
+def rows_standing(quote: Quote, view: View) -> tuple[int, int]:
+    """Return how many lines of an excerpt stand somewhere in a file, each by itself, and how many it has."""
+    rows = quote.text.strip().split("\n")
+    keys = [key for row in rows if len(rows) > 1 and len(key := line_key(row)) >= LEAST_TOKENS]
+    return sum(bool(view.lines_alike(key)) for key in keys), len(keys)
+
+
 def _matches(quote: Quote, view: View) -> list[Match]:
     found: list[Match] = []
     if len(quote.code) >= LEAST_TOKENS:

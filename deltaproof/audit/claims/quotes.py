@@ -72,6 +72,13 @@ def quotes(claim: Claim) -> list[Quote]:
     return list(found.values())[:_MOST]
 
 
+def own_words(claim: Claim) -> tuple[str, ...]:
+    """Return what a claim says in its own words, without its quotes; its title where it says nothing else."""
+    python = _OTHER_LANGUAGE.search(claim.path) is None
+    prose = _INLINE.sub(lambda found: " " if inline(found[2], python=python) else found[0], "\n".join(claim.prose))
+    return tuple(re.findall(r"\w+", prose.lower()) or re.findall(r"\w+", claim.title.lower()))
+
+
 def inline(text: str, *, python: bool = True) -> Quote | None:
     """Return the quote between two backticks; None if it is a bare name, a path or no code.
 

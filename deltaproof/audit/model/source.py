@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import io
+import stat
 import tokenize
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+
+from deltaproof.audit.given import NOT_REGULAR
 
 MOST_BYTES = 8 << 20
 """Larger files are generated data, not source."""
@@ -47,7 +50,11 @@ def read(path: Path) -> Source:
         Unreadable: it cannot be opened or decoded, or it is too large.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            # A pipe would never end, nor would a device.
+            raise Unreadable(NOT_REGULAR)
         if size > MOST_BYTES:
             raise Unreadable(f"larger than {MOST_BYTES >> 20} MiB ({size} bytes)")
         data = path.read_bytes()

@@ -103,3 +103,22 @@ def test_a_path_that_is_none_is_refused(tree, path):
 def test_a_claim_without_a_path_names_no_file(check):
     (claim,) = check("| Severity | Line | Issue |\n|---|---|---|\n| HIGH | 3 | `a = b + c` |\n").claims
     assert (claim.verdict, claim.why) == ("no_such_file", "the claim names no file")
+
+
+def test_a_pipe_in_the_tree_grounds_nothing_and_is_not_opened(check, tree):
+    os.mkfifo(tree / "pool" / "pipe.py")
+    (claim,) = check(issue("pipe.py", 1, "`a = b + c`")).claims
+    assert (claim.verdict, claim.why) == ("absent", "the file was not read: not a regular file")
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../../etc/passwd", "~/.ssh/id_rsa", "C:\\Windows\\hosts", "/etc/x.py"]
+)
+def test_a_heading_is_a_path_also_without_an_ending(check, path):
+    (claim,) = check(issue(path, 1, "`a = b + c`")).claims
+    assert (claim.path, claim.verdict) == (path, "no_such_file")
+    assert "leads out of the root, or is absolute" in claim.why
+
+
+def test_a_page_with_addresses_as_headings_claims_nothing(check):
+    assert check("# Service\n\n## /api/v1/users\nLists all.\n\n## /api/v1/rows\nLists rows.\n").claims == []

@@ -33,6 +33,17 @@ def test_other_lines_without_code_are_other_claims(check):
     assert repeats(check(issue("pool/table.py", 3, "wrong") + section(4, "wrong"))) == [None, None]
 
 
+def test_claims_without_code_are_one_only_if_they_say_the_same(check):
+    words = ("`head` is racy", "`Head`  is racy.", "`tail` is racy", "a comma is missing")
+    text = issue("pool/table.py", 3, words[0]) + "".join(section(3, said) for said in words[1:])
+    assert repeats(check(text)) == [None, 1, None, None]
+
+
+def test_a_claim_in_other_words_is_not_grounded_by_the_one_before_it(check):
+    report = check(issue("pool/ring.py", 10, QUOTE) + section(10, "a comma is missing"))
+    assert [(claim.verdict, claim.repeats) for claim in report.claims] == [("grounded", None), ("absent", None)]
+
+
 def test_what_a_bot_calls_a_duplicate_is_one(check):
     assert repeats(check((SAMPLES / "review.md").read_bytes())) == [None, None, None, 1, None]
 
@@ -52,7 +63,10 @@ def test_two_rules_about_one_place_are_two_claims(check):
 
 
 def test_a_repeat_in_plain_words_has_the_verdict_of_what_it_repeats(check):
-    report = check(issue("pool/ring.py", 10, QUOTE) + section(10, "the store is raw") + section(3, "the store is raw"))
+    words = "the store is raw"
+    report = check(
+        issue("pool/ring.py", 10, f"{words}: {QUOTE}") + section(10, f"The {words[4:]}.") + section(3, words)
+    )
     assert [claim.verdict for claim in report.claims] == ["grounded", "grounded", "not_executable"]
     assert report.claims[1].why == "says again what claim 1 says"
 

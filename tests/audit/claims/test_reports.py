@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 
 import jsonschema
 import pytest
@@ -106,3 +109,19 @@ def test_the_command_refuses_formats_that_claims_do_not_have(tree, tmp_path):
         run_claims(SAMPLES / "scan.md", tree, None, format="sarif")
     with pytest.raises(ContractError, match="--output"):
         run_claims(SAMPLES / "scan.md", tree, None, output=tmp_path / "no" / "out")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize("format", ["text", "json", "markdown"])
+def test_what_the_output_cannot_show_is_escaped(tree, tmp_path, encoding, format):
+    char = "\u6f22"
+    report = tmp_path / "report.md"
+    report.write_text(issue("pool/ring.py", 9, f'`a = "{char}" + c`'), encoding="utf-8")
+    command = [sys.executable, "-m", "deltaproof", "audit", "--claims", str(report), "--root", str(tree)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([*command, "--format", format], capture_output=True, env=environment, timeout=120)
+    text = done.stdout.decode(encoding)
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert (char if encoding == "utf-8" else "\\u6f22") in text
+    if format == "json":
+        assert json.loads(text)["claims"][0]["quote"] == f'a = "{char}" + c'

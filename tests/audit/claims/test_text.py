@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+from pathlib import Path
 
 import pytest
 
+from deltaproof.audit.claims import check_claims
 from deltaproof.audit.claims.mojibake import decode, plain, repair
 from deltaproof.contracts.errors import ContractError
 from tests.audit.claims.conftest import SAMPLES
@@ -61,9 +64,14 @@ def test_a_binary_file_is_refused(check, data):
         check(data)
 
 
-def test_a_missing_report_or_root_is_refused(check, tree, tmp_path):
-    from deltaproof.audit.claims import check_claims
+def test_a_report_that_is_no_regular_file_is_refused_and_not_opened(tree, tmp_path):
+    os.mkfifo(tmp_path / "pipe.md")
+    for place in (tmp_path / "pipe.md", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ContractError, match=r"--claims: .* that can be read, got .*not a regular"):
+            check_claims(place, tree)
 
+
+def test_a_missing_report_or_root_is_refused(check, tree, tmp_path):
     with pytest.raises(ContractError, match="--claims"):
         check_claims(tmp_path / "no.md", tree, None)
     with pytest.raises(ContractError, match="--root"):

@@ -171,6 +171,19 @@ def test_one_wrong_line_in_an_excerpt_of_many_does_not_matter_but_two_do(check):
     assert verdicts == ["grounded", "absent"]
 
 
+def test_lines_of_an_excerpt_that_are_there_are_not_denied(check):
+    body = "def push(self, row):\n    with self.lock:\n        row = row + self.bias\n        return row * self.scale"
+    (claim,) = check(f"## R in `pool/ring.py` : 90\n```python\n{body}\n```\n").claims
+    assert claim.verdict == "absent"
+    assert "the quoted lines are not in the file as they are quoted: 1 of 4 stand somewhere in it" in claim.why
+
+
+def test_a_name_that_is_there_is_not_denied(check):
+    (claim,) = check(issue("pool/ring.py", 14, "`self.data` is raw, and so is `a = b + c`")).claims
+    assert claim.verdict == "absent"
+    assert claim.why.startswith("of what is quoted only a name is in the file, and not at the line said")
+
+
 def test_a_line_behind_the_end_is_said(check):
     (claim,) = check(issue("pool/table.py", 99, "`a = b + c`")).claims
     assert claim.why == "the quoted code is not in the file; the file ends at line 4"

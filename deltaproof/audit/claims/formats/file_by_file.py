@@ -12,6 +12,8 @@ FORMAT = "file by file"
 _FILE = re.compile(
     rf"^(?:(?:file(?:name)?|path|module)\s*:?\s*)?[`'\"]?({PATH})[`'\"]?(?:\s*\(.{{0,60}}\))?\s*:?$", re.IGNORECASE
 )
+_ROOTED = re.compile(r"^[`'\"]?((?:(?:~|\.{1,2}|[A-Za-z]:)[\\/]|/[\w.@+-]+/)[\w.@+~\\/-]+)[`'\"]?\s*:?$")
+"""A path that shows by its beginning, so that it needs no ending: `/etc/passwd`."""
 _FILE_LINE = re.compile(
     rf"^(?:file(?:name)?|path|location)\s*:\s*[`'\"]?({PATH})[`'\"]?(?::{SPAN})?\s*$", re.IGNORECASE
 )
@@ -30,6 +32,7 @@ class _Reader:
         self.path = ""
         self.title = ""
         self.section: list[Line] | None = None
+        self.named = False
         self.begun = 0
         self.count = 0
         self.body: Body | None = None
@@ -39,9 +42,11 @@ class _Reader:
         if line.fence:
             self._keep(line)
             return
-        path = _path(line)
+        named = _path(line)
+        path = named or _rooted(line)
         if path:
             self._close()
+            self.named = bool(named)
             self.path, self.section, self.begun = path, [], line.number
             self.count = len(self.claims)
         elif opens_summary(line) or (line.level and line.level < 3 and self.section is not None):
@@ -125,7 +130,7 @@ class _Reader:
         self.columns, self.title = {}, ""
         if self.section is None:
             return
-        if len(self.claims) == self.count:
+        if len(self.claims) == self.count and self.named:
             said = " ".join(" ".join(part.text for part in self.section if not part.fence).split())
             why = said if len(said) <= 160 else said[:159] + "..."
             self.claims.append(Claim(self.path, nothing=why or "the section is empty", at=self.begun))
@@ -148,6 +153,12 @@ def _path(line: Line) -> str:
     if len(line.text) > 1_000:
         return ""
     found = _FILE.match(_heading_text(line)) if line.level else _FILE_LINE.match(line.bare)
+    return found[1] if found else ""
+
+
+def _rooted(line: Line) -> str:
+    """Return the path without an ending that a heading consists of; an empty section below it claims nothing."""
+    found = _ROOTED.match(_heading_text(line)) if line.level and len(line.text) <= 1_000 else None
     return found[1] if found else ""
 
 

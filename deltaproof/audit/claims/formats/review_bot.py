@@ -34,6 +34,7 @@ _BADGE = re.compile(
 _HELP = re.compile(
     r"^\s*(?:prompt for|verify (?:each|this|these) (?:finding|against)|as per coding guidelines)", re.IGNORECASE
 )
+_PROMPT = re.compile(r"^\W*prompt for\b", re.IGNORECASE)
 _CODE = ("diff", "suggestion", "patch")
 
 
@@ -44,6 +45,7 @@ class _Reader:
         self.path = ""
         self.severity: str | None = None
         self.duplicate = False
+        self.prompt = False
         self.body: Body | None = None
 
     def line(self, line: Line) -> None:
@@ -63,18 +65,20 @@ class _Reader:
         also = _ALSO.match(text)
         section = _SECTION.match(line.bare)
         if file:
-            self.body, self.path = None, file["path"]
+            self.body, self.path, self.prompt = None, file["path"], False
         elif also and self.claims and self.claims[-1].path == self.path:
             self._also(also["rest"], line.number)
         elif place and self.path:
+            self.prompt = self.prompt and not _TICKED.match(text)
             self._open(place, line)
         elif section:
-            self.body, self.path = None, ""
+            self.body, self.path, self.prompt = None, "", False
             name = section["name"].lower()
             self.duplicate = name == "duplicate"
             self.severity = "nitpick" if name == "nitpick" else None
         elif line.rule or line.level or _HELP.match(line.bare):
             self.body = None
+            self.prompt = self.prompt or _PROMPT.match(line.bare) is not None
             if not line.rule:
                 self.left.append(line)
         else:
@@ -82,7 +86,8 @@ class _Reader:
 
     def _open(self, place: re.Match[str], line: Line) -> None:
         first, last = span(place[1], place[2])
-        claim = Claim(self.path, first, last, self.severity, duplicate=self.duplicate, at=line.number)
+        claim = Claim(self.path, first, last, self.severity, at=line.number)
+        claim.duplicate, claim.prompt = self.duplicate, self.prompt
         self.claims.append(claim)
         self.body = Body(claim)
         rest = place["rest"].strip()
