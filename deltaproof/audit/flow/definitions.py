@@ -208,11 +208,10 @@ class Definitions:
     def before(self, name: str, statement: ast.stmt) -> list[Definition]:
         """Return the definitions of a name that may reach a statement."""
         found: list[Definition] = []
-        met: set[Definition] = set()
 
         def add(more: list[Definition]) -> None:
-            found.extend([each for each in more if each not in met])
-            met.update(more)
+            met = set(found) if more else ()
+            found.extend([each for each in more if each not in met] if met else more)
 
         here: ast.AST = statement
         while here in self._place:
