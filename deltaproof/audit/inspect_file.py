@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deltaproof.audit.fingerprint import last_line, normalised, statement_at
+from deltaproof.audit.flow.definitions import TooMany
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
 from deltaproof.audit.model.source import Unreadable
@@ -98,6 +99,8 @@ def inspect_file(path: Path, project: Project, rules: Sequence[Rule]) -> FileRes
                     (result.hits if isinstance(seen, Hit) else result.drops).append(_place(index, seen))
             if whole:
                 result.ran.add(index)
+        except TooMany as error:
+            result.limits.append((index, visible(str(error))))
         except Exception as error:
             result.failures.append((index, visible(f"{type(error).__name__}: {error}")))
     return result

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
 LEAVES = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 DEPTH = 40
+MANY = 16
+"""Up to so many definitions of one use are not counted."""
+MOST_MANY = 100_000
+"""So many definitions, summed over the uses in one function that many reach, are followed at most."""
+
+
+class TooMany(Exception):
+    """A function in which definitions and uses meet too often to be followed; its text says where."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,8 @@ class Definitions:
         self._placed: dict[int, dict[str, list[int]]] = {}
         self._within: dict[tuple[int, str], tuple[list[Definition], bool]] = {}
         self._reaching: dict[tuple[int, str], list[Definition]] = {}
+        self.spent = 0
+        """Definitions that reach the uses asked for so far, of the uses that many reach."""
         self._param = {
             argument.arg: Definition(argument.arg, argument, None, "param")
             for argument in ast.walk(function.node.args)
@@ -198,15 +208,29 @@ class Definitions:
 
     def reaching(self, name: str, at: ast.AST) -> list[Definition]:
         """Return the definitions of a name that may reach a node, nearest first; none for a global name."""
-        statement = self.function.statement(at)
+        return self.before(name, self.function.statement(at))
+
+    def before(self, name: str, statement: ast.stmt) -> list[Definition]:
+        """Return the definitions of a name that may reach a statement.
+
+        Raises:
+            TooMany: uses of the function that are reached by many definitions each add up to too much.
+        """
         key = id(statement), name
         known = self._reaching.get(key)
         if known is None:
-            known = self._reaching[key] = self.before(name, statement)
+            known = self._before(name, statement)
+            if len(known) > MANY:
+                self.spent += len(known)
+                if self.spent > MOST_MANY:
+                    raise TooMany(
+                        f"too many definitions reach each use of names such as `{name}` in `{self.function.name}` "
+                        f"({self.function.module.path}, line {self.function.line})"
+                    )
+            self._reaching[key] = known
         return known
 
-    def before(self, name: str, statement: ast.stmt) -> list[Definition]:
-        """Return the definitions of a name that may reach a statement."""
+    def _before(self, name: str, statement: ast.stmt) -> list[Definition]:
         found: list[Definition] = []
 
         def add(more: list[Definition]) -> None:
