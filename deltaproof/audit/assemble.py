@@ -53,6 +53,8 @@ def assemble(files: Iterable[FileResult], rules: Sequence[Rule], skipped: Iterab
     for result in results:
         for index, error in result.failures:
             not_analysed.append(NotAnalysed(path=result.path, reason=f"rule {rules[index].name} failed: {error}"))
+        for index, reason in result.limits:
+            not_analysed.append(NotAnalysed(path=result.path, reason=f"rule {rules[index].name} stopped: {reason}"))
 
     places: dict[str, list[Place]] = {path: [] for path in read}
     for place in _once(hit for result in results for hit in result.hits):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import hashlib
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 
@@ -43,20 +44,21 @@ def statement_at(tree: ast.Module, line: int) -> ast.AST | None:
     while waiting:
         node = waiting.pop()
         for body in _bodies(node):
-            for inner in body:
-                end = getattr(inner, "end_lineno", None)
-                # An except clause or a case ends where its last statement does.
-                if end is None:
-                    end = max((getattr(part, "end_lineno", 0) or 0 for part in getattr(inner, "body", ())), default=0)
-                if first_line(inner) <= line <= end:
-                    if isinstance(inner, ast.stmt):
-                        found = inner
-                    waiting = [inner]
-                    break
-            else:
-                continue
-            break
+            at = bisect_left(body, line, key=_end)
+            if at < len(body) and first_line(body[at]) <= line:
+                inner = body[at]
+                if isinstance(inner, ast.stmt):
+                    found = inner
+                waiting = [inner]
+                break
     return found
+
+
+def _end(node: ast.AST) -> int:
+    end: int | None = getattr(node, "end_lineno", None)
+    if end is None:  # a case ends where its last statement does
+        end = max((getattr(part, "end_lineno", 0) or 0 for part in getattr(node, "body", ())), default=0)
+    return end
 
 
 def normalised(statement: ast.AST) -> str:

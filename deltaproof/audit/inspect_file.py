@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deltaproof.audit.fingerprint import last_line, normalised, statement_at
+from deltaproof.audit.flow.definitions import TooMany
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
 from deltaproof.audit.model.source import Unreadable
-from deltaproof.audit.rule import Drop, Hit, Rule
+from deltaproof.audit.rule import Drop, Hit, Limit, Rule
 from deltaproof.audit.suppress import Suppression, suppressions
 from deltaproof.reports.audit import Edit, Evidence, Verdict
 from deltaproof.reports.visible import visible
@@ -55,7 +56,8 @@ class FileResult:
         hits: what rules found, in other files too.
         drops: what they considered and dropped; ``message`` is the reason.
         failures: the index of each rule that raised, and the error.
-        ran: indices of the rules that did not raise, those that have no interest in the file too.
+        limits: the index of each rule that left a part of the file out, and which.
+        ran: indices of the rules that saw all they wanted of the file.
         comments: its ignore comments.
         counts: lines, functions, kernels, launches.
     """
@@ -66,6 +68,7 @@ class FileResult:
     hits: list[Place] = field(default_factory=list)
     drops: list[Place] = field(default_factory=list)
     failures: list[tuple[int, str]] = field(default_factory=list)
+    limits: list[tuple[int, str]] = field(default_factory=list)
     ran: set[int] = field(default_factory=set)
     comments: list[Suppression] = field(default_factory=list)
     counts: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -94,12 +97,19 @@ def inspect_file(path: Path, project: Project, rules: Sequence[Rule]) -> FileRes
             continue
         excused = module.is_test and not rule.tests
         try:
+            whole = True
             for seen in rule.check(module, project):
-                if not excused:
+                if isinstance(seen, Limit):
+                    result.limits.append((index, visible(seen.reason)))
+                    whole = False
+                elif not excused:
                     (result.hits if isinstance(seen, Hit) else result.drops).append(_place(index, seen))
                 elif isinstance(seen, Hit) and seen.module is module:
                     result.drops.append(_place(index, Drop(module, seen.node, seen.function, IN_TEST)))
-            result.ran.add(index)
+            if whole:
+                result.ran.add(index)
+        except TooMany as error:
+            result.limits.append((index, visible(str(error))))
         except Exception as error:
             result.failures.append((index, visible(f"{type(error).__name__}: {error}")))
     return result

@@ -65,6 +65,14 @@ class Drop:
     reason: str
 
 
+@dataclass(frozen=True)
+class Limit:
+    """What a rule leaves out of a module because it would take too long; named as not analysed."""
+
+    module: Module
+    reason: str
+
+
 Seen = Hit | Drop
 
 
@@ -85,6 +93,6 @@ class Rule:
     triggers: tuple[str, ...] = ()
     tests: bool = False
 
-    def check(self, module: Module, project: Project) -> Iterator[Seen]:
+    def check(self, module: Module, project: Project) -> Iterator[Seen | Limit]:
         """Yield what the rule sees in one module."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ import re
 from itertools import groupby
 
 from deltaproof.reports.audit import AuditReport, Finding
-from deltaproof.reports.audit_summary import SEVERITY_COLUMNS, quoted, table, verdict
+from deltaproof.reports.audit_summary import SEVERITY_COLUMNS, quoted, rule_failures, table, verdict
 from deltaproof.reports.visible import visible
 
 _SPAN = re.compile(r"((?<!`)`[^`]+`(?!`))")
@@ -103,13 +103,14 @@ def render(report: AuditReport, *, dismissed: bool = False) -> str:
             lines += _finding(finding)
     with_findings = {finding.path for finding in by_path}
     known = {finding.path for finding in report.known}
-    missing = {item.path for item in report.not_analysed}
+    raised = {item.path for item in rule_failures(report)}
+    cut = {item.path for item in report.not_analysed} - raised
     lines += ["## Files checked", "", "| file | result |", "| --- | --- |"]
     for path in report.checked:
         count = sum(finding.path == path for finding in by_path)
         result = f"{count} new" if path in with_findings else "in the baseline" if path in known else "clean"
-        # A rule that raised has not seen the whole file.
-        result += ", but a rule failed" if path in missing else ""
+        # A rule that raised or stopped has not seen the whole file.
+        result += ", but a rule failed" if path in raised else ", but a rule stopped" if path in cut else ""
         lines.append(f"| {_cell(path)} | {result} |")
     lines += ["", "## Not analysed", ""]
     lines += [f"- {_code(item.path)}: {_prose(item.reason)}" for item in report.not_analysed] or [

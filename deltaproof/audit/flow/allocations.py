@@ -142,15 +142,25 @@ def _handed(function: Function, project: Project) -> Iterator[Handed]:
                         yield Handed(function, kernel, str(key.value), value, call)
 
 
+def _handed_here(kernel: Function, project: Project) -> list[Handed]:
+    """Return what the host functions of a kernel's own file hand to it; all kernels of the file at once."""
+    module = kernel.module
+    known: dict[int, list[Handed]] | None = module.__dict__.get("_handed_here")
+    if known is None:
+        known = module.__dict__["_handed_here"] = {}
+        for function in module.functions:
+            for each in () if function.is_kernel else handed(function, project):
+                known.setdefault(id(each.kernel), []).append(each)
+    return known.get(id(kernel), [])
+
+
 def handers(kernel: Function, project: Project) -> list[Handed]:
     """Return what any host function hands to a kernel."""
     known: list[Handed] | None = kernel.__dict__.get("_handers")
     if known is None:
         hosts = {id(launch.host): launch.host for launch in project.launches_of(kernel)}
-        for function in kernel.module.functions:
-            if not function.is_kernel:
-                hosts.setdefault(id(function), function)
         known = [each for host in hosts.values() for each in handed(host, project) if each.kernel is kernel]
+        known += [each for each in _handed_here(kernel, project) if id(each.host) not in hosts]
         kernel.__dict__["_handers"] = known
     return known
 

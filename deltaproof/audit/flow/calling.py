@@ -45,20 +45,19 @@ def callers(function: Function, project: Project) -> list[Caller]:
     name = f"{function.owner.name}.apply" if applied and function.owner is not None else function.name
     for path in project.paths if function.owner is None or applied else ():
         try:
-            if f"{name}(" not in project.source(path).text:
+            if not project.source(path).calls(name):
                 continue
             module = project.module(path)
         except Unreadable:
             continue
         if module.is_test:
             continue
-        for caller in module.functions:
-            for call in caller.calls:
-                called = caller.called(call)
-                if called == name or called.endswith(f".{name}"):
-                    target = function if applied else project.function(called, module)
-                    if target in (function, None) and caller is not function:
-                        found.append(Caller(caller, call, _given(function, call, 1 if applied else 0)))
+        for caller, call in module.calls_by_name.get(name.rpartition(".")[2], ()):
+            called = caller.called(call)
+            if called == name or called.endswith(f".{name}"):
+                target = function if applied else project.function(called, module)
+                if target in (function, None) and caller is not function:
+                    found.append(Caller(caller, call, _given(function, call, 1 if applied else 0)))
     function.__dict__["_callers"] = found
     return found
 

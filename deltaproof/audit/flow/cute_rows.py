@@ -73,8 +73,9 @@ def narrow_rows(function: Function, project: Project) -> Iterator[Row]:
 
 
 def _mentions(function: Function, text: str) -> bool:
-    lines = function.module.lines[function.line - 1 : function.end_line]
-    return text in function.module.text and any(text in line for line in lines)
+    if not function.module.holds(text):
+        return False
+    return any(text in line for line in function.module.lines[function.line - 1 : function.end_line])
 
 
 def _by_descriptor(module: Module, project: Project) -> bool:

@@ -7,6 +7,7 @@ Where a loop lies around the use, what its body defines further down reaches the
 from __future__ import annotations
 
 import ast
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
 LEAVES = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 DEPTH = 40
+MANY = 16
+"""Up to so many definitions of one use are not counted."""
+MOST_MANY = 100_000
+"""So many definitions, summed over the uses in one function that many reach, are followed at most."""
+
+
+class TooMany(Exception):
+    """A function in which definitions and uses meet too often to be followed; its text says where."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,11 @@ class Definitions:
     def __init__(self, function: Function) -> None:
         self.function = function
         self._defined: dict[ast.stmt, frozenset[str]] = {}
+        self._placed: dict[int, dict[str, list[int]]] = {}
         self._within: dict[tuple[int, str], tuple[list[Definition], bool]] = {}
         self._reaching: dict[tuple[int, str], list[Definition]] = {}
+        self.spent = 0
+        """Definitions that reach the uses asked for so far, of the uses that many reach."""
         self._param = {
             argument.arg: Definition(argument.arg, argument, None, "param")
             for argument in ast.walk(function.node.args)
@@ -144,8 +156,6 @@ class Definitions:
 
     def _in(self, statement: ast.stmt, name: str) -> tuple[list[Definition], bool]:
         """Return a statement's definitions of a name that reach its end, and whether no earlier one does."""
-        if name not in self._names(statement):
-            return [], False
         key = id(statement), name
         known = self._within.get(key)
         if known is None:
@@ -176,10 +186,21 @@ class Definitions:
             kills = bool(ends) and all(ends)
         return found, kills
 
+    def _places(self, block: list[ast.stmt], name: str) -> list[int]:
+        """Return which statements of a block define a name, or hold a block that does; a block is read once."""
+        known = self._placed.get(id(block))
+        if known is None:
+            known = self._placed[id(block)] = {}
+            for place, statement in enumerate(block):
+                for each in self._names(statement):
+                    known.setdefault(each, []).append(place)
+        return known.get(name, [])
+
     def _block(self, block: list[ast.stmt], name: str, upto: int | None = None) -> tuple[list[Definition], bool]:
         found: list[Definition] = []
-        for statement in reversed(block[:upto]):
-            got, kills = self._in(statement, name)
+        places = self._places(block, name)
+        for at in range(len(places) if upto is None else bisect_left(places, upto), 0, -1):
+            got, kills = self._in(block[places[at - 1]], name)
             found += got
             if kills:
                 return found, True
@@ -187,21 +208,40 @@ class Definitions:
 
     def reaching(self, name: str, at: ast.AST) -> list[Definition]:
         """Return the definitions of a name that may reach a node, nearest first; none for a global name."""
-        statement = self.function.statement(at)
+        return self.before(name, self.function.statement(at))
+
+    def before(self, name: str, statement: ast.stmt) -> list[Definition]:
+        """Return the definitions of a name that may reach a statement.
+
+        Raises:
+            TooMany: uses of the function that are reached by many definitions each add up to too much.
+        """
         key = id(statement), name
         known = self._reaching.get(key)
         if known is None:
-            known = self._reaching[key] = self.before(name, statement)
+            known = self._before(name, statement)
+            if len(known) > MANY:
+                self.spent += len(known)
+                if self.spent > MOST_MANY:
+                    raise TooMany(
+                        f"too many definitions reach each use of names such as `{name}` in `{self.function.name}` "
+                        f"({self.function.module.path}, line {self.function.line})"
+                    )
+            self._reaching[key] = known
         return known
 
-    def before(self, name: str, statement: ast.stmt) -> list[Definition]:
-        """Return the definitions of a name that may reach a statement."""
+    def _before(self, name: str, statement: ast.stmt) -> list[Definition]:
         found: list[Definition] = []
+
+        def add(more: list[Definition]) -> None:
+            met = set(found) if more else ()
+            found.extend([each for each in more if each not in met] if met else more)
+
         here: ast.AST = statement
         while here in self._place:
             block, place = self._place[here]  # type: ignore[index]
             got, kills = self._block(block, name, place)
-            found += [each for each in got if each not in found]
+            add(got)
             if kills:
                 return found
             around = self.function.parents.get(here)
@@ -211,10 +251,11 @@ class Definitions:
                 break
             if isinstance(around, LOOPS):
                 again, _ = self._block(around.body, name)
-                found += [each for each in again if each not in found]
+                add(again)
             own = [each for each in defined_by(around) if each.name == name]  # type: ignore[arg-type]
             if own:
-                return found + [each for each in own if each not in found]
+                add(own)
+                return found
             here = around
         if name in self._param:
             found.append(self._param[name])

@@ -88,23 +88,22 @@ def _shaped(value: ast.expr) -> ast.expr | None:
 
 def _given_flattened(host: Function, name: str, depth: int) -> bool:
     """Return whether a function of the same module hands over a flattened tensor under a parameter's name."""
-    if not _FLATTENS.search(host.module.text):
+    if not host.module.holds(_FLATTENS):
         return False
     places = [param.name for param in host.params]
-    for caller in host.module.functions:
+    for caller, call in host.module.calls_by_name.get(host.name, ()):
         if caller is host:
             continue
-        for call in caller.calls:
-            if host.name != (call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")):
-                continue
-            if caller.module.resolve(call.func).rpartition(".")[2] != host.name:
-                continue
-            place = places.index(name) if name in places else len(call.args)
-            given = next((each.value for each in call.keywords if each.arg == name), None)
-            if given is None and place < len(call.args) and not any(isinstance(a, ast.Starred) for a in call.args):
-                given = call.args[place]
-            if given is not None and is_flattened(caller, given, depth - 1):
-                return True
+        if host.name != (call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")):
+            continue
+        if caller.module.resolve(call.func).rpartition(".")[2] != host.name:
+            continue
+        place = places.index(name) if name in places else len(call.args)
+        given = next((each.value for each in call.keywords if each.arg == name), None)
+        if given is None and place < len(call.args) and not any(isinstance(a, ast.Starred) for a in call.args):
+            given = call.args[place]
+        if given is not None and is_flattened(caller, given, depth - 1):
+            return True
     return False
 
 

@@ -21,10 +21,8 @@ def callers(module: Module, callee: Function) -> list[tuple[Function, ast.Call]]
         return []
     return [
         (kernel, call)
-        for kernel in module.kernels
-        if kernel is not callee
-        for call in kernel.calls
-        if isinstance(call.func, ast.Name) and call.func.id == callee.name
+        for kernel, call in module.calls_by_name.get(callee.name, ())
+        if kernel is not callee and kernel.is_kernel and isinstance(call.func, ast.Name) and call.func.id == callee.name
     ]
 
 

@@ -44,7 +44,7 @@ def masked_away(kernel: Function, project: Project) -> Iterator[Part]:
 
     Only in modules that hold such a loop themselves.
     """
-    found = list(_shifted(kernel)) if _STEPPED.search(kernel.module.text) else []
+    found = list(_shifted(kernel)) if kernel.module.holds(_STEPPED) else []
     for launch in project.launches_of(kernel) if found else ():
         host = launch.host
         for loop in host.ancestors(launch.call):

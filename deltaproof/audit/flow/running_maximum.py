@@ -19,7 +19,7 @@ _MAXIMA = ("maximum", "max", "fmax")
 
 def nothing_yet(kernel: Function) -> Iterator[tuple[ast.Call, str, ast.AST]]:
     """Yield exponentials of ``old - new`` of such a maximum that no select guards, its name, and where it starts."""
-    if not _MINUS_INFINITY.search(kernel.module.text):
+    if not kernel.module.holds(_MINUS_INFINITY):
         return
     for call in kernel.calls:
         if selects.last_name(kernel, call) not in _MAXIMA or len(call.args) != 2 or call.keywords:

@@ -22,7 +22,7 @@ _BOUNDED = ("abs", "fabs", "absf", "minimum", "min", "clamp", "sigmoid", *select
 
 def unbounded(function: Function, project: Project) -> Iterator[tuple[ast.Call, ast.expr]]:
     """Yield logarithms of one plus an exponential, with the exponent, in which no bound and no select is seen."""
-    if "log" not in function.module.text:
+    if not function.module.holds("log"):
         return
     for call in function.calls:
         name = selects.last_name(function, call)
@@ -91,6 +91,6 @@ def _selected_by_callers(function: Function, project: Project) -> bool:
             text = project.source(path).text
         except Unreadable:
             continue
-        if f"{function.name}(" in text and chosen.search(text):
+        if project.source(path).calls(function.name) and chosen.search(text):
             return True
     return False

@@ -43,7 +43,7 @@ def scores(function: Function) -> Iterator[Score]:
 
     One for a tile: further products add to the same scores.
     """
-    if "reduce_max" not in function.module.text:
+    if not function.module.holds("reduce_max"):
         return
     told: set[str] = set()
     for product in function.calls_of("T.gemm", "language.gemm", "T.wgmma_gemm"):

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from difflib import SequenceMatcher
+from heapq import merge
 from typing import TYPE_CHECKING
 
 from deltaproof.audit.model.source import Unreadable
@@ -22,6 +23,10 @@ FEWEST = 8
 MOST = 500
 """Statements of a kernel that is compared at most."""
 MOST_TWINS = 6
+MOST_COMPARED = 10_000_000
+"""Statements of one file's kernels that are compared at most, each as often as it is compared."""
+ALIGNED = 10
+"""So many times as much as comparing a statement is aligning it."""
 ROUGHLY = 0.4
 """Share of source lines in common from which on statements are compared exactly."""
 _DEFINED = re.compile(r"^def (\w+)", re.MULTILINE)
@@ -124,13 +129,73 @@ def _index(project: Project) -> dict[str, list[tuple[str, object]]]:
     return found
 
 
+class _Group:
+    """Kernels of one file and language with one sketch, by their place among the file's kernels."""
+
+    def __init__(self, sketch: Counter[str]) -> None:
+        self.sketch = sketch
+        self.kernels: list[tuple[int, Function]] = []
+
+
+def _groups(module: Module, kind: str) -> list[_Group]:
+    """Return the kernels of a file, those of one sketch together: generated copies are looked at once."""
+    known: dict[str, dict[frozenset[tuple[str, int]], _Group]] | None = module.__dict__.get("_sketched")
+    if known is None:
+        known = module.__dict__["_sketched"] = {}
+        for place, kernel in enumerate(module.kernels):
+            sketch = _sketch(kernel)
+            group = known.setdefault(kernel.kind, {}).setdefault(frozenset(sketch.items()), _Group(sketch))
+            group.kernels.append((place, kernel))
+    return list(known.get(kind, {}).values())
+
+
+class Work:
+    """How much of a file's comparisons is done.
+
+    Attributes:
+        left: statements that may still be compared.
+        stopped: the first kernel that was not compared with all others, if there is one.
+    """
+
+    def __init__(self) -> None:
+        self.left = MOST_COMPARED
+        self.stopped: Function | None = None
+
+
+def work(module: Module) -> Work:
+    """Return how much of the comparisons of a file's kernels is done."""
+    known: Work = module.__dict__.setdefault("_twin_work", Work())
+    return known
+
+
+def _near(kernel: Function, others: list[Function], done: Work) -> Iterator[Function]:
+    """Yield the kernels of the same file, then others, that may be copies of a kernel."""
+    sketch = _sketch(kernel)
+    alike: list[list[tuple[int, Function]]] = []
+    for group in _groups(kernel.module, kernel.kind):
+        done.left -= min(len(sketch), len(group.sketch))
+        if done.left < 0:
+            return
+        if _alike(sketch, group.sketch):
+            alike.append(group.kernels)
+    for _, other in merge(*alike):
+        yield other
+    for other in others:
+        if _alike(sketch, _sketch(other)):
+            yield other
+
+
 def twins(kernel: Function, project: Project) -> list[tuple[Function, SequenceMatcher[str]]]:
-    """Return the copies of a kernel, each with the alignment of its statements with the kernel's."""
+    """Return the copies of a kernel, each with the alignment of its statements with the kernel's.
+
+    Fewer of them, or none, once as many statements of the file were compared as may be; see ``work``.
+    """
     sketch = _sketch(kernel)
     if not FEWEST <= sketch.total() <= MOST:
         return []
     module: Module = kernel.module
-    near = [other for other in module.kernels if other is not kernel and other.kind == kernel.kind]
+    done = work(module)
+    near: list[Function] = []
     for name, path in _index(project).get(_key(kernel.name, _folder(module.path)), [])[: 2 * MOST_TWINS]:
         try:
             other = project.module(path).by_qualname.get(name)  # type: ignore[arg-type]
@@ -138,14 +203,19 @@ def twins(kernel: Function, project: Project) -> list[tuple[Function, SequenceMa
             continue
         if other is not None and other.module is not module and other.kind == kernel.kind:
             near.append(other)
-    near = [other for other in near if _alike(sketch, _sketch(other))]
-    found = []
-    mine = [text for text, _ in statements(kernel)] if near else []
-    for other in near:
+    found: list[tuple[Function, SequenceMatcher[str]]] = []
+    mine: list[str] = []
+    for other in _near(kernel, near, done):
+        mine = mine or [text for text, _ in statements(kernel)]
         theirs = [text for text, _ in statements(other)]
+        done.left -= ALIGNED * (len(mine) + len(theirs))
+        if done.left < 0:
+            break
         matcher: SequenceMatcher[str] = SequenceMatcher(None, mine, theirs, autojunk=False)
         if matcher.real_quick_ratio() > SAME and matcher.quick_ratio() > SAME and matcher.ratio() > SAME:
             found.append((other, matcher))
             if len(found) == MOST_TWINS:
                 break
+    if done.left < 0 and done.stopped is None:
+        done.stopped = kernel
     return found

@@ -27,20 +27,14 @@ def leading_to(project: Project, function: Function, depth: int = 4) -> Iterator
         wanted = here.name if here.owner is None else f"{here.owner.name}.apply"
         for path in project.paths if left else ():
             try:
-                module = project.module(path) if f"{wanted}(" in project.source(path).text else None
+                module = project.module(path) if project.source(path).calls(wanted) else None
             except Unreadable:
                 continue
-            for each in [] if module is None else module.functions:
-                if each not in seen and any(f".{name}".endswith(f".{wanted}") for name in _names(each)):
+            last = wanted.rpartition(".")[2]
+            for each, call in () if module is None else module.calls_by_name.get(last, ()):
+                if each not in seen and f".{called_name(each, call)}".endswith(f".{wanted}"):
                     seen.add(each)
                     waiting.append((each, left - 1))
-
-
-def _names(function: Function) -> set[str]:
-    known: set[str] | None = function.__dict__.get("_called_names")
-    if known is None:
-        known = function.__dict__["_called_names"] = {called_name(function, call) for call in function.calls}
-    return known
 
 
 def whole_powers(project: Project, launches: list[Launch]) -> bool:

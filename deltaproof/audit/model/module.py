@@ -37,6 +37,7 @@ class Module:
         self.path = path
         self.source = source
         self.tree = parse(source)
+        self._held: dict[str | re.Pattern[str], bool] = {}
         parts = PurePosixPath(path).with_suffix("").parts
         self.is_package = bool(parts) and parts[-1] == "__init__"
         self.name = ".".join(parts[:-1] if self.is_package else parts)
@@ -91,6 +92,14 @@ class Module:
                         waiting.append((handler.body, prefix, owner, outer))
         functions.sort(key=lambda function: function.line)
         return functions, classes, imports
+
+    def holds(self, what: str | re.Pattern[str]) -> bool:
+        """Return whether the text holds another or a match of a pattern; looked for once, however often it is asked."""
+        known = self._held.get(what)
+        if known is None:
+            found = what in self.text if isinstance(what, str) else what.search(self.text) is not None
+            known = self._held[what] = found
+        return known
 
     def lines_with(self, pattern: re.Pattern[str]) -> list[int]:
         """Return the numbers of the lines on which a pattern begins, counted from 1."""
@@ -152,6 +161,25 @@ class Module:
         """Return whether a node lies below ``if __name__ == "__main__"``."""
         line = getattr(node, "lineno", 0)
         return any(first <= line <= last for first, last in self._main_spans)
+
+    @cached_property
+    def launches_by_name(self) -> dict[str, list[Launch]]:
+        """Launches by the last part of the kernel's name."""
+        found: dict[str, list[Launch]] = {}
+        for launch in self.launches:
+            found.setdefault(launch.name.rpartition(".")[2], []).append(launch)
+        return found
+
+    @cached_property
+    def calls_by_name(self) -> dict[str, list[tuple[Function, ast.Call]]]:
+        """Calls inside functions by the last part of what they call, as it is written and as imports name it."""
+        found: dict[str, list[tuple[Function, ast.Call]]] = {}
+        for function in self.functions:
+            for call in function.calls:
+                written = getattr(call.func, "attr", getattr(call.func, "id", ""))
+                for name in {written, function.called(call).rpartition(".")[2]} - {""}:
+                    found.setdefault(name, []).append((function, call))
+        return found
 
     @cached_property
     def launches(self) -> list[Launch]:

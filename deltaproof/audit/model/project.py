@@ -11,7 +11,7 @@ from deltaproof.audit.model.function import Function, Launch
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.source import Source, Unreadable, read
 
-_INDEXED = re.compile(r"(\w+)\[")
+_INDEXED = re.compile(r"\b(\w+)\[")
 
 
 class Project:
@@ -27,6 +27,7 @@ class Project:
         self.paths = list(paths)
         self._modules: dict[Path, Module | Unreadable] = {}
         self._sources: dict[Path, Source | Unreadable] = {}
+        self._named: dict[str, Path | None] = {}
 
     def relative(self, path: Path) -> str:
         """Return a path relative to the root, with "/"."""
@@ -85,11 +86,14 @@ class Project:
 
     def named(self, name: str) -> Module | None:
         """Return the module with a dotted name, also where the name lacks or has the tree's first folder."""
-        path = self._by_name.get(name)
-        if path is None:
-            ends = [at for known, at in self._by_name.items() if known.endswith(f".{name}")]
-            path = ends[0] if len(ends) == 1 else None
-        return None if path is None else self._try(path)
+        if name not in self._named:
+            path = self._by_name.get(name)
+            if path is None:
+                ends = [at for known, at in self._by_name.items() if known.endswith(f".{name}")]
+                path = ends[0] if len(ends) == 1 else None
+            self._named[name] = path
+        found = self._named[name]
+        return None if found is None else self._try(found)
 
     def function(self, name: str, near: Module | None = None, depth: int = 3) -> Function | None:
         """Return the function with a dotted name, through re-exports.
@@ -132,7 +136,7 @@ class Project:
         found = []
         for path in self._indexing.get(kernel.name, []):
             module = self._try(path)
-            for launch in [] if module is None else module.launches:
-                if launch.name.rpartition(".")[2] == kernel.name and self.kernel_of(launch) in (kernel, None):
+            for launch in [] if module is None else module.launches_by_name.get(kernel.name, ()):
+                if self.kernel_of(launch) in (kernel, None):
                     found.append(launch)
         return found

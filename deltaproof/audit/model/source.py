@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import stat
 import tokenize
 import warnings
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from deltaproof.audit.given import NOT_REGULAR
 
 MOST_BYTES = 8 << 20
 """Larger files are generated data, not source."""
+
+LONG = 1 << 16
+"""From so many characters on, names before a parenthesis are listed once instead of looked for each time."""
+_CALLED = re.compile(r"(?<![\w.])[\w.]+(?=\()")
 
 
 class Unreadable(Exception):
@@ -41,6 +48,19 @@ class Source:
     path: Path
     text: str
     lines: list[str]
+
+    def calls(self, name: str) -> bool:
+        """Return whether the text holds a name, dotted or not, or one that ends so, before an opening parenthesis."""
+        if len(self.text) < LONG:
+            return f"{name}(" in self.text
+        ending = name[::-1]
+        at = bisect_left(self._called, ending)
+        return at < len(self._called) and self._called[at].startswith(ending)
+
+    @cached_property
+    def _called(self) -> list[str]:
+        # Backwards, so that those with one ending stand side by side.
+        return sorted({name[::-1] for name in _CALLED.findall(self.text)})
 
 
 def read(path: Path) -> Source:

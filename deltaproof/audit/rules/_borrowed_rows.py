@@ -37,7 +37,7 @@ def borrowed_rows(module: Module, kernel: Function, project: Project) -> Iterato
 
 def uncalled(module: Module, host: Function) -> Iterator[Seen]:
     """Yield conditions that name ``x.is_contiguous`` and do not call it: a method is always true."""
-    if ".is_contiguous" not in module.text:
+    if not module.holds(".is_contiguous"):
         return
     for node in host.nodes:
         if not isinstance(node, ast.Attribute) or node.attr != "is_contiguous":

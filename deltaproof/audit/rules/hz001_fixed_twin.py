@@ -77,6 +77,7 @@ KDA kernels and their copies in gated delta net 2; common chunk kernels and thei
 ## Known limits
 A difference may be meant. Copies with fewer than eight statements, or with more than 500, or with less than
 three fifths of them in common, are not compared, nor are those that hardly share a line as it is written.
+Of a file with hundreds of long kernels that all differ, those not compared are named as not analysed.
 """
 
 from __future__ import annotations
@@ -88,11 +89,11 @@ from difflib import SequenceMatcher
 
 from deltaproof.audit.flow.indices import reached_names
 from deltaproof.audit.flow.trace import names_in
-from deltaproof.audit.flow.twins import statements, twins
+from deltaproof.audit.flow.twins import statements, twins, work
 from deltaproof.audit.model.function import Function
 from deltaproof.audit.model.module import Module
 from deltaproof.audit.model.project import Project
-from deltaproof.audit.rule import Hit, Quote, Rule, Seen
+from deltaproof.audit.rule import Hit, Limit, Quote, Rule, Seen
 
 _WIDE = re.compile(r"\.to\((tl\.)?int64\)|\.cast\([^()]*int64\)")
 _KEYWORDS = ("mask", "other", "boundary_check", "padding_option")
@@ -206,7 +207,7 @@ class FixedTwin(Rule):
     clauses = ("M1",)
     triggers = (".jit", "cute.kernel")
 
-    def check(self, module: Module, project: Project) -> Iterator[Seen]:
+    def check(self, module: Module, project: Project) -> Iterator[Seen | Limit]:
         """Yield statements that lack what their twin's has."""
         for kernel in module.kernels:
             said: set[int] = set()
@@ -215,6 +216,9 @@ class FixedTwin(Rule):
                     if id(hit.node) not in said:
                         said.add(id(hit.node))
                         yield hit
+        stopped = work(module).stopped
+        if stopped is not None:
+            yield Limit(module, f"too many kernels to compare; from line {stopped.line} on not all copies were sought")
 
     def _compare(
         self, module: Module, kernel: Function, other: Function, matcher: SequenceMatcher[str]

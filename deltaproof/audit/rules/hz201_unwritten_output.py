@@ -118,7 +118,7 @@ class UnwrittenOutput(Rule):
 
 def tiles_in(module: Module) -> bool:
     """Return whether a module speaks TileLang."""
-    return "tilelang" in module.text
+    return module.holds("tilelang")
 
 
 def _kernel(kernel: Function, project: Project) -> Iterator[Seen]:

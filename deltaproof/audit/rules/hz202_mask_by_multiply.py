@@ -90,7 +90,7 @@ class MaskByMultiply(Rule):
                     if id(seen.node) not in told:
                         told.add(id(seen.node))
                         yield seen
-            elif "tilelang" in module.text and tiles.is_tile_kernel(function):
+            elif module.holds("tilelang") and tiles.is_tile_kernel(function):
                 yield from _unstored(function)
 
 
