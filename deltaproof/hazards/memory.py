@@ -24,7 +24,7 @@ MEMORY_HAZARDS = (
             conditions with "and". Compare each load with its siblings: a new tensor gets the masks of the others.
         """,
         clauses=("M1", "S2", "S4"),
-        probes=("ragged", "redzones", "poison", "varlen"),
+        probes=("ragged", "redzones", "poison", "varlen", "conv_slots"),
         rows=38,
         stories=(
             Story.pull(

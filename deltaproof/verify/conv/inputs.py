@@ -66,7 +66,7 @@ def _dead(case: ConvCase, x: torch.Tensor, reads: tuple[int, ...], fill: Fill) -
         elif padding:
             red_zone_(x[n], fill)
         elif case.num_tokens is not None:
-            red_zone_(x[n, case.num_tokens[n] :], fill)
+            red_zone_(x[n, max(case.num_tokens[n], 0) :], fill)
     if case.seqlens is not None:
         red_zone_(x[0, start:], fill)
 

@@ -2,7 +2,8 @@
 
 What it does
     Calls decode and prefill of the causal convolution with indices outside the pool on either side, shared reads,
-    windows moved to another slot, fresh rows over a slot of NaN, gaps between slots, and indices past 32 bits.
+    windows moved to another slot, fresh rows over a slot of NaN, gaps between slots, indices past 32 bits, and numbers
+    of tokens that nobody checked.
 
 What it shows
     A padding index used as an address, clamped or wrapped; an index cut to 32 bits; an old window under a fresh row; a
@@ -18,7 +19,9 @@ What it cannot see
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar
 
 from deltaproof.verify.conv.case import ConvCase
@@ -34,8 +37,22 @@ OUTSIDE = (-1, SLOTS, SLOTS + 5, 2**31 - 1, -(2**31), -SLOTS)
 CUT = 2**32 + 2
 """Slot 2 to whoever keeps the lower 32 bits."""
 FILLS: tuple[Fill, ...] = ("stale", "nan")
-CLAUSES = {"padding": "P1", "write-outside": "P1", "fresh": "P1", "shared": "P3", "elsewhere": "P4", "stride": "P5"}
-HAZARDS = {"fresh": "appended-cache", "shared": "aliased-slot", "elsewhere": "aliased-slot", "stride": None}
+CLAUSES = {
+    "padding": "P1",
+    "unchecked": "P1",
+    "write-outside": "P1",
+    "fresh": "P1",
+    "shared": "P3",
+    "elsewhere": "P4",
+    "stride": "P5",
+}
+HAZARDS = {
+    "unchecked": "unmasked-load",
+    "fresh": "appended-cache",
+    "shared": "aliased-slot",
+    "elsewhere": "aliased-slot",
+    "stride": None,
+}
 
 
 class ConvSlots(Probe):
@@ -44,7 +61,7 @@ class ConvSlots(Probe):
     name = "conv_slots"
     clause = "P1"
     clauses = ("P1", "P2", "P3", "P4", "P5", "S1", "S3")
-    hazards = ("padding-slot-address", "aliased-slot", "appended-cache")
+    hazards = ("padding-slot-address", "aliased-slot", "appended-cache", "unmasked-load")
     forms = ("decode", "prefill")
     family: ClassVar[str] = "causal_conv"
 
@@ -67,6 +84,8 @@ class ConvSlots(Probe):
         # a padding row writes nothing, wherever its write index points
         yield base.but(label="padding", read=(-1, 2, SLOTS), write=(5, 4, 0))
         yield base.but(label="padding", read=(SLOTS + 1, -2, 3), write=(1, 6, 0), fresh=(True, False, False))
+        if plan.form == "decode":
+            yield base.but(label="unchecked", num_tokens=(9, -2, 1))
         yield base.but(label="fresh", fresh=(False, True, False), nan_slots=(2,))
         yield base.but(label="fresh", fresh=(True, True, True), read=(0, 4, 6), write=(4, 0, 1), nan_slots=(0, 4))
         yield base.but(label="shared", read=(2, 2, 2), write=(0, 5, 6))
@@ -77,9 +96,14 @@ class ConvSlots(Probe):
 
     def run(self, case: ConvCase, context: Context) -> Iterator[Observation]:  # type: ignore[override]
         clause, hazard = CLAUSES[case.label], HAZARDS.get(case.label, HAZARD)
+        reached = context
+        if case.label == "unchecked":
+            # on a CPU our own checks would refuse what a GPU's never see
+            reached = copy.copy(context)
+            reached.target = replace(context.target, face=False)
         for fill in FILLS:
             call = build(case, context.seed, context.device, fill=fill)
-            yield from judge(case, context.seed, call, run(context, case, call), fill, clause, hazard)
+            yield from judge(case, context.seed, call, run(reached, case, call), fill, clause, hazard)
 
 
 PROBE = ConvSlots()

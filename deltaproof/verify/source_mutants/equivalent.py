@@ -1,60 +1,26 @@
 """Mutants that change nothing, or nothing that the contract promises: looked at by hand, each with its reason.
 
-They count as survivors, and are printed with the reason. An entry names text, not an ordinal, so that it holds while
-the file around it changes; one that meets no mutant, or a mutant that a check kills, is stale and fails the run.
+They count as survivors, and are printed with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
+from deltaproof.verify.source_mutants.equivalent_conv import CONVOLUTION
 from deltaproof.verify.source_mutants.generate import SourceMutant
-
-
-@dataclass(frozen=True)
-class Equivalent:
-    """Mutants that were looked at.
-
-    Attributes:
-        place: "FILE:FUNCTION", as their ids begin.
-        reason: why no check can see it.
-        operator: name of their operator; empty for any.
-        before: what stands there, on one line; empty for anything.
-        after: what the mutant puts there; empty for anything.
-        within: part of the statement it is in, where the same text stands elsewhere too; empty for anything.
-        device: where this holds: "cpu" (the interpreter), "cuda", or empty for both.
-    """
-
-    place: str
-    reason: str
-    operator: str = ""
-    before: str = ""
-    after: str = ""
-    within: str = ""
-    device: str = ""
-
-    def __str__(self) -> str:
-        parts = [self.place, *([self.operator] if self.operator else [])]
-        change = f": {self.before or '…'} → {self.after or '…'}" if self.before or self.after else ""
-        return ":".join(parts) + change + (f" in {self.within}" if self.within else "")
-
-    def meets(self, mutant: SourceMutant) -> bool:
-        """Return whether this entry is about a mutant."""
-        asked = ((self.operator, mutant.operator), (self.before, mutant.before), (self.after, mutant.after))
-        same = self.place == mutant.place and all(mine in ("", its) for mine, its in asked)
-        return same and self.within in mutant.statement
-
-
-INTERPRETED_ONLY = "only the interpreter runs this branch"
-ONE_THREAD = "the interpreter runs a program in one thread and programs one after another, so nothing can race"
-PROMOTED = "the other operand is fp32, and Triton widens this one for the operation: the same exact value"
-WIDE_ALREADY = "the other operand has 64 bits, and Triton widens this one for the operation"
-FITS = "T fits into 32 bits, and every offset that this enters has a 64-bit operand besides"
-TOO_LARGE = "differs only past 2 ** 31 elements of {}: more than a case in the interpreter can hold"
-ROW_DROPPED = "rows behind the chunk's end hold what was read there, and {}; only a memory checker sees the read"
-COLUMN_DROPPED = "columns behind the last one hold what was read there, and {}; only a memory checker sees the read"
-TWICE = "strictly lower twice: {}"
+from deltaproof.verify.source_mutants.reviewed import (
+    COLUMN_DROPPED,
+    FITS,
+    INTERPRETED_ONLY,
+    ONE_THREAD,
+    PROMOTED,
+    ROW_DROPPED,
+    TOO_LARGE,
+    TWICE,
+    WIDE_ALREADY,
+    Equivalent,
+)
 
 INPUTS, PLACES = "common/triton_inputs", "common/triton_places"
 INVERSE, PREPARE = "common/triton_inverse", "gated_delta_rule/triton_prepare"
@@ -230,6 +196,7 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     *_dropped(),
     *_said_twice(),
     *_interpreted(),
+    *CONVOLUTION,
 )
 
 

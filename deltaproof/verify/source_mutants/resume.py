@@ -14,7 +14,7 @@ from deltaproof.verify.source_mutants.generate import SourceMutant
 PACKAGE = Path(__file__).resolve().parents[2]
 ROOMS = ("backends", "contracts", "operators", "ops", "verify")
 """Folders of the package whose text decides what a check says."""
-REASONS = "verify/source_mutants/equivalent.py"
+REASONS = ("verify/source_mutants/equivalent.py", "verify/source_mutants/equivalent_conv.py")
 """Reasons say why a mutant lives, not whether it does."""
 SAME = ("operator", "backend", "device", "tier", "forms", "probes", "cases", "seed", "sources")
 PACKAGES = ("torch", "triton", "numpy")
@@ -25,7 +25,7 @@ def digest(package: Path = PACKAGE) -> str:
     found = hashlib.sha256()
     for path in sorted(path for room in ROOMS for path in (package / room).rglob("*.py")):
         name = path.relative_to(package).as_posix()
-        if name != REASONS:
+        if name not in REASONS:
             found.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return found.hexdigest()
 

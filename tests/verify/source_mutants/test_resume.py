@@ -112,7 +112,7 @@ def test_the_digest_follows_kernels_and_probes_but_not_reasons(tmp_path) -> None
     for room in ROOMS:
         assert any((PACKAGE / room).rglob("*.py")), room
         (tmp_path / room).mkdir()
-    reasons, probe = tmp_path / REASONS, tmp_path / "verify" / "probe.py"
+    reasons, probe = tmp_path / REASONS[0], tmp_path / "verify" / "probe.py"
     reasons.parent.mkdir()
     reasons.write_text("a")
     probe.write_text("a")
