@@ -4,7 +4,8 @@ What it does
     Walks at random through a state pool: requests are admitted, prefilled in parts, decoded by one to three tokens in
     padded batches with rows of padding among them, kept as snapshots, hit, forked, preempted and resumed, moved out
     and brought back into another slot, given up and released, and slots are used again as soon as they are free. Free
-    slots and dead rows hold NaN.
+    slots and dead rows hold NaN. With our own backends the windows of a causal convolution live in the same slots and
+    take every step too.
 
 What it shows
     A slot that leaks into another request: a padding index used as an address, a state that is not cleared or is
@@ -26,11 +27,13 @@ from collections.abc import Iterator
 
 import torch
 
+from deltaproof.backends.registry import load
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.verify.case import Case
 from deltaproof.verify.observation import Observation, Unsupported
 from deltaproof.verify.probe import Context, Plan, Probe
-from deltaproof.verify.serving.walk import Sizes, Walk
+from deltaproof.verify.serving.requests import Sizes
+from deltaproof.verify.serving.walk import Walk
 
 WALK = "walk-"
 FULL_STEPS = 100_000
@@ -81,7 +84,13 @@ class Leases(Probe):
             case.gate_in_kernel,
         )
         walk = Walk(
-            context.target, sizes, case.seed(context.seed), context.device, exact_rows="I2" not in backend.unsupported
+            context.target,
+            sizes,
+            case.seed(context.seed),
+            context.device,
+            exact_rows="I2" not in backend.unsupported,
+            # our own backends have a convolution, whose windows live in the same slots
+            conv=load(backend.name, "causal_conv1d") if context.target.face else None,
         )
         yield from walk.run(int(case.label.removeprefix(WALK)))
 

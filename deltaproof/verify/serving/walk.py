@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from deltaproof.contracts.conventions import StateLayout
 from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, PrefillCall, SequenceCall
-from deltaproof.state import Debug, Lease, PoolExhausted, RecurrentField, Snapshot, StatePool, StepPlan
+from deltaproof.state import Debug, PoolExhausted, RecurrentField, Snapshot, StatePool, StepPlan
+from deltaproof.state.fields import Field
 from deltaproof.verify.expected import Expected, Reference
 from deltaproof.verify.observation import Observation, compare, same_bits
+from deltaproof.verify.serving.requests import History, Request, Sizes, Tokens, joined
+from deltaproof.verify.serving.windows import Windows
 from deltaproof.verify.target import Target
 
 LAYERS, LAYER = 3, 1
@@ -28,65 +30,6 @@ WEIGHTS = {
     "decode": 40, "extend": 16, "acquire": 12, "hit": 8, "snapshot": 7, "fork": 4, "release": 8, "preempt": 4,
     "swap": 4, "forget": 6,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a walk runs on.
-
-    Attributes:
-        H, HV, K, V: heads and head sizes.
-        capacity: slots of the pool.
-        dtype: dtype of q, k, v and beta.
-        state_dtype: dtype of the pool.
-        layout: layout of its states.
-        gate_in_kernel: the gate is computed in the kernel.
-    """
-
-    H: int = 1
-    HV: int = 2
-    K: int = 8
-    V: int = 5
-    capacity: int = 7
-    dtype: torch.dtype = torch.float32
-    state_dtype: torch.dtype = torch.float32
-    layout: StateLayout = StateLayout.K_FIRST
-    gate_in_kernel: bool = False
-
-
-Tokens = dict[str, Any]
-"""q, k, v, g, beta of some tokens by name."""
-
-
-@dataclass
-class History:
-    """What a request has seen, and its state as it is when the request is alone.
-
-    Attributes:
-        tokens: q, k, v, g, beta of every token, [t, heads, ...] a part.
-        outputs: o of every token, as the shared pool gave it.
-        alone: the state [1, HV, ., .] after the last token; None before the first.
-    """
-
-    tokens: list[Tokens] = field(default_factory=list)
-    outputs: list[torch.Tensor] = field(default_factory=list)
-    alone: torch.Tensor | None = None
-
-    @property
-    def length(self) -> int:
-        return sum(part["q"].shape[0] for part in self.tokens)
-
-    def copy(self) -> History:
-        return History([*self.tokens], [*self.outputs], None if self.alone is None else self.alone.clone())
-
-
-@dataclass
-class Request:
-    """A request in flight."""
-
-    name: str
-    lease: Lease
-    history: History
 
 
 @dataclass
@@ -110,15 +53,20 @@ class Walk:
         device: where it runs.
         exact_rows: whether a row's bits do not depend on the batch it is in (clause I2): a request alone is then a
             batch of one. Otherwise it is a row of a batch of the same shape whose other rows are padding.
+        conv: a backend of the convolution, whose windows then live in the same slots and go through the same steps.
     """
 
-    def __init__(self, target: Target, sizes: Sizes, seed: int, device: str, *, exact_rows: bool) -> None:
+    def __init__(
+        self, target: Target, sizes: Sizes, seed: int, device: str, *, exact_rows: bool, conv: Any = None
+    ) -> None:
         self.target, self.sizes, self.device, self.exact_rows = target, sizes, device, exact_rows
         self.draw = random.Random(seed)
         self.generator = torch.Generator().manual_seed(seed)
         self.field = RecurrentField("state", sizes.HV, sizes.K, sizes.V, sizes.state_dtype, sizes.layout)
+        self.windows = Windows(conv, sizes.dtype, device, seed) if conv is not None else None
+        held: list[Field] = [self.field, *([self.windows.field] if self.windows is not None else [])]
         self.pool = StatePool(
-            [self.field], layers=LAYERS, capacity=sizes.capacity, device=device, debug=[Debug.POISON, Debug.GENERATION]
+            held, layers=LAYERS, capacity=sizes.capacity, device=device, debug=[Debug.POISON, Debug.GENERATION]
         )
         self.rows = self.pool.bind(self.field, LAYER)
         self.plan = StepPlan(self.pool, sizes=SIZES)
@@ -206,11 +154,12 @@ class Walk:
         request = self._any(stepped=True)
         if request is None or request.lease.read_slot != request.lease.slot:
             return
-        state = request.lease.rows("state").clone()
+        values = {field.name: request.lease.rows(field.name).clone() for field in self.pool.fields}
+        layouts = {field.name: field.layout for field in self.pool.fields}
         position = request.history.length
         request.lease.release()
         request.lease = self.pool.acquire(request.name, outside=True)
-        request.lease.fill({"state": state}, position=position, layouts={"state": self.sizes.layout})
+        request.lease.fill(values, position=position, layouts=layouts)
 
     def _forget(self) -> None:
         if self.kept:
@@ -242,16 +191,17 @@ class Walk:
         parts = [self._tokens(count) for count in counts]
         tokens = self._padded(parts, N, T)
         call = DecodeCall(**tokens, options=self.options, **self.gate, pool=self.rows, **arguments)
-        return self._held("decode", call, rows, parts)
+        return self._held("decode", call, rows, parts) or self._convolved("decode", rows, counts, N, T, arguments)
 
     def _extend(self) -> Observation | None:
         rows = self._chosen(36)
         counts = [0 if row is None else self.draw.choice((1, 7, 15, 16, 17, 33, 36, 0)) for row in rows]
         arguments = self._planned("extend", rows, counts)
         parts = [self._tokens(count) for count in counts]
-        tokens = self._padded([_joined([*parts, self._tokens(0)])], 1, sum(counts) + self.draw.choice((0, 3)))
+        tokens = self._padded([joined([*parts, self._tokens(0)])], 1, sum(counts) + self.draw.choice((0, 3)))
         call = PrefillCall(**tokens, options=self.options, **self.gate, pool=self.rows, **arguments)
-        return self._held("prefill", call, rows, parts)
+        T = call.q.shape[1]
+        return self._held("prefill", call, rows, parts) or self._convolved("prefill", rows, counts, 1, T, arguments)
 
     def _planned(self, form: str, rows: list[Request | None], counts: list[int]) -> dict[str, Any]:
         arguments: dict[str, Any] = getattr(self.plan, form)([row and row.lease for row in rows], counts)
@@ -312,7 +262,7 @@ class Walk:
             o[place] = 0
         if bool((o != 0).any()):
             return Observation(False, "P1", f"{form}: o is not 0 where no token is", "padding-slot-address")
-        return self._untouched(flat, before, [row.lease.slot for row in rows if row is not None])
+        return self._untouched("state", before, [row.lease.slot for row in rows if row is not None])
 
     def _alone(
         self, form: str, call: Any, row: int, part: Tokens, starts: list[int], history: History
@@ -348,8 +298,26 @@ class Walk:
             place = (0, slice(starts[row], starts[row + 1]))
         return self.target.launch(form, call.with_(**changes)).o[place], state
 
-    def _untouched(self, flat: torch.Tensor, before: torch.Tensor, written: list[int]) -> Observation | None:
-        memory = self.pool.memory("state")
+    def _convolved(
+        self, form: str, rows: list[Request | None], counts: list[int], B: int, T: int, arguments: dict[str, Any]
+    ) -> Observation | None:
+        """Run the same step of the convolution; windows must be each request's last inputs, to the bit."""
+        if self.windows is None:
+            return None
+        before = self.pool.memory("window")._flat.clone()
+        lines = [None if row is None else row.history.line for row in rows]
+        found, after = self.windows.step(
+            form, self.pool.bind(self.windows.field, LAYER), lines, counts, (B, T), arguments,
+            [None if row is None else row.lease.slot for row in rows],
+        )  # fmt: skip
+        for row, line in zip(rows, after, strict=True):
+            if row is not None:
+                row.history.line = line
+        return found or self._untouched("window", before, [row.lease.slot for row in rows if row is not None])
+
+    def _untouched(self, field: str, before: torch.Tensor, written: list[int]) -> Observation | None:
+        memory = self.pool.memory(field)
+        flat = memory._flat
         for slot in written:
             row = memory.rows_of(slot)[LAYER]
             before[row] = flat[row]
@@ -358,7 +326,7 @@ class Walk:
         if not changed:
             return None
         layer, row = divmod(changed[0] - 1, memory.rows_a_layer)
-        text = f"row {row} of layer {layer} changed, which no row of the step names"
+        text = f"{field}: row {row} of layer {layer} changed, which no row of the step names"
         return Observation(False, "P2", text, "padding-slot-address")
 
     def _judge(self, request: Request) -> Observation | None:
@@ -366,7 +334,7 @@ class Walk:
         history = request.history
         if not history.length or self.sizes.state_dtype is not torch.float32:
             return None
-        tokens = {name: x[None].cpu() for name, x in _joined(history.tokens).items()}
+        tokens = {name: x[None].cpu() for name, x in joined(history.tokens).items()}
         gate = {name: x.cpu() for name, x in self.gate.items()}
         call = SequenceCall(**tokens, options=self.options, **gate, output_final_state=True)
         bounds = [self.reference.sequence(call, chunked=chunked) for chunked in (False, True)]
@@ -407,7 +375,3 @@ class Walk:
         if self.plan.stale():
             return Observation(False, "P2", "a step used a slot of another generation", HAZARD)
         return None
-
-
-def _joined(parts: list[Tokens]) -> Tokens:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

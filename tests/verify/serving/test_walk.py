@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.causal_conv1d.torch_backend import TorchBackend as ConvBackend
 from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
 from deltaproof.ops.registry import operator
 from deltaproof.state import Lease, StepPlan
 from deltaproof.state.pool import StatePool
 from deltaproof.verify.mutants.slots import ClampedToFirst, FreshFromSlot, RawNegative, WrappedToLast
 from deltaproof.verify.observation import Observation
-from deltaproof.verify.serving.walk import Sizes, Walk
+from deltaproof.verify.serving.requests import Sizes
+from deltaproof.verify.serving.walk import Walk
 from deltaproof.verify.target import Target
 
 V_FIRST = StateLayout.V_FIRST
@@ -25,9 +27,9 @@ SIZES = [
 ]
 
 
-def walk(backend: object, sizes: Sizes = SIZES[0], seed: int = 0) -> Walk:
+def walk(backend: object, sizes: Sizes = SIZES[0], seed: int = 0, conv: object | None = None) -> Walk:
     target = Target(backend, operator("gated_delta_rule"), "test", face=False)  # type: ignore[arg-type]
-    return Walk(target, sizes, seed, "cpu", exact_rows=False)
+    return Walk(target, sizes, seed, "cpu", exact_rows=False, conv=conv)
 
 
 def last(found: Walk, steps: int) -> Observation:
@@ -37,7 +39,7 @@ def last(found: Walk, steps: int) -> Observation:
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_a_thousand_steps_of_a_right_backend_hold(sizes: Sizes) -> None:
-    found = walk(TorchBackend(), sizes, seed=SIZES.index(sizes))
+    found = walk(TorchBackend(), sizes, seed=SIZES.index(sizes), conv=ConvBackend())
     seen = last(found, 1000)
     assert seen.ok, seen.message
     assert found.calls > 300 and found.named > 40, "most steps call a kernel, and many requests come"
@@ -111,6 +113,26 @@ def test_a_fault_of_the_pool_itself_is_seen(fault, monkeypatch: pytest.MonkeyPat
     assert last(walk(TorchBackend()), 200).ok
     fault(monkeypatch)
     assert not last(walk(TorchBackend()), 200).ok
+
+
+class OldWindow(ConvBackend):
+    """A row goes on from what its slot held, fresh or not."""
+
+    def decode(self, call):
+        return super().decode(call.with_(has_initial_state=None))
+
+
+class LateWindow(ConvBackend):
+    """A hit's window is written where it was read."""
+
+    def decode(self, call):
+        return super().decode(call.with_(write_index=call.read_index))
+
+
+@pytest.mark.parametrize("conv", [OldWindow, LateWindow])
+def test_a_window_that_goes_wrong_is_seen_beside_a_right_state(conv) -> None:
+    seen = last(walk(TorchBackend(), conv=conv()), 200)
+    assert not seen.ok and ("window" in seen.message or "y:" in seen.message), seen.message
 
 
 def test_a_wrong_value_is_held_to_the_oracle() -> None:
