@@ -172,7 +172,7 @@ def missing(backend: Backend, form: str, call: Call) -> dict[str, str]:
     lacks = {name: unsupported[name] for name in sorted(call.required()) if name in unsupported}
     if getattr(call.options, "batch_invariant", False) and "I2" in unsupported:
         lacks["batch_invariant"] = unsupported["I2"]
-    if call.options.layout not in (*backend.conventions.layouts, *backend.conventions.conv_layouts):
+    if call.options.layout not in backend.conventions.layouts:
         lacks[f"layout:{call.options.layout.value}"] = "not among its declared layouts"
     return lacks
 

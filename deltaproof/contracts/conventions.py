@@ -30,6 +30,10 @@ class ConvLayout(str, Enum):
     TIME_FIRST = "time_first"
     """Window of shape ``[W - 1, C]``: a token's channels lie side by side."""
 
+    def inner_shape(self, C: int, W: int) -> tuple[int, int]:
+        """Return the shape of one window, ``(C, W - 1)`` or ``(W - 1, C)``."""
+        return (C, W - 1) if self is ConvLayout.CHANNELS_FIRST else (W - 1, C)
+
 
 class GateSpace(str, Enum):
     """Space in which a backend takes the gate."""
@@ -56,13 +60,11 @@ class Conventions:
     """The conventions of one backend.
 
     Attributes:
-        layouts: state layouts it takes; a call in another layout is not made.
-        conv_layouts: layouts of convolution windows it takes, likewise.
+        layouts: layouts it takes, of states or of a convolution's windows; a call in another one is not made.
         gate: space of the gate it takes; calls are converted to it.
         padding: its padding rule; calls that need more are counted as unsupported.
     """
 
-    layouts: tuple[StateLayout, ...] = (StateLayout.K_FIRST, StateLayout.V_FIRST)
-    conv_layouts: tuple[ConvLayout, ...] = (ConvLayout.CHANNELS_FIRST, ConvLayout.TIME_FIRST)
+    layouts: tuple[StateLayout | ConvLayout, ...] = (StateLayout.K_FIRST, StateLayout.V_FIRST)
     gate: GateSpace = GateSpace.LOG
     padding: Padding = Padding.SKIP

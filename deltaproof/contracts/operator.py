@@ -23,7 +23,7 @@ class Operator:
         oracle: module with ``sequence``, ``decode`` and ``prefill`` in float64.
         backends: name -> "module:attribute", in the order in which selection prefers them.
         family: operators that take the same calls, and are seen by the same probes.
-        check: "module:function" of ``(operator, form, call, values)`` that holds a call to clause E1.
+        check: "module:function" of ``(operator, call, values)`` that holds a call to clause E1.
     """
 
     name: str

@@ -98,8 +98,7 @@ class ConvField:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one slot, [C, W - 1] or [W - 1, C]."""
-        kept = self.width - 1
-        return (self.channels, kept) if self.layout is ConvLayout.CHANNELS_FIRST else (kept, self.channels)
+        return self.layout.inner_shape(self.channels, self.width)
 
     @property
     def block(self) -> int:

@@ -93,10 +93,10 @@ class Target:
             return call
         return replace(call, g=call.g.exp())
 
-    def _check(self, form: str, call: Call) -> None:
+    def _check(self, call: Call) -> None:
         module, _, name = self.operator.check.partition(":")
         check = getattr(importlib.import_module(module), name)
-        check(self.operator, form, call, call.device.type == "cpu")
+        check(self.operator, call, call.device.type == "cpu")
 
     def run(self, form: str, call: Call) -> Outputs:
         """Make one call; raise Unsupported where the backend declares that it cannot."""
@@ -106,7 +106,7 @@ class Target:
     def launch(self, form: str, call: Call) -> Outputs:
         """Make one call without asking what the backend lacks: on a GPU nothing looks at values on the device."""
         if self.face:
-            self._check(form, call)
+            self._check(call)
         result = getattr(self.backend, form)(self._converted(call))
         if isinstance(call, SequenceCall):
             if not isinstance(result, tuple) or len(result) != 2:

@@ -54,14 +54,12 @@ class Task:
 def describe(target: Target) -> BackendInfo:
     """Return what the report says of the backend."""
     conventions = target.backend.conventions
-    convolution = target.operator.family == "causal_conv"
-    layouts = conventions.conv_layouts if convolution else conventions.layouts
     return BackendInfo(
         name=target.backend.name,
         version=str(target.backend.version),
         source=target.source,
         conventions={
-            "layouts": [layout.value for layout in layouts],
+            "layouts": [layout.value for layout in conventions.layouts],
             "gate": conventions.gate.value,
             "padding": conventions.padding.value,
         },

@@ -49,14 +49,13 @@ class ConvCase:
         """Make the call."""
         N, T = 3, self.tokens
         layout = ConvLayout(self.layout)
-        inner = (self.C, self.W - 1) if layout is ConvLayout.CHANNELS_FIRST else (self.W - 1, self.C)
         packed = self.form == "prefill" and self.full
         parts: dict[str, Any] = {
             "x": torch.empty((1, N * T, self.C) if packed else (N, T, self.C), dtype=DTYPES[self.dtype]),
             "weight": torch.empty(self.C, self.W, dtype=DTYPES[self.dtype]),
             "bias": torch.empty(self.C, dtype=DTYPES[self.dtype]) if self.full else None,
             "options": ConvOptions(self.full, layout),
-            "pool": torch.empty(2 * N, *inner, dtype=DTYPES[self.state]),
+            "pool": torch.empty(2 * N, *layout.inner_shape(self.C, self.W), dtype=DTYPES[self.state]),
             "read_index": torch.arange(N, dtype=torch.int32),
             "has_initial_state": torch.ones(N, dtype=torch.bool) if self.full else None,
         }

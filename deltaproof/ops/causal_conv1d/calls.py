@@ -104,3 +104,8 @@ class ConvPrefillCall(_ConvCall):
 
 
 ConvCall = ConvDecodeCall | ConvPrefillCall
+
+
+def time_first(windows: torch.Tensor, layout: ConvLayout) -> torch.Tensor:
+    """Return windows [..., W - 1, C] of either layout, and of the first one back; a view."""
+    return windows.mT if layout is ConvLayout.CHANNELS_FIRST else windows

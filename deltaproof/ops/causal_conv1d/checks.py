@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 
-from deltaproof.contracts.conventions import ConvLayout
 from deltaproof.contracts.errors import ContractError
 from deltaproof.contracts.operator import Operator
 from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall, ConvPrefillCall
@@ -20,7 +19,7 @@ MAX_WIDTH = 16
 def _check_pool(call: ConvCall) -> None:
     _, _, C, W = call.dims
     layout, pool = call.options.layout, call.pool
-    inner = (C, W - 1) if layout is ConvLayout.CHANNELS_FIRST else (W - 1, C)
+    inner = layout.inner_shape(C, W)
     if isinstance(pool, torch.Tensor) and pool.dim() == 3 and pool.shape[1:] == inner[::-1] and C != W - 1:
         shape = f"shape [S, {inner[0]}, {inner[1]}] in layout {layout.value}"
         raise ContractError("pool", shape, f"shape {list(pool.shape)}, the other layout")
@@ -121,6 +120,6 @@ def _check_values(call: ConvCall) -> None:
     check_writers(slots, call.read_index, call.has_initial_state, call.writes, live, rows, name)
 
 
-def check_call(operator: Operator, form: str, call: ConvCall, values: bool) -> None:
+def check_call(operator: Operator, call: ConvCall, values: bool) -> None:
     """Check a call of either form; see ``check``."""
     check(call, values=values)

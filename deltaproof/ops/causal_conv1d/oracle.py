@@ -14,13 +14,7 @@ from itertools import pairwise
 
 import torch
 
-from deltaproof.contracts.conventions import ConvLayout
-from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall, ConvPrefillCall
-
-
-def time_first(windows: torch.Tensor, layout: ConvLayout) -> torch.Tensor:
-    """Return windows [..., W - 1, C] of either layout, and of the first one back."""
-    return windows.mT if layout is ConvLayout.CHANNELS_FIRST else windows
+from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall, ConvPrefillCall, time_first
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from deltaproof.contracts.conventions import Conventions
+from deltaproof.contracts.conventions import Conventions, ConvLayout
 from deltaproof.ops.causal_conv1d import torch_conv
 from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall, ConvPrefillCall
 
@@ -17,7 +17,7 @@ class TorchBackend:
     name = "torch"
     version = torch.__version__
     operator = "causal_conv1d"
-    conventions = Conventions()
+    conventions = Conventions(layouts=tuple(ConvLayout))
     unsupported: Mapping[str, str] = {"allocation_free": "PyTorch expressions allocate their temporaries"}
 
     def decode(self, call: ConvDecodeCall) -> torch.Tensor:

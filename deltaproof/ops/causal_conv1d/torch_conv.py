@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import torch
 
-from deltaproof.contracts.conventions import ConvLayout
-from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall
+from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall, time_first
 from deltaproof.ops.common.slot_checks import inside
-
-
-def _time_first(windows: torch.Tensor, layout: ConvLayout) -> torch.Tensor:
-    return windows.mT if layout is ConvLayout.CHANNELS_FIRST else windows
+from deltaproof.ops.common.torch_pool import store_rows
 
 
 def _spans(call: ConvCall) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,7 +40,7 @@ def run(call: ConvCall, out: torch.Tensor) -> None:
     used = live if call.has_initial_state is None else live & call.has_initial_state
     held = call.pool.index_select(0, torch.where(used, call.read_index, 0).long())
     # what a fresh or padding row's slot holds is selected away, never multiplied
-    window = torch.where(used[:, None, None], _time_first(held, call.options.layout), 0)  # [N, W - 1, C]
+    window = torch.where(used[:, None, None], time_first(held, call.options.layout), 0)  # [N, W - 1, C]
     first, length = _spans(call)
     if B * T:
         _outputs(call, out, x, window, first, length, live)
@@ -90,18 +86,11 @@ def _keep(
     length: torch.Tensor,
     live: torch.Tensor,
 ) -> None:
-    """Store the windows after the last tokens; the number of stores is fixed, so nothing waits for the host."""
+    """Store the windows after the last tokens."""
     W, pool = call.weight.shape[1], call.pool
     place = length[:, None] - (W - 1) + torch.arange(W - 1, device=x.device)  # [N, W - 1]
     past = window.gather(1, (place + W - 1).clamp(0, W - 2)[..., None].expand(-1, -1, window.shape[2]))
     if x.shape[0]:
         now = x[(first[:, None] + place).clamp(0, x.shape[0] - 1)]
         past = torch.where((place < 0)[..., None], past.to(pool.dtype), now.to(pool.dtype))
-    new = _time_first(past.to(pool.dtype), call.options.layout)
-    writes = call.writes
-    kept = live & inside(writes, pool.shape[0])
-    # a row that keeps nothing repeats the store of the first row that does, or stores slot 0 as it is
-    first_kept, some = kept.int().argmax(0, keepdim=True), kept.any()
-    target = torch.where(kept, writes, torch.where(some, writes.index_select(0, first_kept), 0)).long()
-    spare = torch.where(some, new.index_select(0, first_kept), pool[:1])
-    pool.index_copy_(0, target, torch.where(kept[:, None, None], new, spare))
+    store_rows(pool, call.writes, live, time_first(past.to(pool.dtype), call.options.layout))

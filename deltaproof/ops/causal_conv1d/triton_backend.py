@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 import triton
 
-from deltaproof.contracts.conventions import Conventions
+from deltaproof.contracts.conventions import Conventions, ConvLayout
 from deltaproof.ops.causal_conv1d import triton_ops
 from deltaproof.ops.causal_conv1d.calls import ConvDecodeCall, ConvPrefillCall
 from deltaproof.ops.common import triton_interpreter
@@ -23,7 +23,7 @@ class TritonBackend:
     name = "triton"
     version = triton.__version__
     operator = "causal_conv1d"
-    conventions = Conventions()
+    conventions = Conventions(layouts=tuple(ConvLayout))
     unsupported: Mapping[str, str] = {
         **({} if INTERPRETED else {"device:cpu": "the kernels need a GPU"}),
     }

@@ -198,7 +198,7 @@ def _check_prefill_values(call: PrefillCall) -> None:
         )
 
 
-def check_call(operator: Operator, form: str, call: SequenceCall | DecodeCall | PrefillCall, values: bool) -> None:
+def check_call(operator: Operator, call: SequenceCall | DecodeCall | PrefillCall, values: bool) -> None:
     """Check a call of any form of a delta-rule operator; see the check of each form."""
     if isinstance(call, DecodeCall):
         check_decode(call, gate_per_channel=operator.gate_per_channel, values=values)

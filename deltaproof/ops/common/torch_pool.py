@@ -8,12 +8,8 @@ from __future__ import annotations
 import torch
 
 from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.common.slot_checks import inside
 from deltaproof.ops.common.torch_inputs import k_first
-
-
-def inside(index: torch.Tensor, slots: int) -> torch.Tensor:
-    """Return which slot indices name a row of the pool."""
-    return (index >= 0) & (index < slots)
 
 
 def read_slots(
@@ -34,17 +30,21 @@ def read_slots(
 def write_slots(
     pool: torch.Tensor, write_index: torch.Tensor, keep: torch.Tensor, state: torch.Tensor, layout: StateLayout
 ) -> None:
-    """Store state [N, HV, K, V] where ``keep`` [N] holds and the index names a slot; touch nothing else.
+    """Store state [N, HV, K, V] where ``keep`` [N] holds and the index names a slot; touch nothing else."""
+    store_rows(pool, write_index, keep, k_first(state, layout).to(pool.dtype))
+
+
+def store_rows(pool: torch.Tensor, write_index: torch.Tensor, keep: torch.Tensor, new: torch.Tensor) -> None:
+    """Store rows [N, ...], as the pool [S, ...] holds them, where ``keep`` [N] holds and the index names a slot.
 
     The number of stores is fixed so that no host sync is needed: a row that keeps nothing repeats the store of the
     first row that does, or, if there is none, stores slot 0 back as it is.
     """
     if pool.shape[0] == 0 or write_index.shape[0] == 0:
         return
-    new = k_first(state, layout).to(pool.dtype)
     kept = keep & inside(write_index, pool.shape[0])
     first = kept.int().argmax(0, keepdim=True)
     some = kept.any()
     target = torch.where(kept, write_index, torch.where(some, write_index.index_select(0, first), 0)).long()
     spare = torch.where(some, new.index_select(0, first), pool[:1])
-    pool.index_copy_(0, target, torch.where(kept[:, None, None, None], new, spare))
+    pool.index_copy_(0, target, torch.where(kept.view(-1, *(1,) * (new.dim() - 1)), new, spare))

@@ -32,9 +32,7 @@ def build(case: ConvCase, seed: int, device: str = "cpu", *, fill: Fill = "nan")
     reads = case.read if case.read is not None else tuple(range(1, N + 1))
     _dead(case, x, reads, fill)
     layout = ConvLayout(case.layout)
-    kept = case.W - 1
-    inner = (case.C, kept) if layout is ConvLayout.CHANNELS_FIRST else (kept, case.C)
-    windows = normal(case.slots, *inner)
+    windows = normal(case.slots, *layout.inner_shape(case.C, case.W))
     windows[list(case.nan_slots)] = float("nan")
     parts: dict[str, Any] = {
         "x": place(x, case.dtype),

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from deltaproof.ops.causal_conv1d.calls import ConvDecodeCall, ConvOptions, ConvPrefillCall
+from deltaproof.ops.causal_conv1d.calls import ConvDecodeCall, ConvOptions, ConvPrefillCall, time_first
 from deltaproof.state import ConvField, ConvLayout
 from deltaproof.verify.conv.judge import expected
 from deltaproof.verify.observation import Observation, compare, same_bits
@@ -94,10 +94,9 @@ class Windows:
     ) -> Observation | None:
         """Hold one row to the definition, from its first token on."""
         kept = torch.cat([before.new_zeros(WIDTH - 1, CHANNELS), before])[-(WIDTH - 1) :]
-        flip = self.field.layout is ConvLayout.CHANNELS_FIRST
         alone = ConvPrefillCall(
             x=x[None].cpu(), weight=self.weight.cpu(), bias=self.bias.cpu(), options=self.options,
-            pool=(kept.mT if flip else kept)[None].cpu(), read_index=torch.tensor([0]),
+            pool=time_first(kept, self.field.layout)[None].cpu(), read_index=torch.tensor([0]),
         )  # fmt: skip
         want, writes = expected(alone)
         what = f"row {row} of the convolution, against its own inputs"
