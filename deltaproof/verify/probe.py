@@ -183,7 +183,7 @@ def _slot_of(element: int, pool: torch.Tensor, places: torch.Tensor) -> tuple[in
         return slot, f"the memory before the pool, where slot {slot} would be"
     if element > int(places.max()):
         head = 0 if pool.stride(1) <= stride else -1  # with heads outermost the last head's slots end the pool
-        slot = pool.shape[0] - 1 + max((element - int(places[-1, head, 0, 0])) // stride, 1)
+        slot = pool.shape[0] - 1 + max((element - int(places[-1, head].flatten()[0])) // stride, 1)
         return slot, f"the memory behind the pool, where slot {slot} would be"
     nearest = int(places.reshape(-1).masked_fill(places.reshape(-1) > element, -1).argmax())
     slot = nearest // places[0].numel()

@@ -8,12 +8,12 @@ import torch
 
 from deltaproof.ops.causal_conv1d import oracle
 from deltaproof.ops.causal_conv1d.calls import ConvCall
-from deltaproof.verify import inputs as memory
 from deltaproof.verify.conv.case import ConvCase
 from deltaproof.verify.conv.inputs import build
 from deltaproof.verify.expected import SUBNORMAL, Expected
+from deltaproof.verify.inputs import Fill
 from deltaproof.verify.noise import UNIT_ROUNDOFF
-from deltaproof.verify.observation import Observation, compare, locate, number, same_bits
+from deltaproof.verify.observation import Observation, compare, same_bits
 from deltaproof.verify.probe import Context
 
 HAZARD = "padding-slot-address"
@@ -45,30 +45,13 @@ def run(context: Context, case: ConvCase, call: ConvCall) -> torch.Tensor:
 
 
 def judge(
-    case: ConvCase, seed: int, call: ConvCall, y: torch.Tensor, fill: memory.Fill, clause: str, hazard: str | None
+    context: Context, case: ConvCase, call: ConvCall, y: torch.Tensor, fill: Fill, clause: str, hazard: str | None
 ) -> Iterator[Observation]:
-    """Compare what a call drawn from a case and seed returned and left in its pool."""
-    clean = build(case, seed, fill=fill)
+    """Compare what a call drawn from a case returned and left in its pool."""
+    clean = build(case, context.seed, fill=fill)
     want, writes = expected(clean)
     yield compare(y, want, clause, hazard)
     for slot, window in writes.items():
         what = "the window is the last inputs of the row, as they are"
         yield same_bits(f"pool[{slot}]", call.pool[slot].cpu(), window, clause, hazard, what)
-    yield untouched(call.pool, clean.pool, set(writes))
-
-
-def untouched(pool: torch.Tensor, before: torch.Tensor, written: set[int]) -> Observation:
-    """Check that no byte of a pool's memory changed but the slots named by ``written`` (clause P2)."""
-    after, was = (memory.whole_memory(x).cpu().view(-1, pool.element_size()) for x in (pool, before))
-    changed = (after != was).any(-1)
-    places = torch.arange(changed.numel()).as_strided(pool.shape, pool.stride(), pool.storage_offset())
-    for slot in written:
-        changed[places[slot].reshape(-1)] = False
-    if not bool(changed.any()):
-        return Observation(True, "P2")
-    at = int(changed.int().argmax())
-    slot = (at - pool.storage_offset()) // pool.stride(0)
-    text = f"{int(changed.sum())} elements changed that no write index names; the first lies where slot {slot} is"
-    values = [number(x[at].clone().view(pool.dtype)[0]) for x in (after, was)]
-    location = locate("pool", (slot,)).model_copy(update={"row": None, "slot": slot})
-    return Observation(False, "P2", text, HAZARD, location, values[0], values[1])
+    yield context.untouched(call.pool, clean.pool, set(writes))

@@ -74,7 +74,7 @@ class ConvLargeOffsets(Probe):
         compact.copy_(pool)
         canaries = behind.clone()
         del pool, behind, memory
-        seen = list(judge(case, context.seed, call, y, "nan", "P5", HAZARD))
+        seen = list(judge(context, case, call, y, "nan", "P5", HAZARD))
         what = "the memory right behind the first slot must stay as it is"
         seen.append(same_bits("pool", canaries, torch.full_like(canaries, 1.5), "P2", HAZARD, what))
         for item in seen:

@@ -103,7 +103,7 @@ class ConvSlots(Probe):
             reached.target = replace(context.target, face=False)
         for fill in FILLS:
             call = build(case, context.seed, context.device, fill=fill)
-            yield from judge(case, context.seed, call, run(reached, case, call), fill, clause, hazard)
+            yield from judge(context, case, call, run(reached, case, call), fill, clause, hazard)
 
 
 PROBE = ConvSlots()

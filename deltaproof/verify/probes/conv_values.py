@@ -72,7 +72,7 @@ class ConvValues(Probe):
 
     def run(self, case: ConvCase, context: Context) -> Iterator[Observation]:  # type: ignore[override]
         call = build(case, context.seed, context.device)
-        yield from judge(case, context.seed, call, run(context, case, call), "nan", "N2", None)
+        yield from judge(context, case, call, run(context, case, call), "nan", "N2", None)
 
 
 PROBE = ConvValues()
