@@ -17,14 +17,13 @@ from deltaproof.contracts.errors import ContractError
 from deltaproof.contracts.operator import Operator
 from deltaproof.reports.model import BackendInfo, Check, Status, VerifyReport
 from deltaproof.verify.execute import repeat_command_for
+from deltaproof.verify.keeper import Keeper
 from deltaproof.verify.machine import commit, machine, versions
 from deltaproof.verify.probe import Plan, Probe, probes, probes_of
 from deltaproof.verify.worker import Setup, Task, serve
 
 START_SECONDS = 120.0
 STOP_SECONDS = 5.0
-KEEP_SECONDS = 20.0
-"""A report so far is handed on at most this often."""
 NOT_REACHED = "the run did not reach its end"
 
 
@@ -167,9 +166,8 @@ class Runner:
     selection: Selection
     jobs: int = 1
     progress: Callable[[Check], None] = field(default=lambda check: None)
-    keep: Callable[[VerifyReport], None] | None = None
+    keep: Callable[[VerifyReport], None] = field(default=lambda report: None)
     ran: dict[str, set[str]] = field(default_factory=dict, init=False)
-    _due: float = field(default=0.0, init=False)
 
     def run(self, command: Sequence[str]) -> VerifyReport:
         """Run everything and return the report.
@@ -178,7 +176,8 @@ class Runner:
             StartError: the backend cannot be loaded.
             ContractError: the selection names nothing.
         """
-        started, self._due = time.perf_counter(), time.monotonic()
+        started = time.perf_counter()
+        here, packages, source = machine(self.setup.device), versions(), commit()
         tasks, left_out = self.selection.tasks()
         done: list[Check] = []
         workers = [_Worker(self.setup) for _ in range(max(1, min(self.jobs, len(tasks))))]
@@ -197,36 +196,34 @@ class Runner:
                 tier=self.selection.tier,
                 seed=self.setup.seed,
                 command=" ".join(command),
-                machine=machine(self.setup.device),
-                versions=versions(),
-                commit=commit(),
+                machine=here,
+                versions=packages,
+                commit=source,
                 seconds=time.perf_counter() - started,
                 checks=checks + left_out,
             )
 
+        def finish(check: Check) -> None:
+            done.append(check)
+            self.progress(check)
+            keeper.news = True
+            keeper.wait()
+
+        keeper = Keeper(lambda: self.keep(report(complete=False)))
         try:
             for worker in workers:
                 worker.start()
             alone = [task for task in tasks if self.setup.device == "cuda" and probes()[task.probe].alone]
-            self._drain(workers, deque(task for task in tasks if task not in alone), done, report)
+            self._drain(workers, deque(task for task in tasks if task not in alone), finish)
             for worker in workers[1:]:
                 worker.stop()
-            self._drain(workers[:1], deque(alone), done, report)
+            self._drain(workers[:1], deque(alone), finish)
         finally:
             for worker in workers:
                 worker.stop()
         return report(complete=True)
 
-    def _finish(self, check: Check, done: list[Check], report: Callable[[bool], VerifyReport]) -> None:
-        done.append(check)
-        self.progress(check)
-        if self.keep is not None and time.monotonic() >= self._due:
-            self.keep(report(False))
-            self._due = time.monotonic() + KEEP_SECONDS
-
-    def _drain(
-        self, workers: list[_Worker], waiting: deque[Task], done: list[Check], report: Callable[[bool], VerifyReport]
-    ) -> None:
+    def _drain(self, workers: list[_Worker], waiting: deque[Task], finish: Callable[[Check], None]) -> None:
         while waiting or any(worker.task for worker in workers):
             for worker in workers:
                 if worker.task is None and waiting:
@@ -246,7 +243,7 @@ class Runner:
                     check = self._lost(worker, f"the backend's process died: {worker.ending()}")
                     self._restart(worker)
                 worker.task = None
-                self._finish(check, done, report)
+                finish(check)
             for worker in workers:
                 if worker.task is not None and time.monotonic() > worker.deadline:
                     timeout = probes()[worker.task.probe].timeout
@@ -254,7 +251,7 @@ class Runner:
                     worker.stop()
                     self._restart(worker)
                     worker.task = None
-                    self._finish(check, done, report)
+                    finish(check)
 
     def _restart(self, worker: _Worker) -> None:
         worker.stop()
@@ -296,7 +293,8 @@ def _not_reached(task: Task) -> Check:
 def exit_code(report: VerifyReport) -> int:
     """Return 0 if all that ran passed, 1 on a failure, 2 on a harness error or where no values check ran."""
     counts = report.counts()
-    ran = any(check.probe in _judges() and check.status in (Status.PASS, Status.FAIL) for check in report.checks)
+    judges = _judges()
+    ran = any(check.probe in judges and check.status in (Status.PASS, Status.FAIL) for check in report.checks)
     if counts["error"] or (not ran and not _selected(report)):
         return 2
     return 1 if counts["fail"] else 0
@@ -308,7 +306,8 @@ def _judges() -> set[str]:
 
 def _selected(report: VerifyReport) -> bool:
     """Return whether the user left the values probe out by choosing others that did run."""
-    left_out = any(check.probe in _judges() and check.status is Status.NOT_RUN for check in report.checks)
+    judges = _judges()
+    left_out = any(check.probe in judges and check.status is Status.NOT_RUN for check in report.checks)
     return left_out and any(check.status in (Status.PASS, Status.FAIL) for check in report.checks)
 
 

@@ -17,6 +17,7 @@ from deltaproof.contracts.errors import ContractError
 from deltaproof.ops.registry import operator
 from deltaproof.reports.model import Check
 from deltaproof.reports.source_mutants import Score, SourceMutantRow, SourceMutantsReport
+from deltaproof.verify.keeper import Keeper
 from deltaproof.verify.machine import commit, machine, versions
 from deltaproof.verify.runner import Selection
 from deltaproof.verify.source_mutants.equivalent import EQUIVALENT, Equivalent, reason_of, stale
@@ -26,8 +27,6 @@ from deltaproof.verify.source_mutants.resume import digest, history, verdicts_of
 from deltaproof.verify.source_mutants.source import sources
 from deltaproof.verify.worker import Setup, Task
 
-KEEP_SECONDS = 20.0
-"""A report so far is handed on at most this often."""
 NOT_RUN = "no check of this run launches it"
 
 
@@ -108,22 +107,6 @@ def _environment(device: str, cache: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-class _Keeper:
-    """Hands on what is so far known: at once, then at most every KEEP_SECONDS, and only where there is news."""
-
-    def __init__(self, keep: Callable[[], None]) -> None:
-        self.keep = keep
-        self.due = time.monotonic()
-        self.news = False
-
-    def wait(self) -> float | None:
-        """Hand on what is due; return after how many seconds to look again, None where nothing is waiting."""
-        if self.news and time.monotonic() >= self.due:
-            self.keep()
-            self.news, self.due = False, time.monotonic() + KEEP_SECONDS
-        return max(0.0, self.due - time.monotonic()) if self.news else None
-
-
 @dataclass
 class _Results:
     """What has come from the process that mutants are forked from."""
@@ -136,7 +119,7 @@ class _Results:
         """Run a batch in a new process, and take what it sends until it ends."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        keeper = _Keeper(keep)
+        keeper = Keeper(keep)
         with tempfile.TemporaryDirectory(prefix="deltaproof-") as cache:
             process = context.Process(target=nurse, args=(theirs, batch))
             with _environment(batch.setup.device, cache):

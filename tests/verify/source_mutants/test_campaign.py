@@ -9,9 +9,10 @@ import pytest
 from deltaproof.contracts.errors import ContractError
 from deltaproof.ops.registry import operator
 from deltaproof.reports.source_mutants import SourceMutantsReport
+from deltaproof.verify import keeper as keeping
+from deltaproof.verify.keeper import KEEP_SECONDS, Keeper
 from deltaproof.verify.probe import Plan, probes
-from deltaproof.verify.source_mutants import campaign as source_campaign
-from deltaproof.verify.source_mutants.campaign import KEEP_SECONDS, NOT_RUN, Campaign, _Keeper, campaign_for, run
+from deltaproof.verify.source_mutants.campaign import NOT_RUN, Campaign, campaign_for, run
 from deltaproof.verify.source_mutants.equivalent import Equivalent
 from deltaproof.verify.source_mutants.generate import generate
 
@@ -79,7 +80,7 @@ def test_unchanged_kernels_pass_a_lost_scale_is_killed_and_what_is_not_run_lives
 
 @pytest.mark.slow
 def test_what_is_known_is_kept_while_it_runs_and_is_not_whole(interpreter, monkeypatch) -> None:
-    monkeypatch.setattr(source_campaign, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_SECONDS", 0.0)
     found: list[SourceMutantsReport] = []
     chosen = tuple(item.id for item in scaled()[:2])
     report = run(campaign(mutants=chosen), ["deltaproof"], keep=found.append)
@@ -94,8 +95,8 @@ def test_what_is_known_is_kept_while_it_runs_and_is_not_whole(interpreter, monke
 
 def test_a_report_so_far_is_handed_on_at_once_then_now_and_then_and_only_with_news(monkeypatch) -> None:
     now, kept = [100.0], []
-    monkeypatch.setattr(source_campaign.time, "monotonic", lambda: now[0])
-    keeper = _Keeper(lambda: kept.append(now[0]))
+    monkeypatch.setattr(keeping.time, "monotonic", lambda: now[0])
+    keeper = Keeper(lambda: kept.append(now[0]))
     assert keeper.wait() is None and kept == []
     keeper.news = True
     assert keeper.wait() is None and kept == [100.0]
