@@ -32,13 +32,14 @@ backend declares it does not have. What a failure means stands in the section of
 
 
 def _side_by_side(reports: Mapping[str, VerifyReport]) -> str:
-    """Return a table of probes by results, in the order in which they come."""
+    """Return a table of an operator's probes by its results, in the order in which they come."""
     probes = dict.fromkeys(check.probe for report in reports.values() for check in report.checks)
     lines = [["probe", *reports], ["---"] * (len(reports) + 1)]
     for probe in probes:
         cells = [Cell(tuple(x for x in report.checks if x.probe == probe)) for report in reports.values()]
         lines.append([probe, *(f"**{cell}**" if cell.failed else str(cell) for cell in cells)])
-    return "\n".join([SIDE_BY_SIDE, *("| " + " | ".join(cells) + " |" for cells in lines)]) + "\n"
+    (operator,) = {report.operator for report in reports.values()}
+    return "\n".join([f"### {operator}\n", *("| " + " | ".join(cells) + " |" for cells in lines)]) + "\n"
 
 
 def render_backends(results: Path = RESULTS) -> dict[str, str]:
@@ -47,7 +48,11 @@ def render_backends(results: Path = RESULTS) -> dict[str, str]:
         path.stem.removeprefix("verify-"): VerifyReport.model_validate_json(path.read_text(encoding="utf-8"))
         for path in sorted(results.glob("verify-*.json"))
     }
-    sections = [HEAD, *([_side_by_side(reports)] if len(reports) > 1 else [])]
+    sections = [HEAD]
+    if len(reports) > 1:
+        sections.append(SIDE_BY_SIDE)
+        for operator in dict.fromkeys(report.operator for report in reports.values()):
+            sections.append(_side_by_side({name: x for name, x in reports.items() if x.operator == operator}))
     for name, report in reports.items():
         text = re.sub(r"^#", "##", render(report, alike=1), flags=re.M)
         sections.append(f"{text.rstrip()}\n\nKept in `benchmarks/results/verify-{name}.json`.\n")

@@ -201,7 +201,7 @@ class Probe(ABC):
         forms: forms it applies to.
         cuda_only: whether it needs a GPU.
         alone: whether its cases take so much memory of a GPU that no other may run beside them.
-        timeout: seconds one case may take.
+        timeout: seconds one case may take; one that takes longer is tried once more.
         family: family of the operators it applies to.
         judges_values: whether it holds ordinary calls to the oracle; a run without such a probe says nothing.
     """

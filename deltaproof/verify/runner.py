@@ -168,6 +168,7 @@ class Runner:
     progress: Callable[[Check], None] = field(default=lambda check: None)
     keep: Callable[[VerifyReport], None] = field(default=lambda report: None)
     ran: dict[str, set[str]] = field(default_factory=dict, init=False)
+    late: set[tuple[str, str]] = field(default_factory=set, init=False)
 
     def run(self, command: Sequence[str]) -> VerifyReport:
         """Run everything and return the report.
@@ -246,12 +247,21 @@ class Runner:
                 finish(check)
             for worker in workers:
                 if worker.task is not None and time.monotonic() > worker.deadline:
-                    timeout = probes()[worker.task.probe].timeout
-                    check = self._lost(worker, f"no answer within {timeout:g} s: the backend hangs or is far too slow")
-                    worker.stop()
-                    self._restart(worker)
-                    worker.task = None
-                    finish(check)
+                    self._overdue(worker, waiting, finish)
+
+    def _overdue(self, worker: _Worker, waiting: deque[Task], finish: Callable[[Check], None]) -> None:
+        """Give a task that took too long one more try, which finds what the first compiled; then call it a failure."""
+        task = worker.task
+        assert task is not None
+        timeout = probes()[task.probe].timeout
+        check = self._lost(worker, f"no answer within {timeout:g} s, twice: the backend hangs or is far too slow")
+        self._restart(worker)
+        worker.task = None
+        if (task.probe, task.case.id) in self.late:
+            finish(check)
+        else:
+            self.late.add((task.probe, task.case.id))
+            waiting.append(task)
 
     def _restart(self, worker: _Worker) -> None:
         worker.stop()

@@ -37,6 +37,15 @@ class Hang(TorchBackend):
     def chunk(self, call):
         time.sleep(3600)
 
+class SlowOnce(TorchBackend):
+    name = "slow-once"
+    def chunk(self, call):
+        mark = os.path.join(os.path.dirname(__file__), "compiled")
+        if not os.path.exists(mark):
+            open(mark, "w").close()
+            time.sleep(3600)
+        return super().chunk(call)
+
 class Raises(TorchBackend):
     name = "raises"
     def chunk(self, call):
@@ -131,7 +140,26 @@ def test_a_hang_is_a_failed_check(monkeypatch, tmp_path):
     selection = Selection(operator("gated_delta_rule"), ("chunk",), ("values",), (everything[0].case.id,))
     report = Runner(setup, selection).run(["test"])
     (check,) = report.of("fail")
-    assert "no answer within 2 s" in check.message
+    assert "no answer within 2 s, twice" in check.message
+
+
+def test_a_call_that_is_slow_once_is_no_hang(monkeypatch, tmp_path):
+    """A first call may compile for long; the second finds what it compiled."""
+    from deltaproof.ops.registry import operator
+    from deltaproof.verify.probe import probes
+    from deltaproof.verify.runner import Runner, Selection
+    from deltaproof.verify.worker import Setup
+
+    (tmp_path / "backends.py").write_text(BACKENDS)
+    monkeypatch.setattr(type(probes()["values"]), "timeout", 5.0)
+    setup = Setup(f"{tmp_path}/backends.py:SlowOnce", "gated_delta_rule", "cpu", 0, 1)
+    everything = Selection(operator("gated_delta_rule"), ("chunk",), ("values",)).tasks()[0]
+    selection = Selection(operator("gated_delta_rule"), ("chunk",), ("values",), (everything[0].case.id,))
+    runner = Runner(setup, selection)
+    report = runner.run(["test"])
+    assert (tmp_path / "compiled").exists()
+    assert runner.late == {("values", everything[0].case.id)}
+    assert [check.status for check in report.checks if check.status != "not-run"] == ["pass"], report.checks
 
 
 def test_nothing_to_judge_is_not_a_pass(verify):
