@@ -215,7 +215,9 @@ class Runner:
             for worker in workers:
                 worker.start()
             alone = [task for task in tasks if self.setup.device == "cuda" and probes()[task.probe].alone]
-            self._drain(workers, deque(task for task in tasks if task not in alone), finish)
+            # what may take longest begins first, so that no process is left with it at the end
+            together = sorted((task for task in tasks if task not in alone), key=lambda x: -probes()[x.probe].timeout)
+            self._drain(workers, deque(together), finish)
             for worker in workers[1:]:
                 worker.stop()
             self._drain(workers[:1], deque(alone), finish)
