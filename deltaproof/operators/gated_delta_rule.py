@@ -17,7 +17,7 @@ from deltaproof.contracts.conventions import StateLayout
 from deltaproof.contracts.errors import ContractError
 from deltaproof.operators.arguments import Validate, allocator, looks_at_values
 from deltaproof.ops.common.allocation import Init
-from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, PrefillCall, SequenceCall
+from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, PrefillCall, SequenceCall
 from deltaproof.ops.common.checks import check_sequence, check_tensor
 from deltaproof.ops.common.pool_checks import check_decode, check_prefill
 
@@ -279,6 +279,9 @@ def gated_delta_rule_decode(
     write_index: torch.Tensor | None = None,
     num_tokens: torch.Tensor | None = None,
     has_initial_state: torch.Tensor | None = None,
+    drafts: Drafts | None = None,
+    draft_half: torch.Tensor | None = None,
+    accepted: torch.Tensor | None = None,
     state_layout: StateLayout | str | None = None,
     out: torch.Tensor | None = None,
     scale: float | None = None,
@@ -298,6 +301,11 @@ def gated_delta_rule_decode(
     A row whose ``read_index`` is outside [0, S) is padding: nothing is read or written and its output is 0. A row
     whose ``write_index`` is outside computes its output and keeps no state. Only named slots change.
 
+    With ``drafts`` it is a speculative step: a row's tokens may be rejected later, so they leave no state. The step
+    first advances the state by what was accepted of the row's last drafts, stores it, and computes the outputs of its
+    tokens from there; what they were goes to the other half of the slot's drafts, for the step that learns how many
+    were accepted (clause P7).
+
     Args:
         q: queries [N, T, H, K], T from 1 to 16, float32, bfloat16 or float16.
         k: keys [N, T, H, K].
@@ -312,6 +320,12 @@ def gated_delta_rule_decode(
             be read by another row.
         num_tokens: tokens of each row that count [N], 0 to T; the others give o = 0 and do nothing.
         has_initial_state: bool [N]; False starts the row from zero, whatever the slot holds.
+        drafts: memory of the tokens that may be rejected: k [S, 2, D, H, K], v [S, 2, D, HV, V], g and beta
+            [S, 2, D, HV], each of its own argument's dtype, D at least T, any slot stride that is a multiple of 16
+            bytes. A row's drafts lie at its write slot; ``write_index`` is then None or [N].
+        draft_half: which half of its slot's drafts each row replays [N], 0 or 1; anything else replays none. The row's
+            tokens go to the other half, to half 0 where none is replayed.
+        accepted: how many tokens of its last drafts each slot keeps [S], 0 to D.
         state_layout: "k_first" (None) or "v_first".
         out: [N, T, HV, V] in v's dtype, contiguous, filled and returned; None allocates it.
         scale: factor on the output; None means K ** -0.5.
@@ -344,7 +358,7 @@ def gated_delta_rule_decode(
     call = DecodeCall(
         q, k, v, g, beta, options, A_log, dt_bias, pool=pool, read_index=read_index,
         write_index=write_index, num_tokens=num_tokens, has_initial_state=has_initial_state, out=out,
-        allocate=allocator(out_init),
+        drafts=drafts, draft_half=draft_half, accepted=accepted, allocate=allocator(out_init),
     )  # fmt: skip
     check_decode(call, gate_per_channel=False, values=looks_at_values(validate, q))
     chosen: Any = select(NAME, "decode", call, backend)

@@ -54,6 +54,8 @@ class Case:
         nan_slots: slots that hold NaN.
         dt_bias: with gate_in_kernel, whether dt_bias is passed.
         dead_tokens: tokens of padding rows, and of a row past its num_tokens, hold what the red zones hold.
+        drafts: room for drafts in a slot; decode is then a speculative step.
+        halves, accepted: of each row, which half of its slot's drafts is replayed and how many tokens of it.
     """
 
     form: str
@@ -98,6 +100,9 @@ class Case:
     nan_slots: tuple[int, ...] = ()
     dt_bias: bool = True
     dead_tokens: bool = False
+    drafts: int = 0
+    halves: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:

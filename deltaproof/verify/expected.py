@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,6 +93,8 @@ class Reference:
 
     def pool(self, call: DecodeCall | PrefillCall) -> tuple[Expected, dict[int, Expected]]:
         """Return what ``o`` must be and what every written slot must hold. The call is on the CPU."""
+        if isinstance(call, DecodeCall) and call.drafts is not None:
+            return self._speculative(call)
         with torch.no_grad():
             if isinstance(call, DecodeCall):
                 result = self.oracle.decode(call)
@@ -114,6 +116,22 @@ class Reference:
             bound = row_bound(want, drawn, call.pool.dtype, 1)
             writes[slot] = Expected(f"pool[{slot}]", want, bound, call.pool.dtype)
         assert writes.keys() == result.writes.keys()
+        return o, writes
+
+    def _speculative(self, call: DecodeCall) -> tuple[Expected, dict[int, Expected]]:
+        """Return the same of a speculative step, from the decode of what it replays and of its own tokens."""
+        plain, counts = self.oracle.unrolled(call)
+        o, writes = self.pool(plain)
+        T, N = call.dims[1], len(counts)
+        own = torch.tensor(counts)[:, None] + torch.arange(T)  # [N, T]
+        rows = torch.arange(N)[:, None]
+        o = replace(o, want=o.want[rows, own], bound=o.bound[rows, own])
+        for row, slot in enumerate(call.writes.tolist()):
+            if counts[row] == 0 and _inside(int(call.read_index[row]), call) and _inside(slot, call):
+                # nothing to replay: the state goes to its slot as it is
+                want = _start_states(call)[row]
+                bound = want.new_zeros(want.shape[:-1])
+                writes[slot] = Expected(f"pool[{slot}]", want, bound, call.pool.dtype)
         return o, writes
 
     def gradients(

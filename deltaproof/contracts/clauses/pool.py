@@ -96,4 +96,28 @@ POOL_CLAUSES = (
         """,
         forms=POOL_FORMS,
     ),
+    Clause(
+        code="P7",
+        name="drafts",
+        title="A speculative step keeps what was accepted, and of the rest no trace.",
+        text="""
+            - decode with `drafts`: memory of D tokens' inputs by slot, in two halves. `draft_half` [N] names the half
+              that a row replays, 0 or 1; anything else replays nothing. A row's drafts are those of its write slot.
+            - The result is that of decode on one longer row: first the `accepted[write slot]` tokens of that half, then
+              the row's own. Outputs are those of its own tokens. The state that is kept is the one after the replayed
+              tokens; where there are none it is the initial state, to the bit.
+            - The inputs of the row's own tokens go to the other half, to half 0 where nothing is replayed, from its
+              first place on. No other byte of the drafts changes.
+            - A row that keeps no state, for its read or its write index lies outside the pool, replays nothing and
+              keeps no drafts.
+            - D is at least T. A count outside [0, D] is refused with `validate="values"` and clamped otherwise. With
+              `num_tokens[n] = 0` a row only takes what was accepted.
+        """,
+        forms=("decode",),
+        example="""
+            Four tokens were drafted into half 0 and two of them accepted. The next step, with `draft_half = 0` and
+            `accepted = 2`, stores the state after those two, computes its own tokens from there, and keeps their inputs
+            in half 1. The other two are overwritten in the step after.
+        """,
+    ),
 )

@@ -1,12 +1,13 @@
 """What a backend's form receives: one validated call, as data.
 
-Shape legend: B batch, T tokens, H query/key heads, HV value heads, K key size, V value size, N sequences, S slots.
+Shape legend: B batch, T tokens, H query/key heads, HV value heads, K key size, V value size, N sequences, S slots,
+D drafts a slot can hold.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.ops.common.allocation import Allocator
@@ -56,6 +57,18 @@ class DeltaRuleOptions:
     layout: StateLayout = StateLayout.K_FIRST
     chunk_size: int = 64
     batch_invariant: bool = False
+
+
+class Drafts(NamedTuple):
+    """What speculative steps keep of their tokens, by slot: two halves of up to D tokens each (clause P7).
+
+    k [S, 2, D, H, K]; v [S, 2, D, HV, V]; g, beta [S, 2, D, HV], of the dtypes of the call's own; any slot stride.
+    """
+
+    k: torch.Tensor
+    v: torch.Tensor
+    g: torch.Tensor
+    beta: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,10 @@ class DecodeCall(_Call):
     q, k [N, T, H, K]; v [N, T, HV, V]; g, beta [N, T, HV]; pool [S, HV, K, V] or [S, HV, V, K];
     read_index [N]; write_index None (in place), [N] or [N, T] (the state after each token);
     num_tokens [N] or None; has_initial_state [N] bool or None; out [N, T, HV, V] or None.
+
+    With ``drafts`` it is a speculative step (clause P7): first the ``accepted`` [S] tokens of the half ``draft_half``
+    [N] of the write slot (0 or 1; anything else: none) are replayed, then the state is stored, then the row's tokens
+    run, and what they were goes to the other half.
     """
 
     pool: torch.Tensor
@@ -128,6 +145,14 @@ class DecodeCall(_Call):
     num_tokens: torch.Tensor | None = None
     has_initial_state: torch.Tensor | None = None
     out: torch.Tensor | None = None
+    drafts: Drafts | None = None
+    draft_half: torch.Tensor | None = None
+    accepted: torch.Tensor | None = None
+
+    @property
+    def writes(self) -> torch.Tensor:
+        """Return the write index, which is the read index where the update is in place."""
+        return self.read_index if self.write_index is None else self.write_index
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ CAPABILITIES: dict[str, str] = {
     "batch_invariant": "chunk and prefill with batch_invariant=True",
     "ragged_rows": "num_tokens in decode",
     "token_writes": "write_index [N, T] in decode",
+    "drafts": "speculative steps: drafts in decode",
     "checkpoints": "checkpoint_index in prefill",
     "sync_free_varlen": "packed sequences without a host sync",
     "graph": "capture in a CUDA graph",
@@ -94,6 +95,7 @@ def required(call: SequenceCall | DecodeCall | PrefillCall) -> set[str]:
         needs.add("varlen")
     if isinstance(call, DecodeCall):
         needs.update(["ragged_rows"] if call.num_tokens is not None else [])
+        needs.update(["drafts"] if call.drafts is not None else [])
         needs.update(["token_writes"] if call.write_index is not None and call.write_index.dim() == 2 else [])
     if isinstance(call, PrefillCall) and call.checkpoint_index is not None:
         needs.add("checkpoints")

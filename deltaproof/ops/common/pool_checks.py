@@ -9,7 +9,7 @@ import torch
 
 from deltaproof.contracts.errors import ContractError
 from deltaproof.contracts.operator import Operator
-from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.ops.common.calls import DecodeCall, Drafts, PrefillCall, SequenceCall
 from deltaproof.ops.common.checks import (
     ALIGNMENT,
     FLOATS,
@@ -22,6 +22,7 @@ from deltaproof.ops.common.checks import (
     check_tensor,
     checked_bounds,
 )
+from deltaproof.ops.common.draft_checks import check_draft_values, check_drafts
 from deltaproof.ops.common.slot_checks import INTS, check_writers, inside, share
 
 
@@ -115,6 +116,11 @@ def check_decode(call: DecodeCall, *, gate_per_channel: bool, values: bool) -> N
         shared = [name for name in ("q", "k", "v", "g", "beta", "pool") if share(call.out, getattr(call, name))]
         if shared:
             raise ContractError("out", "memory of its own", f"memory of {shared[0]}")
+    if call.drafts is not None and not isinstance(call.drafts, Drafts):
+        raise ContractError("drafts", "Drafts(k, v, g, beta) or None", type(call.drafts).__name__)
+    names = () if call.drafts is None else Drafts._fields
+    parts = {name: (getattr(call.drafts, name), getattr(call, name)) for name in names}
+    check_drafts(call, parts, call.pool.shape[0])
     if values:
         _check_decode_values(call)
 
@@ -130,7 +136,9 @@ def _check_decode_values(call: DecodeCall) -> None:
             raise ContractError("num_tokens", f"values from 0 to T = {T}", int(call.num_tokens[wrong][0]))
         runs = runs & (torch.arange(T, device=live.device) < call.num_tokens[:, None])
     _check_ranges(call, call.g[runs], call.beta[runs])
-    writes = call.read_index if call.write_index is None else call.write_index
+    if call.drafts is not None:
+        check_draft_values(call, slots, call.drafts.k.shape[2])
+    writes = call.writes
     kept = runs if writes.dim() == 2 else live
     rows = torch.arange(N, device=live.device)
     name = "read_index" if call.write_index is None else "write_index"

@@ -11,9 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
-from deltaproof.ops.common.triton_language import normalized, sigmoid, softplus, stored
+from deltaproof.ops.common.triton_language import normalized, stored
 from deltaproof.ops.common.triton_places import sequence_bounds
+from deltaproof.ops.common.triton_token import advanced, gated, strengthened
 
 
 @triton.jit(do_not_specialize=["T", "slots"])
@@ -100,6 +100,7 @@ def recurrence_kernel(
         at = read_slot * source_slot + head * source_head + v_at[:, None] * source_v + k_at[None, :] * source_k
         state = tl.load(source + at, mask=inner & used, other=0.0).to(tl.float32)
 
+    rate = 0.0
     if GATE:
         rate = -tl.exp(tl.load(A_log + head).to(tl.float32))
     for t in range(steps):
@@ -113,17 +114,8 @@ def recurrence_kernel(
         if NORMALIZE:
             b_q = normalized(b_q)
             b_k = normalized(b_k)
-        if GATE:
-            if DT_BIAS:
-                b_g += tl.load(dt_bias + head).to(tl.float32)
-            b_g = rate * softplus(b_g)
-        if BETA_SIGMOID:
-            b_beta = sigmoid(b_beta)
-            if NEG_EIGVAL:
-                b_beta = 2.0 * b_beta
-        state = state * tl.exp(tl.maximum(b_g, MIN_LOG_GATE))
-        error = (b_v - tl.sum(state * b_k[None, :], 1)) * b_beta  # [BV]
-        state += error[:, None] * b_k[None, :]
+        b_g = gated(b_g, rate, dt_bias, head, GATE, DT_BIAS)
+        state = advanced(state, b_k, b_v, b_g, strengthened(b_beta, BETA_SIGMOID, NEG_EIGVAL))
         b_o = tl.sum(state * b_q[None, :], 1) * scale  # [BV]
         tl.store(o + (token * HV + head) * V + v_at, stored(b_o, o.dtype.element_ty), mask=v_in)
         if WRITE_EACH:

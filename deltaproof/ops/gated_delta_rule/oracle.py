@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import torch
 
-from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.ops.common.calls import DecodeCall, Drafts, PrefillCall, SequenceCall
 from deltaproof.ops.common.torch_inputs import NORM_EPS, k_first
 from deltaproof.ops.gated_delta_rule.gate import log_gate
 
@@ -119,8 +119,56 @@ def _keep(call: DecodeCall | PrefillCall, writes: dict[int, torch.Tensor], slot:
         writes[slot] = k_first(state, call.options.layout)
 
 
+def unrolled(call: DecodeCall) -> tuple[DecodeCall, list[int]]:
+    """Return a speculative step as a decode that stores each token's state, and how many tokens each row replays.
+
+    A row's tokens are those it replays and then its own (clause P7). It keeps the state after the last one that it
+    replays; a row that replays none, and keeps a state, is not among the writes of the result.
+    """
+    assert call.drafts is not None and call.draft_half is not None and call.accepted is not None
+    N, T, *_ = call.dims
+    D, slots = call.drafts.k.shape[2], call.pool.shape[0]
+    counts, tokens = [], {name: [] for name in Drafts._fields}  # type: ignore[var-annotated]
+    write = torch.full((N, D + T), -1, dtype=torch.int64)
+    q = call.q.new_zeros(N, D + T, *call.q.shape[2:])
+    for n in range(N):
+        half, slot = int(call.draft_half[n]), int(call.writes[n])
+        replays = half in (0, 1) and 0 <= slot < slots and 0 <= int(call.read_index[n]) < slots
+        count = min(max(int(call.accepted[slot]), 0), D) if replays else 0
+        counts.append(count)
+        if count:
+            write[n, count - 1] = slot
+        q[n, count : count + T] = call.q[n]
+        for name in Drafts._fields:
+            own = getattr(call, name)[n]
+            old = getattr(call.drafts, name)[slot, half, :count] if count else own[:0]
+            tokens[name].append(torch.cat([old, own, own.new_zeros(D - count, *own.shape[1:])]))
+    own_counts = [T] * N if call.num_tokens is None else [min(max(n, 0), T) for n in call.num_tokens.tolist()]
+    return call.with_(
+        q=q,
+        **{name: torch.stack(parts) if parts else getattr(call, name) for name, parts in tokens.items()},
+        num_tokens=torch.tensor([a + b for a, b in zip(counts, own_counts, strict=True)], dtype=torch.int32),
+        write_index=write, drafts=None, draft_half=None, accepted=None, out=None,
+    ), counts  # fmt: skip
+
+
+def _speculate(call: DecodeCall) -> PoolResult:
+    N, T, *_ = call.dims
+    plain, counts = unrolled(call)
+    found = decode(plain)
+    o = torch.stack([found.o[n, a : a + T] for n, a in enumerate(counts)]) if N else found.o
+    writes = dict(found.writes)
+    for n, count in enumerate(counts):
+        state = _start(call, n)
+        if state is not None and not count:
+            _keep(call, writes, int(call.writes[n]), state)
+    return PoolResult(o, writes)
+
+
 def decode(call: DecodeCall) -> PoolResult:
     """Return outputs and writes of the decode form."""
+    if call.drafts is not None:
+        return _speculate(call)
     N, T, *_ = call.dims
     q, k, v, g, beta = operands64(call)
     o = torch.zeros_like(v)

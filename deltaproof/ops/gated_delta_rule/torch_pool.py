@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from deltaproof.ops.common.calls import DecodeCall, PrefillCall
+from deltaproof.ops.common.calls import DecodeCall, Drafts, PrefillCall
+from deltaproof.ops.common.drafts import drafted, keep_drafts, replayed
 from deltaproof.ops.common.packing import Packing
+from deltaproof.ops.common.slot_checks import inside
 from deltaproof.ops.common.torch_inputs import operands, repeat_heads
 from deltaproof.ops.common.torch_pool import read_slots, write_slots
 from deltaproof.ops.gated_delta_rule.gate import log_gate
@@ -24,11 +26,13 @@ def decode(call: DecodeCall) -> torch.Tensor:
     q, k, v, beta = operands(call.q, call.k, call.v, call.beta, call.options)
     q, k, g = repeat_heads(q, HV), repeat_heads(k, HV), log_gate(call, torch.float32)
     state, valid = read_slots(call.pool, call.read_index, call.has_initial_state, layout)
-    write_index = call.read_index if call.write_index is None else call.write_index
+    write_index = call.writes
     out = call.out
     if out is None:
         out = call.allocate((N, T, HV, V), dtype=call.v.dtype, device=q.device)
     kept = []
+    if call.drafts is not None:
+        state = _replay(call, state, valid)
     for t in range(T):
         # a padding row's tokens may be anything, NaN too: selected away below
         o, advanced = token_step(
@@ -39,11 +43,33 @@ def decode(call: DecodeCall) -> torch.Tensor:
         state = torch.where(runs[:, None, None, None], advanced, state)
         if write_index.dim() == 2:
             kept.append((write_index[:, t], runs, state))
-    if write_index.dim() == 1:
+    if write_index.dim() == 1 and call.drafts is None:
         kept.append((write_index, valid, state))
     for index, keep, after in kept:
         write_slots(call.pool, index, keep, after, layout)
     return out
+
+
+def _replay(call: DecodeCall, state: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Advance the states [N, HV, K, V] by the accepted drafts, store them, and keep the rows' tokens as new drafts."""
+    assert call.drafts is not None and call.draft_half is not None and call.accepted is not None
+    (N, T, _, HV, _, _), D = call.dims, call.drafts.k.shape[2]
+    if N == 0 or call.pool.shape[0] == 0:
+        return state
+    kept = valid & inside(call.writes, call.pool.shape[0])
+    count, half, other = replayed(call.draft_half, call.accepted, kept, call.writes, D)
+    old = {name: drafted(getattr(call.drafts, name), call.writes, kept, half) for name in Drafts._fields}
+    past = call.with_(q=old["k"], **old)
+    _, k, v, beta = operands(past.q, past.k, past.v, past.beta, call.options)
+    k, g = repeat_heads(k, HV), log_gate(past, torch.float32)
+    for t in range(D):
+        _, advanced = token_step(state, k[:, t], k[:, t], v[:, t], g[:, t], beta[:, t], scale=call.options.scale)
+        state = torch.where((t < count)[:, None, None, None], advanced, state)
+    write_slots(call.pool, call.writes, valid, state, call.options.layout)
+    counts = torch.full_like(count, T) if call.num_tokens is None else call.num_tokens
+    for name in Drafts._fields:
+        keep_drafts(getattr(call.drafts, name), getattr(call, name), call.writes, kept, other, counts)
+    return state
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.ops.common.allocation import Allocator, current_forced, forced_init
-from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, PrefillCall, SequenceCall
+from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, PrefillCall, SequenceCall
 from deltaproof.ops.gated_delta_rule import triton_chunk, triton_recurrent
 from deltaproof.ops.gated_delta_rule.triton_chunk_backward import Gradients, chunk_backward
 from deltaproof.ops.gated_delta_rule.triton_recurrent_backward import recurrent_backward
@@ -26,6 +26,8 @@ _OPTIONS = (
 )
 _TOKENS = "Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? A_log, Tensor? dt_bias"
 _SEQUENCE = f"{_TOKENS}, Tensor? initial_state, Tensor? cu_seqlens, bool final, {_OPTIONS}"
+_DRAFTED = len(Drafts._fields) + 2
+"""Arguments of ``decode_op`` that a speculative step adds."""
 _INPUTS = ("q", "k", "v", "g", "beta", "A_log", "dt_bias", "initial_state")
 
 
@@ -65,7 +67,9 @@ def flat(call: SequenceCall) -> tuple[Any, ...]:
 def flat_decode(call: DecodeCall, out: Tensor) -> tuple[Any, ...]:
     """Return the arguments of ``decode_op``."""
     rows = (call.read_index, call.write_index, call.num_tokens, call.has_initial_state)
-    return call.pool, out, *_flat_tokens(call), *rows, *_flat_options(call)
+    drafts = (None,) * len(Drafts._fields) if call.drafts is None else call.drafts
+    halves = (*drafts, call.draft_half, call.accepted)
+    return call.pool, out, *_flat_tokens(call), *rows, *halves, *_flat_options(call)
 
 
 def flat_prefill(call: PrefillCall, out: Tensor) -> tuple[Any, ...]:
@@ -141,10 +145,12 @@ def _recurrent_backward(do: Tensor, d_final: Tensor | None, *arguments: Any) -> 
 
 def _decode(pool: Tensor, out: Tensor, *arguments: Any) -> None:
     q, k, v, g, beta, A_log, dt_bias, read, write, num_tokens, fresh, *rest = arguments
-    options, allocate = _options(tuple(rest))
+    *drafts, half, accepted = rest[:_DRAFTED]
+    options, allocate = _options(tuple(rest[_DRAFTED:]))
     call = DecodeCall(
         q, k, v, g, beta, options, A_log, dt_bias, pool=pool, read_index=read, write_index=write,
         num_tokens=num_tokens, has_initial_state=fresh, out=out, allocate=allocate,
+        drafts=None if half is None else Drafts(*drafts), draft_half=half, accepted=accepted,
     )  # fmt: skip
     triton_recurrent.decode(call, out)
 
@@ -191,9 +197,11 @@ recurrent_backward_op = _define(
     lambda do, d_final, *arguments: _gradients_like(_sequence(arguments)),
 )
 _POOL = f"Tensor(a!) pool, Tensor(b!) out, {_TOKENS}, Tensor read_index, Tensor? write_index"
+_PARTS = ", ".join(f"Tensor({alias}!)? draft_{name}" for alias, name in zip("cdef", Drafts._fields, strict=True))
 decode_op = _define(
     "decode",
-    f"({_POOL}, Tensor? num_tokens, Tensor? has_initial_state, {_OPTIONS}) -> ()",
+    f"({_POOL}, Tensor? num_tokens, Tensor? has_initial_state, {_PARTS}, Tensor? draft_half, Tensor? accepted, "
+    f"{_OPTIONS}) -> ()",
     _decode,
     lambda *arguments: None,
 )

@@ -8,7 +8,8 @@ import triton
 from deltaproof.ops.common.calls import DecodeCall, SequenceCall
 from deltaproof.ops.common.triton_host import aligned, given, state_strides, zero_tail
 from deltaproof.ops.common.triton_recurrence import recurrence_kernel
-from deltaproof.ops.gated_delta_rule.triton_tables import recurrence
+from deltaproof.ops.common.triton_speculation import speculation_kernel
+from deltaproof.ops.gated_delta_rule.triton_tables import recurrence, speculation
 
 
 def _launch(
@@ -22,7 +23,7 @@ def _launch(
     options = call.options
     launch = recurrence(K, V, options.layout)
     decode = call if isinstance(call, DecodeCall) else None
-    write = None if decode is None else decode.read_index if decode.write_index is None else decode.write_index
+    write = None if decode is None else decode.writes
 
     recurrence_kernel[(rows * HV * triton.cdiv(V, launch.BV),)](
         *(aligned(x) for x in (call.q, call.k, call.v, call.g, call.beta)),
@@ -81,7 +82,52 @@ def recurrent_forward(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | 
     return o, final
 
 
+def _speculate(call: DecodeCall, o: torch.Tensor) -> None:
+    N, T, H, HV, K, V = call.dims
+    options, drafts = call.options, call.drafts
+    assert drafts is not None
+    launch = speculation(K, V, options.layout)
+    speculation_kernel[(N * HV * triton.cdiv(V, launch.BV),)](
+        *(aligned(x) for x in (call.q, call.k, call.v, call.g, call.beta)),
+        given(call.A_log, o),
+        given(call.dt_bias, o),
+        o,
+        call.pool,
+        *drafts,
+        aligned(call.read_index),
+        aligned(call.writes),
+        given(call.num_tokens, o),
+        given(call.has_initial_state, o),
+        given(call.draft_half, o),
+        given(call.accepted, o),
+        options.scale,
+        T,
+        drafts.k.shape[2],
+        call.pool.shape[0],
+        *state_strides(call.pool, options.layout),
+        *(x.stride(0) for x in drafts),
+        H=H,
+        HV=HV,
+        K=K,
+        V=V,
+        RAGGED=call.num_tokens is not None,
+        FRESH=call.has_initial_state is not None,
+        NORMALIZE=options.normalize_qk,
+        GATE=options.gate_in_kernel,
+        DT_BIAS=call.dt_bias is not None,
+        BETA_SIGMOID=options.beta_sigmoid,
+        NEG_EIGVAL=options.neg_eigval,
+        BK=launch.BK,
+        BV=launch.BV,
+        **launch.options,
+    )
+
+
 def decode(call: DecodeCall, out: torch.Tensor) -> None:
     """Run the form ``decode`` into ``out`` [N, T, HV, V]."""
-    if call.q.shape[0]:
+    if not call.q.shape[0]:
+        return
+    if call.drafts is None:
         _launch(call, out, call.q.shape[0], call.pool, call.pool)
+    else:
+        _speculate(call, out)

@@ -88,6 +88,11 @@ def recurrence(K: int, V: int, layout: StateLayout) -> Launch:
     return Launch(BK, BV, 4 if wide and BK * BV > 1024 else 1)
 
 
+def speculation(K: int, V: int, layout: StateLayout) -> Launch:
+    """Return the configuration of a speculative step from head sizes and layout."""
+    return recurrence(K, V, layout)
+
+
 SEGMENT = 32
 """Tokens between the states that the recurrent backward keeps."""
 

@@ -1,0 +1,107 @@
+"""Drafts: a speculative step keeps what was accepted, and of the rest no trace
+
+What it does
+    Makes speculative steps: rows that replay none, some and all of their drafts, from either half of their slot, with
+    zero to all of their tokens drafted anew, in place and from another slot, fresh, padding, or with a write index
+    outside the pool. Drafts that were not accepted, drafts of other slots, the counts of slots that replay nothing and
+    the gaps between slots hold NaN and huge numbers, and in a second call plausible stale values.
+
+What it shows
+    A state that a rejected token has moved; the state of a wrong column where nothing was accepted or nothing drafted;
+    drafts of the wrong half, slot, layer or head; keys that one program reads while another writes them; drafts kept of
+    a padding row.
+
+How it judges
+    Outputs and every written slot by the oracle: those of the accepted drafts and the row's tokens, decoded one after
+    another; a state that nothing was replayed into must be itself to the bit. The half that was written must hold the
+    row's tokens to the bit; every other byte of pool and drafts must be as it was.
+
+What it cannot see
+    Whether the counts are those that were accepted: they are the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deltaproof.ops.common.calls import Drafts
+from deltaproof.verify import inputs
+from deltaproof.verify.case import Case
+from deltaproof.verify.inputs import Fill
+from deltaproof.verify.observation import Observation, same_bits
+from deltaproof.verify.probe import Call, Context, Plan, Probe
+
+ORDER = 21
+SLOTS = 7
+HAZARD = "aliased-slot"
+
+
+class DraftsProbe(Probe):
+    """Clause P7."""
+
+    name = "drafts"
+    clause = "P7"
+    clauses = ("P1", "P2", "P4", "P5", "P7", "N2")
+    hazards = ("aliased-slot", "padding-slot-address", "unmasked-load")
+    forms = ("decode",)
+
+    def cases(self, plan: Plan) -> Iterator[Case]:
+        base = Case("decode", B=4, T=3, H=1, HV=2, K=16, V=24, slots=SLOTS, drafts=4, read=(2, 5, 1, 6))
+        some = base.but(halves=(0, 1, -1, 1), accepted=(3, 1, 0, 4))
+        yield some
+        yield some.but(layout="v_first", state_dtype="bfloat16", dtype="bfloat16", slot_padding=12)
+        yield base.but(label="nothing", halves=(0, 1, -1, 0), accepted=(0, 0, 0, 0), num_tokens=(3, 0, 1, 2))
+        yield base.but(label="settle", halves=(0, 1, 0, 1), accepted=(3, 4, 1, 0), num_tokens=(0, 0, 0, 0), T=1)
+        mixed = base.but(gate_in_kernel=True, beta_sigmoid=True, neg_eigval=True, dead_tokens=True)
+        yield mixed.but(
+            label="padding", read=(2, -1, SLOTS, 6), halves=(1, 0, 1, 0), accepted=(2, 3, 4, 1), num_tokens=(1, 3, 2, 0)
+        )
+        yield mixed.but(
+            label="elsewhere",
+            read=(2, 2, 5, 5),
+            write=(0, 4, -1, SLOTS - 1),
+            halves=(-1, 0, 1, 5),
+            accepted=(0, 2, 3, 1),
+        )
+        yield some.but(label="fresh", fresh=(True, False, True, False), nan_slots=(2,))
+        yield some.but(label="heads", H=2, HV=6, K=9, V=13, layout="v_first", dtype="float16", gate_dtype="bfloat16")
+        if not plan.full:
+            return
+        for K, V in ((128, 128), (64, 64), (1, 1), (256, 33), (33, 256)):
+            for layout in ("k_first", "v_first"):
+                for dtype in ("float32", "bfloat16", "float16"):
+                    yield some.but(label="sizes", K=K, V=V, layout=layout, dtype=dtype, H=2, HV=4)
+        for drafts in (1, 2, 8, 16):
+            long = some.but(label="room", drafts=drafts, T=drafts, accepted=(drafts, drafts - 1, 0, 1))
+            yield long
+            yield long.but(gate_in_kernel=True, beta_sigmoid=True, normalize=False, state_dtype="float16")
+        for dtype in ("int32", "int64"):
+            yield some.but(label="index", index_dtype=dtype, read=(2**31 - 1, 3, -(2**31), 0))
+        yield some.but(label="heads outermost", heads_outermost=True, slot_padding=8)
+        yield some.but(label="gates", gates="mixed")
+
+    def run(self, case: Case, context: Context) -> Iterator[Observation]:
+        fills: tuple[Fill, ...] = ("nan", "stale")
+        for fill in fills:
+            call: Call = context.call(case, fill=fill)
+            outputs = context.run(case, call)
+            yield from context.judge(case, outputs, call, fill=fill, clause="P7", hazard=HAZARD)
+            yield from self._kept(call, context.call(case, device="cpu", fill=fill), case)
+
+    def _kept(self, call: Call, clean: Call, case: Case) -> Iterator[Observation]:
+        """Compare the drafts' memory with what it was, and with the tokens of the rows that keep them."""
+        for name in Drafts._fields:
+            part, before = getattr(call.drafts, name), getattr(clean.drafts, name)
+            own = getattr(clean, name)
+            for row, slot in enumerate(clean.writes.tolist()):
+                if not 0 <= slot < case.slots or not 0 <= int(clean.read_index[row]) < case.slots:
+                    continue
+                count = case.T if case.num_tokens is None else case.num_tokens[row]
+                other = 1 - case.halves[row] if case.halves[row] in (0, 1) else 0
+                before[slot, other, :count] = own[row, :count]
+            whole, wanted = (inputs.whole_memory(x) for x in (part, before))
+            what = "what must hold the tokens of rows that keep them, and else what it held"
+            yield same_bits(f"drafts.{name}", whole.cpu(), wanted, "P7", HAZARD, what)
+
+
+PROBE = DraftsProbe()
