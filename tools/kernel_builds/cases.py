@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from deltaproof.contracts.conventions import StateLayout
-from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, PrefillCall, SequenceCall
+from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, PrefillCall, SequenceCall
 from deltaproof.ops.gated_delta_rule.triton_backend import TritonBackend
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -23,6 +23,7 @@ class Case:
         full: every option that works in the kernel is on (normalisation, gate, beta's sigmoid), states are read, and
             a pool has flags for fresh rows; else none of it.
         tokens: decode: tokens a row; else the length of the longest sequence.
+        drafts: decode: room for drafts in a slot; then it is a speculative step.
         write: pool forms: "in_place", "other" (another slot) or "each" (decode: a slot a token).
         checkpoints: prefill: how many tokens apart states are kept.
         state: dtype of states.
@@ -39,6 +40,7 @@ class Case:
     varlen: bool = False
     chunk: int = 64
     tokens: int = 80
+    drafts: int = 0
     write: str = "in_place"
     checkpoints: int | None = None
     state: str = "fp32"
@@ -50,6 +52,7 @@ class Case:
         words += ["full" if self.full else "plain", *(["varlen"] if self.varlen else [])]
         words += [] if self.chunk == 64 else [f"c{self.chunk}"]
         words += [f"t{self.tokens}"] if self.form == "decode" else []
+        words += [f"drafts{self.drafts}"] if self.drafts else []
         words += [] if self.write == "in_place" else [f"write-{self.write}"]
         words += [f"every{self.checkpoints}"] if self.checkpoints else []
         return " ".join([*words, *([] if self.state == "fp32" else [f"state-{self.state}"])])
@@ -102,6 +105,9 @@ def _call(case: Case, grad: bool) -> SequenceCall | DecodeCall | PrefillCall:
         pool["write_index"] = slots + N if case.write == "other" else slots[:, None].repeat(1, T)
     if case.form == "decode":
         tokens = torch.full((N,), T, dtype=torch.int32) if case.full and T > 1 else None
+        if case.drafts:
+            kept = (_tensor((2 * N, 2, case.drafts, *common[x].shape[2:]), common[x].dtype) for x in Drafts._fields)
+            pool |= {"drafts": Drafts(*kept), "draft_half": slots, "accepted": torch.ones(2 * N, dtype=torch.int32)}
         return DecodeCall(**common, **pool, num_tokens=tokens)
     if case.checkpoints:
         pool["checkpoint_every"] = case.checkpoints
@@ -148,6 +154,11 @@ def _table() -> list[Case]:
         for K, V in ODD_SIZES:
             cases += _forms(Case("chunk", dtype, K, V, layout="v_first"))
     cases += _forms(Case("chunk", "bf16", 192, 96, layout="v_first"))
+    for dtype in DTYPES:
+        for layout in ("v_first", "k_first"):
+            for K, V in ((64, 64), (128, 128), (33, 40), (256, 256)):
+                cases += [Case("decode", dtype, K, V, layout=layout, tokens=4, drafts=4)]
+    cases += [Case("decode", "bf16", 128, 128, layout="v_first", tokens=2, drafts=8, full=False, state="bf16")]
     return cases
 
 
