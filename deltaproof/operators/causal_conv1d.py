@@ -56,6 +56,9 @@ def causal_conv1d_update(
     write_index: torch.Tensor | None = None,
     num_tokens: torch.Tensor | None = None,
     has_initial_state: torch.Tensor | None = None,
+    drafts: torch.Tensor | None = None,
+    draft_half: torch.Tensor | None = None,
+    accepted: torch.Tensor | None = None,
     activation: str | None = None,
     conv_layout: ConvLayout | str | None = None,
     out: torch.Tensor | None = None,
@@ -77,6 +80,10 @@ def causal_conv1d_update(
         write_index: slot that keeps each row's window [N]; None writes back in place; outside [0, S) keeps none.
         num_tokens: tokens of each row that count [N], 0 to T; the others give 0.
         has_initial_state: bool [N]; False starts the row from zeros, whatever the slot holds.
+        drafts: inputs of tokens that may be rejected [S, 2, D, C] in x's dtype, D at least T; the step is then a
+            speculative one, as in ``gated_delta_rule_decode``.
+        draft_half: which half of its slot's drafts each row takes in [N], 0 or 1; anything else takes in none.
+        accepted: how many tokens of its last drafts each slot keeps [S], 0 to D.
         activation: None or "silu".
         conv_layout: "channels_first" (None) or "time_first".
         out: [N, T, C] in x's dtype, contiguous, filled and returned; None allocates it.
@@ -93,7 +100,7 @@ def causal_conv1d_update(
     call = ConvDecodeCall(
         x=x, weight=weight, bias=bias, options=_options(activation, conv_layout), pool=pool, read_index=read_index,
         write_index=write_index, has_initial_state=has_initial_state, num_tokens=num_tokens, out=out,
-        allocate=allocator(out_init),
+        drafts=drafts, draft_half=draft_half, accepted=accepted, allocate=allocator(out_init),
     )  # fmt: skip
     return _run("decode", call, backend, validate)
 

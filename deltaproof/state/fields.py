@@ -1,6 +1,7 @@
 """What a slot holds: typed records of a pool's fields.
 
-Shape legend: HV value heads, K, V head sizes, C channels of a convolution, W its width in tokens.
+Shape legend: H query/key heads, HV value heads, K, V head sizes, C channels of a convolution, W its width in tokens, D
+drafts a slot can hold.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 
 from deltaproof.contracts.conventions import ConvLayout, StateLayout
 from deltaproof.contracts.errors import ContractError
+from deltaproof.ops.common.checks import MAX_DECODE_TOKENS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_SIZE = 256
@@ -106,7 +108,113 @@ class ConvField:
         return math.prod(self.shape)
 
 
-Field = RecurrentField | ConvField
+@dataclass(frozen=True)
+class Part:
+    """One tensor of a draft field.
+
+    Attributes:
+        name: the field's name and the part's, with a dot between.
+        shape: shape of one slot.
+        dtype: its dtype.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def block(self) -> int:
+        """Elements that lie side by side: all of them."""
+        return math.prod(self.shape)
+
+
+HALVES = 2
+"""Halves of a slot's drafts: one is read while the other is written (clause P7)."""
+
+
+@dataclass(frozen=True)
+class DraftField:
+    """Inputs of a delta-rule layer's tokens that may be rejected, so that no state a token is kept.
+
+    Attributes:
+        name: the field's name in its pool.
+        tokens: D, the most tokens a speculative step may have, 1 to 16.
+        heads: H, of k.
+        value_heads: HV, of v, g and beta.
+        K: key size.
+        V: value size.
+        dtype: of k and v.
+        gate_dtype: of g.
+        beta_dtype: of beta.
+
+    Raises:
+        ContractError: an attribute is none of these.
+    """
+
+    name: str
+    tokens: int
+    heads: int
+    value_heads: int
+    K: int
+    V: int
+    dtype: torch.dtype = torch.bfloat16
+    gate_dtype: torch.dtype = torch.float32
+    beta_dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in ("tokens", "heads", "value_heads", "K", "V")}
+        for name in ("dtype", "gate_dtype", "beta_dtype"):
+            _check(self.name, getattr(self, name), **sizes)
+        for name, most in (("tokens", MAX_DECODE_TOKENS), ("K", MAX_HEAD_SIZE), ("V", MAX_HEAD_SIZE)):
+            if getattr(self, name) > most:
+                raise ContractError(name, f"at most {most}", getattr(self, name))
+        if self.value_heads % self.heads:
+            raise ContractError("value_heads", f"a multiple of heads = {self.heads}", self.value_heads)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What a slot holds: k, v, g and beta of each token, in two halves."""
+        lead = (HALVES, self.tokens)
+        return (
+            Part(f"{self.name}.k", (*lead, self.heads, self.K), self.dtype),
+            Part(f"{self.name}.v", (*lead, self.value_heads, self.V), self.dtype),
+            Part(f"{self.name}.g", (*lead, self.value_heads), self.gate_dtype),
+            Part(f"{self.name}.beta", (*lead, self.value_heads), self.beta_dtype),
+        )
+
+
+@dataclass(frozen=True)
+class ConvDraftField:
+    """Inputs of a causal convolution's tokens that may be rejected.
+
+    Attributes:
+        name: the field's name in its pool.
+        tokens: D, the most tokens a speculative step may have, 1 to 16.
+        channels: C.
+        dtype: of the inputs.
+
+    Raises:
+        ContractError: an attribute is none of these.
+    """
+
+    name: str
+    tokens: int
+    channels: int
+    dtype: torch.dtype = torch.bfloat16
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.dtype, tokens=self.tokens, channels=self.channels)
+        if self.tokens > MAX_DECODE_TOKENS:
+            raise ContractError("tokens", f"at most {MAX_DECODE_TOKENS}", self.tokens)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What a slot holds: the inputs of each token, in two halves."""
+        return (Part(f"{self.name}.x", (HALVES, self.tokens, self.channels), self.dtype),)
+
+
+Field = RecurrentField | ConvField | DraftField | ConvDraftField
+DRAFTS = (DraftField, ConvDraftField)
 
 
 def _layout(kind: type[StateLayout] | type[ConvLayout], given: object) -> StateLayout | ConvLayout:

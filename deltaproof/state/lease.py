@@ -46,7 +46,7 @@ class Lease:
         slot: the slot it writes, 1 to capacity.
         generation: how many times that slot had been handed out; with the slot it names this lease alone.
         state: PENDING, LIVE or RELEASED.
-        position: tokens that the state has seen; None while a speculative step is not committed on the host.
+        position: tokens that the state has seen; None where drafts were committed on the device alone.
     """
 
     def __init__(self, pool: StatePool, owner: str, slot: int, generation: int, source: Snapshot | None) -> None:
@@ -57,6 +57,8 @@ class Lease:
         self._source = source
         self._spent: Snapshot | None = None
         self._written = False
+        self._half: int | None = None
+        self._committed = True
 
     def __repr__(self) -> str:
         return f"Lease({self.owner!r}, slot={self.slot}, generation={self.generation}, {self.state.value})"
@@ -71,14 +73,20 @@ class Lease:
         """Whether the next step starts from what ``read_slot`` holds; False means from zero."""
         return self._written or self._source is not None
 
-    def check(self, *, live: bool = True) -> None:
+    @property
+    def drafted(self) -> bool:
+        """Whether its slot holds drafts of which some may have been accepted; see ``StepPlan.settle``."""
+        return self._half is not None
+
+    def check(self, *, live: bool = True, settled: bool = False) -> None:
         """Check that the lease is still the one that holds its slot.
 
         Args:
             live: also check that it is not PENDING.
+            settled: also check that its slot holds the whole state, with no drafts to take in.
 
         Raises:
-            ContractError: it is released, stale or, with ``live``, PENDING.
+            ContractError: it is released, stale or, with ``live``, PENDING, or with ``settled`` has drafts.
         """
         if self.state is LeaseState.RELEASED:
             raise ContractError("lease", "a lease that is not released", repr(self))
@@ -87,6 +95,8 @@ class Lease:
             raise ContractError("lease", f"generation {now} of slot {self.slot}: this one is stale", repr(self))
         if live and self.state is LeaseState.PENDING:
             raise ContractError("lease", "a lease whose state has been filled", repr(self))
+        if settled and self.drafted:
+            raise ContractError("lease", "a lease without drafts (StepPlan.settle takes them in)", repr(self))
 
     def fill(self, values: Mapping[str, torch.Tensor], *, position: int, layouts: Mapping[str, Any]) -> None:
         """Take a state from outside and go from PENDING to LIVE.
@@ -126,10 +136,10 @@ class Lease:
         """Return the slot in every layer [layers, *field.shape], a view to transfer a state into or out of.
 
         Raises:
-            ContractError: there is no such field, or the lease is released or stale, or it is LIVE and the slot does
-                not hold its state yet (it starts from zero or from a snapshot).
+            ContractError: there is no such field, or the lease is released or stale, or has drafts, or it is LIVE and
+                the slot does not hold its state yet (it starts from zero or from a snapshot).
         """
-        self.check(live=False)
+        self.check(live=False, settled=True)
         if self.state is LeaseState.LIVE and not self._written:
             raise ContractError("lease", "a lease whose slot has been written", repr(self))
         return self.pool.memory(field).slot(self.slot)
@@ -146,7 +156,7 @@ class Lease:
             the snapshot, held once; ``release`` it.
 
         Raises:
-            ContractError: the lease cannot be used, holds no state yet, or its position is unknown.
+            ContractError: the lease cannot be used, holds no state yet, has drafts, or its position is unknown.
             PoolExhausted: no slot is free to go on in; the lease is as it was.
         """
         return self.pool._snapshot(self, position)
@@ -171,6 +181,15 @@ class Lease:
             ContractError: the lease is released already, or stale.
         """
         self.pool._release(self, event)
+
+    def _drafts(self, half: int | None) -> None:
+        """Note which half of the slot holds the drafts of the step that was planned; None for none."""
+        self._half, self._committed = half, half is None
+
+    def _accepted(self, count: int | None) -> None:
+        """Note that the last drafts were committed, and where the host knows it how many."""
+        self._committed = True
+        self.position = None if count is None or self.position is None else self.position + count
 
     def _stepped(self, tokens: int | None) -> Snapshot | None:
         """Note that a step which writes the slot was planned; return a snapshot that is no longer needed."""

@@ -12,14 +12,14 @@ import math
 import torch
 
 from deltaproof.contracts.errors import ContractError
-from deltaproof.state.fields import Field
+from deltaproof.state.fields import ConvField, Part, RecurrentField
 
 ALIGNMENT = 16
 BITS = {2: torch.int16, 4: torch.int32}
 
 
 class FieldMemory:
-    """The rows of one field.
+    """The rows of one field, or of one part of a draft field.
 
     Args:
         field: what a row holds.
@@ -33,7 +33,9 @@ class FieldMemory:
         slot_bytes: bytes that one slot takes in all layers, gaps included.
     """
 
-    def __init__(self, field: Field, layers: int, capacity: int, device: torch.device) -> None:
+    def __init__(
+        self, field: RecurrentField | ConvField | Part, layers: int, capacity: int, device: torch.device
+    ) -> None:
         self.field, self.layers, self.capacity = field, layers, capacity
         unit = math.lcm(ALIGNMENT, field.dtype.itemsize) // field.dtype.itemsize
         block = -(-field.block // unit) * unit
@@ -41,12 +43,10 @@ class FieldMemory:
         row = blocks * block
         rows = 1 + layers * self.rows_a_layer
         self._flat = torch.zeros(rows, row, dtype=field.dtype, device=device)
-        inner, strides = 1, []
-        for size in reversed(field.shape[-2:]):
-            strides.append(inner)
-            inner *= size
-        leading = [block] if len(field.shape) == 3 else []
-        self.all_rows = self._flat.as_strided((rows, *field.shape), (row, *leading, *reversed(strides)))
+        strides = [math.prod(field.shape[at + 1 :]) for at in range(len(field.shape))]
+        if blocks > 1:
+            strides[0] = block
+        self.all_rows = self._flat.as_strided((rows, *field.shape), (row, *strides))
         self.nbytes = self._flat.numel() * field.dtype.itemsize
         self.slot_bytes = layers * row * field.dtype.itemsize
 

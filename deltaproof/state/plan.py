@@ -14,10 +14,10 @@ import torch
 
 from deltaproof.contracts.errors import ContractError
 from deltaproof.ops.common.checks import MAX_DECODE_TOKENS
-from deltaproof.state.lease import Lease
+from deltaproof.state.buffers import NOWHERE, StepBuffers
+from deltaproof.state.lease import Lease, LeaseState
 from deltaproof.state.pool import StatePool
 
-NOWHERE = -1
 STAGES = 4
 """Host buffers: so many steps may be planned ahead of the device before planning waits for a copy."""
 
@@ -28,18 +28,7 @@ class _Row:
 
     lease: Lease
     tokens: int
-
-
-class _Buffers:
-    """The plan's arrays, side by side in one block of bytes, so that one copy moves them all."""
-
-    def __init__(self, rows: int, device: torch.device, pinned: bool) -> None:
-        step = -(-(rows + 1) * 4 // 16) * 16
-        block = torch.zeros(7 * step, dtype=torch.uint8, device=device, pin_memory=pinned)
-        parts = [block[at * step : at * step + (rows + 1) * 4].view(torch.int32) for at in range(6)]
-        self.block = block
-        self.read_index, self.write_index, self.num_tokens, self.cu_seqlens, self.read_age, self.write_age = parts
-        self.has_initial_state = block[6 * step : 6 * step + rows].view(torch.bool)
+    half: int = NOWHERE
 
 
 class StepPlan:
@@ -67,11 +56,14 @@ class StepPlan:
         self.pool, self.sizes = pool, tuple(sorted(sizes))
         self.rows, self.size = 0, self.sizes[0]
         largest, on_gpu = self.sizes[-1], pool.device.type == "cuda"
-        self._device = _Buffers(largest, pool.device, pinned=False)
-        self._stages = [_Buffers(largest, torch.device("cpu"), pinned=on_gpu) for _ in range(STAGES if on_gpu else 1)]
+        self._device = StepBuffers(largest, pool.device, pinned=False)
+        self._stages = [
+            StepBuffers(largest, torch.device("cpu"), pinned=on_gpu) for _ in range(STAGES if on_gpu else 1)
+        ]
         self._copied: list[Any] = [None] * len(self._stages)
         self._next = 0
         self._step: list[_Row | None] = []
+        self._drafted: list[_Row | None] = []
         self._stale = torch.zeros((), dtype=torch.bool, device=pool.device)
         self._send()
 
@@ -94,6 +86,11 @@ class StepPlan:
     def has_initial_state(self) -> torch.Tensor:
         """Whether each row starts from what its slot holds, bool [N]; False starts from zero."""
         return self._device.has_initial_state[: self.size]
+
+    @property
+    def draft_half(self) -> torch.Tensor:
+        """Which half of its slot's drafts each row takes in, int32 [N]; -1 for none."""
+        return self._device.draft_half[: self.size]
 
     @property
     def cu_seqlens(self) -> torch.Tensor:
@@ -136,6 +133,96 @@ class StepPlan:
         self._plan(leases, list(lengths), None)
         return self._arguments("cu_seqlens")
 
+    def speculate(self, leases: Sequence[Lease | None], num_tokens: Sequence[int]) -> dict[str, Any]:
+        """Plan a step of tokens that may be rejected later.
+
+        What was accepted of a lease's last drafts goes into its slot in this step; its new tokens go to the drafts.
+        Call ``commit`` when it is known how many of them are accepted.
+
+        Args:
+            leases: whose rows these are; None is a padding row.
+            num_tokens: tokens of each row, 0 to the D of the pool's draft fields.
+
+        Returns:
+            what ``gated_delta_rule_decode`` and ``causal_conv1d_update`` take of it, beside ``drafts``: as for
+            ``decode``, and ``draft_half`` and ``accepted``.
+
+        Raises:
+            ContractError: as for ``decode``; or the pool has no draft field, or the last speculative step was not
+                committed.
+        """
+        most = self.pool.draft_tokens
+        if not most:
+            raise ContractError("pool", "one with draft fields", self.pool.describe())
+        self._check_committed()
+        self._plan(leases, list(num_tokens), most, speculative=True)
+        return self._arguments("num_tokens", "draft_half") | {"accepted": self.pool.accepted}
+
+    def settle(self, leases: Sequence[Lease | None]) -> dict[str, Any]:
+        """Plan a step that only takes in what was accepted: afterwards the slots hold the whole states.
+
+        A lease must be settled before it is kept as a snapshot, forked, moved out, or used in ``decode`` or ``extend``.
+        The kernels are those of ``speculate``, with no tokens.
+
+        Args:
+            leases: whose rows these are; None is a padding row.
+
+        Returns:
+            what ``speculate`` returns.
+
+        Raises:
+            ContractError: as for ``speculate``.
+        """
+        arguments = self.speculate(leases, [0] * len(leases))
+        for row in self._drafted:
+            if row is not None:
+                row.lease._drafts(None)
+        self._drafted = []
+        return arguments
+
+    def commit(self, accepted: Sequence[int] | torch.Tensor) -> None:
+        """Say how many tokens of each row of the last speculative step are accepted; the rest leaves no trace.
+
+        Nothing is computed: the next step of a row takes its accepted tokens in. With a tensor nothing waits for the
+        device, and counts are cut to what was drafted; a lease's ``position`` is then unknown.
+
+        Args:
+            accepted: of each row, padding included: ints, or an int32 or int64 tensor on the pool's device.
+
+        Raises:
+            ContractError: there is no such step, a count is missing, or on the host more than was drafted. Nothing
+                has changed then.
+        """
+        rows = self._drafted
+        if not rows:
+            raise ContractError("accepted", "a speculative step before it", "none that is not committed")
+        known: Sequence[int | None]
+        if isinstance(accepted, torch.Tensor):
+            good = accepted.dtype in (torch.int32, torch.int64) and accepted.device.type == self.pool.device.type
+            if not good or accepted.dim() != 1 or accepted.shape[0] < len(rows):
+                got = f"{accepted.dtype} {list(accepted.shape)} on {accepted.device}"
+                raise ContractError("accepted", f"int32 or int64 [{len(rows)}] on {self.pool.device}", got)
+            counts, known = accepted[: len(rows)], [None] * len(rows)
+        else:
+            known = list(accepted)
+            if len(known) != len(rows):
+                raise ContractError("accepted", f"a number for each of {len(rows)} rows", f"{len(known)} numbers")
+            for row, count in zip(rows, known, strict=True):
+                most = 0 if row is None else row.tokens
+                if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= most:
+                    raise ContractError("accepted", f"ints, 0 to the {most} tokens that were drafted", repr(count))
+            counts = torch.tensor(known, dtype=torch.int32).to(self.pool.device, non_blocking=True)
+        buffers, table = self._device, self.pool.accepted
+        assert table is not None
+        limit = buffers.draft_count[: len(rows)]
+        # rows of padding store to row 0, which nobody reads
+        slots = buffers.draft_slot[: len(rows)].clamp(min=0).long()
+        table.index_copy_(0, slots, torch.minimum(counts.to(torch.int32).clamp(min=0), limit))
+        for row, count in zip(rows, known, strict=True):
+            if row is not None and row.lease.state is not LeaseState.RELEASED:
+                row.lease._accepted(count)
+        self._drafted = []
+
     def guard(self) -> None:
         """Compare, on the device, the generation of every slot that the step in the buffers uses; for ``Debug``.
 
@@ -154,25 +241,38 @@ class StepPlan:
         """Return whether ``guard`` has seen a slot whose generation had changed (syncs)."""
         return bool(self._stale)
 
-    def _arguments(self, counts: str) -> dict[str, Any]:
-        names = ("read_index", "write_index", "has_initial_state", counts)
-        return {name: getattr(self, name) for name in names}
+    def _arguments(self, *more: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("read_index", "write_index", "has_initial_state", *more)}
 
-    def _plan(self, leases: Sequence[Lease | None], counts: list[int], most: int | None) -> None:
-        rows = self._checked(leases, counts, most)
+    def _check_committed(self) -> None:
+        waiting = [row.lease for row in self._drafted if row is not None]
+        waiting = [lease for lease in waiting if lease.state is not LeaseState.RELEASED]
+        if waiting:
+            raise ContractError("leases", "a speculative step that was committed before the next", repr(waiting[0]))
+
+    def _plan(
+        self, leases: Sequence[Lease | None], counts: list[int], most: int | None, *, speculative: bool = False
+    ) -> None:
+        rows = self._checked(leases, counts, most, speculative)
         place = bisect.bisect_left(self.sizes, len(rows))
         if place == len(self.sizes):
             raise ContractError("leases", f"at most {self.sizes[-1]} rows, the largest size", f"{len(rows)} rows")
         self._check_slots(rows)
         self._step, self.rows, self.size = rows, len(rows), self.sizes[place]
+        if speculative:
+            self._drafted = rows
         self._send()
         for row in rows:
             if row is not None:
-                spent = row.lease._stepped(row.tokens)
+                spent = row.lease._stepped(0 if speculative else row.tokens)
+                if speculative:
+                    row.lease._drafts(1 - row.half if row.half >= 0 else 0)
                 if spent is not None:
                     spent.release()
 
-    def _checked(self, leases: Sequence[Lease | None], counts: list[int], most: int | None) -> list[_Row | None]:
+    def _checked(
+        self, leases: Sequence[Lease | None], counts: list[int], most: int | None, speculative: bool
+    ) -> list[_Row | None]:
         if len(counts) != len(leases):
             raise ContractError("num_tokens", f"a number for each of {len(leases)} rows", f"{len(counts)} numbers")
         limit = "0 or more" if most is None else f"0 to {most}"
@@ -185,8 +285,10 @@ class StepPlan:
                 continue
             if not isinstance(lease, Lease) or lease.pool is not self.pool:
                 raise ContractError("leases", "leases of this plan's pool, or None", repr(lease))
-            lease.check()
-            rows.append(_Row(lease, count))
+            lease.check(settled=not speculative)
+            if not lease._committed:
+                raise ContractError("leases", "leases whose last drafts were committed", repr(lease))
+            rows.append(_Row(lease, count, NOWHERE if lease._half is None else lease._half))
         return rows
 
     def _check_slots(self, rows: list[_Row | None]) -> None:
@@ -219,12 +321,15 @@ class StepPlan:
             "num_tokens": [0 if row is None else row.tokens for row in padded],
             "has_initial_state": [row is not None and row.lease.has_initial_state for row in padded],
             "cu_seqlens": ends,
+            "draft_half": [NOWHERE if row is None else row.half for row in padded],
+            # the last speculative step's, until it is committed
+            "draft_slot": [NOWHERE if row is None else row.lease.slot for row in self._drafted],
+            "draft_count": [0 if row is None else row.tokens for row in self._drafted],
             "read_age": [0 if row is None else self.pool.generation(row.lease.read_slot) for row in padded],
             "write_age": [0 if row is None else self.pool.generation(row.lease.slot) for row in padded],
         }
         for name, values in columns.items():
-            part = getattr(stage, name)
-            part[: len(values)] = torch.tensor(values, dtype=part.dtype)
+            getattr(stage, name)[: len(values)] = torch.tensor(values, dtype=getattr(stage, name).dtype)
         self._device.block.copy_(stage.block, non_blocking=True)
         if self.pool.device.type == "cuda":
             if self._copied[at] is None:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from deltaproof.contracts.errors import ContractError
-from deltaproof.state.fields import Field, check_same
+from deltaproof.ops.common.calls import Drafts
+from deltaproof.state.fields import DRAFTS, ConvDraftField, ConvField, DraftField, Field, RecurrentField, check_same
 from deltaproof.state.lease import Event, Lease, LeaseState
 from deltaproof.state.memory import FieldMemory
 from deltaproof.state.report import PoolReport, describe, inspect
@@ -51,6 +52,8 @@ class StatePool:
         capacity: number of slots that can be leased, 1 to ``capacity``.
         device: where the memory lies.
         debug: what it watches besides.
+        accepted: with draft fields how many of its last drafts each slot keeps, int32 [capacity + 2] on the device;
+            else None. ``StepPlan.commit`` fills it.
         generations: with ``Debug.GENERATION`` the generation of each slot, int32 [capacity + 2] on the device,
             negative while nobody holds the slot; else None.
 
@@ -78,12 +81,17 @@ class StatePool:
             self.debug = frozenset(Debug(item) for item in ([debug] if isinstance(debug, str) else debug))
         except ValueError as error:
             raise ContractError("debug", f"members of {[item.value for item in Debug]}", str(error)) from None
-        self._memories = {field.name: FieldMemory(field, layers, capacity, self.device) for field in fields}
+        self._fields: dict[str, Field] = {field.name: field for field in fields}
+        parts = [part for field in fields for part in (field.parts if isinstance(field, DRAFTS) else (field,))]
+        self._memories = {part.name: FieldMemory(part, layers, capacity, self.device) for part in parts}
         self._generations = [0] * (capacity + 2)
         self._free = deque(range(1, capacity + 1))
         self._draining: list[tuple[int, list[Event]]] = []
         self._holders: dict[int, weakref.ref[Lease | Snapshot]] = {}
         self._owners: dict[int, str] = {}
+        self.accepted: torch.Tensor | None = None
+        if any(isinstance(field, DRAFTS) for field in fields):
+            self.accepted = torch.zeros(capacity + 2, dtype=torch.int32, device=self.device)
         self.generations: torch.Tensor | None = None
         if Debug.GENERATION in self.debug:
             self.generations = torch.zeros(capacity + 2, dtype=torch.int32, device=self.device)
@@ -94,7 +102,17 @@ class StatePool:
     @property
     def fields(self) -> tuple[Field, ...]:
         """The records of what a slot holds."""
-        return tuple(memory.field for memory in self._memories.values())
+        return tuple(self._fields.values())
+
+    @property
+    def states(self) -> tuple[RecurrentField | ConvField, ...]:
+        """The records of what a state is made of: all but drafts."""
+        return tuple(field for field in self.fields if not isinstance(field, DRAFTS))
+
+    @property
+    def draft_tokens(self) -> int:
+        """The most tokens a speculative step may have; 0 without draft fields."""
+        return min((field.tokens for field in self.fields if isinstance(field, DRAFTS)), default=0)
 
     @property
     def available(self) -> int:
@@ -103,7 +121,7 @@ class StatePool:
         return len(self._free)
 
     def memory(self, field: str) -> FieldMemory:
-        """Return a field's memory.
+        """Return the memory of a field, or of a draft field's part ("drafts.k").
 
         Raises:
             ContractError: there is no such field.
@@ -112,8 +130,10 @@ class StatePool:
             raise ContractError("field", f"one of {', '.join(self._memories)}", repr(field))
         return self._memories[field]
 
-    def bind(self, takes: Field, layer: int) -> torch.Tensor:
+    def bind(self, takes: RecurrentField | ConvField | ConvDraftField, layer: int) -> torch.Tensor:
         """Return a layer's rows [capacity + 2, *takes.shape] for a kernel, checked once against what it takes.
+
+        Of a ``ConvDraftField`` they are [capacity + 2, 2, D, C].
 
         The address stays the same as long as the pool lives, so a captured graph may use it.
 
@@ -124,9 +144,22 @@ class StatePool:
         Raises:
             ContractError: the pool's field of that name differs; the message names the attribute.
         """
-        memory = self.memory(takes.name)
-        check_same(memory.field, takes)
-        return memory.layer(layer)
+        self._check_field(takes)
+        return self.memory(takes.parts[0].name if isinstance(takes, ConvDraftField) else takes.name).layer(layer)
+
+    def bind_drafts(self, takes: DraftField, layer: int) -> Drafts:
+        """Return a layer's drafts for ``gated_delta_rule_decode``, checked once as ``bind`` does.
+
+        Raises:
+            ContractError: the pool's field of that name differs.
+        """
+        self._check_field(takes)
+        return Drafts(*(self.memory(part.name).layer(layer) for part in takes.parts))
+
+    def _check_field(self, takes: Field) -> None:
+        if takes.name not in self._fields:
+            raise ContractError("field", f"one of {', '.join(self._fields)}", repr(takes.name))
+        check_same(self._fields[takes.name], takes)
 
     def generation(self, slot: int) -> int:
         """Return how many times a slot has been handed out."""
@@ -243,7 +276,7 @@ class StatePool:
         self._retire(lease.slot, [] if event is None else [event])
 
     def _snapshot(self, lease: Lease, position: int | None) -> Snapshot:
-        lease.check()
+        lease.check(settled=True)
         if lease._source is not None:
             return lease._source.hold()
         if not lease.has_initial_state:
@@ -261,7 +294,7 @@ class StatePool:
         return kept
 
     def _fork(self, lease: Lease, owner: str) -> Lease:
-        lease.check()
+        lease.check(settled=True)
         needed = 1 if lease._source is not None else 2
         if self.available < needed:
             raise PoolExhausted("capacity", f"{needed} free slots", f"{len(self._free)} of {self.capacity}")
@@ -271,15 +304,16 @@ class StatePool:
         return child
 
     def _copy_in(self, slot: int, values: Mapping[str, torch.Tensor], layouts: Mapping[str, Any]) -> None:
-        if set(values) != set(self._memories):
-            raise ContractError("values", f"the fields {', '.join(self._memories)}", ", ".join(values) or "none")
-        for name, memory in self._memories.items():
-            field, value = memory.field, values[name]
+        fields = {field.name: field for field in self.states}
+        if set(values) != set(fields):
+            raise ContractError("values", f"the fields {', '.join(fields)}", ", ".join(values) or "none")
+        for name, field in fields.items():
+            value = values[name]
             shape = (self.layers, *field.shape)
             if layouts.get(name) != field.layout:
                 raise ContractError(f"layouts[{name!r}]", field.layout.value, layouts.get(name))
             if tuple(value.shape) != shape or value.dtype != field.dtype:
                 got = f"{value.dtype} {list(value.shape)}"
                 raise ContractError(f"values[{name!r}]", f"{field.dtype} {list(shape)}", got)
-        for name, memory in self._memories.items():
-            memory.slot(slot).copy_(values[name], non_blocking=True)
+        for name in fields:
+            self.memory(name).slot(slot).copy_(values[name], non_blocking=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deltaproof.state.fields import DRAFTS
 from deltaproof.state.lease import Lease
 from deltaproof.state.snapshot import Snapshot
 
@@ -74,7 +75,7 @@ def inspect(pool: StatePool) -> PoolReport:
             told = ("lost", "never released", None)
         holders.append(Holder(slot, pool.generation(slot), pool._owners[slot], *told))
     places = Counter([*pool._free, *(slot for slot, _ in pool._draining), *pool._holders])
-    memories = [pool.memory(field.name) for field in pool.fields]
+    memories = list(pool._memories.values())
     slot_bytes = sum(memory.slot_bytes for memory in memories)
     nbytes = sum(memory.nbytes for memory in memories)
     return PoolReport(
@@ -95,13 +96,17 @@ def describe(pool: StatePool) -> str:
     found = inspect(pool)
     head = f"{pool.capacity} slots x {pool.layers} layers on {pool.device}: {_size(found.nbytes)}"
     lines = [f"{head}, {_size(found.slot_bytes)} a slot, {_size(found.dead_bytes)} in dead rows"]
-    for field in pool.fields:
+    for field in pool.states:
         memory = pool.memory(field.name)
         kind = type(field).__name__.removesuffix("Field").lower()
         shape = " x ".join(map(str, field.shape))
         dtype = str(field.dtype).removeprefix("torch.")
         size = f"{_size(memory.slot_bytes)} a slot"
         lines.append(f"  {field.name}: {kind} {shape}, {field.layout.value}, {dtype}, {size}")
+    for drafts in pool.fields:
+        if isinstance(drafts, DRAFTS):
+            size = _size(sum(pool.memory(part.name).slot_bytes for part in drafts.parts))
+            lines.append(f"  {drafts.name}: drafts of {drafts.tokens} tokens, {size} a slot")
     return "\n".join(lines)
 
 

@@ -6,13 +6,12 @@ numbers far out of range. A kernel that reads past an argument reads those.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
 
 from deltaproof.contracts.conventions import StateLayout
-from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, PrefillCall, SequenceCall
+from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, PrefillCall, SequenceCall
 from deltaproof.verify.case import Case
 
 Call = SequenceCall | DecodeCall | PrefillCall
@@ -201,38 +200,10 @@ def build(case: Case, seed: int, device: str = "cpu", *, fill: Fill = "nan", gat
         "has_initial_state": None if fresh is None else index(tuple(not x for x in fresh), torch.bool),
     }
     if case.form == "decode":
-        call = DecodeCall(**tokens, **shared, num_tokens=index(case.num_tokens, torch.int32))
-        return _speculative(call, case, draw, seed, fill) if case.drafts else call
+        return DecodeCall(**tokens, **shared, num_tokens=index(case.num_tokens, torch.int32))
     checkpoints = index(case.checkpoints)
     return PrefillCall(
         **tokens, **shared, cu_seqlens=cu_seqlens, checkpoint_every=case.checkpoint_every, checkpoint_index=checkpoints
-    )
-
-
-def _speculative(call: DecodeCall, case: Case, draw: Draw, seed: int, fill: Fill) -> DecodeCall:
-    """Return the call with drafts: plausible tokens where some were accepted, elsewhere what the red zones hold."""
-    longer = Draw(case.but(T=case.drafts), seed, gate_per_channel=draw.gate_per_channel)
-    g, beta = longer.gates(), longer.betas()
-    tokens = {"k": longer.keys(), "v": longer.normal(case.B, case.drafts, case.HV, case.V), "g": g, "beta": beta}
-    writes = call.writes.tolist()
-    counts = torch.full((case.slots,), 10**6 if fill == "nan" else 1, dtype=torch.int32)
-    parts = {}
-    for name, x in tokens.items():
-        like = getattr(call, name)
-        shape = (case.slots, 2, case.drafts, *x.shape[2:])
-        unit = 16 // like.element_size()
-        room = -(-math.prod(shape[1:]) // unit) * unit + unit * (case.slot_padding > 0)
-        memory = red_zone_(torch.empty(case.slots * room + 2 * RED_ZONE, dtype=like.dtype), fill).to(like.device)
-        inner = [math.prod(shape[at + 1 :]) for at in range(1, len(shape))]
-        parts[name] = memory.as_strided(shape, (room, *inner), RED_ZONE)
-        for row, (slot, half, count) in enumerate(zip(writes, case.halves, case.accepted, strict=True)):
-            if 0 <= slot < case.slots and half in (0, 1):
-                parts[name][slot, half, :count] = x[row, :count].to(like)
-                counts[slot] = count
-    return call.with_(
-        drafts=Drafts(**parts),
-        draft_half=guarded(torch.tensor(case.halves, dtype=torch.int32), fill, call.device),
-        accepted=guarded(counts, fill, call.device),
     )
 
 

@@ -21,6 +21,7 @@ from deltaproof.contracts.operator import Operator
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
 from deltaproof.verify import inputs
 from deltaproof.verify.case import Case
+from deltaproof.verify.draft_inputs import speculative
 from deltaproof.verify.expected import Reference
 from deltaproof.verify.observation import Observation, compare, locate, number
 from deltaproof.verify.target import Outputs, Target
@@ -80,13 +81,11 @@ class Context:
 
     def call(self, case: Case, *, fill: inputs.Fill = "nan", device: str | None = None, turn: int = 0) -> Any:
         """Return the case's call; ``turn`` draws other values for the same shapes."""
-        return inputs.build(
-            case,
-            self.seed + 7919 * turn,
-            device or self.device,
-            fill=fill,
-            gate_per_channel=self.target.operator.gate_per_channel,
-        )
+        seed, per_channel = self.seed + 7919 * turn, self.target.operator.gate_per_channel
+        call = inputs.build(case, seed, device or self.device, fill=fill, gate_per_channel=per_channel)
+        if isinstance(call, DecodeCall) and case.drafts:
+            return speculative(call, case, seed, fill, gate_per_channel=per_channel)
+        return call
 
     def renew(self, case: Case, call: Call, *, turn: int) -> Any:
         """Return ``call`` with the values of another turn written into its memory, as a server reuses its buffers."""

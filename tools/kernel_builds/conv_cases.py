@@ -24,6 +24,7 @@ class ConvCase:
     Attributes:
         full: bias, silu, ragged rows or packed sequences, and flags for fresh rows; else none of it.
         tokens: tokens a row.
+        drafts: decode: room for drafts in a slot; then it is a speculative step.
     """
 
     form: str
@@ -34,12 +35,14 @@ class ConvCase:
     layout: str = "channels_first"
     tokens: int = 1
     state: str = "bf16"
+    drafts: int = 0
 
     @property
     def label(self) -> str:
         """Return a short description."""
         words = ["conv", self.form, self.dtype, f"{self.C}x{self.W}", self.layout, "full" if self.full else "plain"]
-        return " ".join([*words, f"t{self.tokens}", *([] if self.state == "bf16" else [f"state-{self.state}"])])
+        words += [f"t{self.tokens}", *([f"drafts{self.drafts}"] if self.drafts else [])]
+        return " ".join([*words, *([] if self.state == "bf16" else [f"state-{self.state}"])])
 
     def facts(self) -> dict[str, Any]:
         """Return what a rule about spills may name."""
@@ -61,6 +64,12 @@ class ConvCase:
         }
         if self.form == "decode":
             counts = torch.full((N,), T, dtype=torch.int32) if self.full else None
+            if self.drafts:
+                parts |= {
+                    "drafts": torch.empty(2 * N, 2, self.drafts, self.C, dtype=DTYPES[self.dtype]),
+                    "draft_half": torch.zeros(N, dtype=torch.int32),
+                    "accepted": torch.ones(2 * N, dtype=torch.int32),
+                }
             BACKEND.decode(ConvDecodeCall(**parts, num_tokens=counts))
         else:
             bounds = torch.arange(N + 1, dtype=torch.int32) * T if packed else None
@@ -73,6 +82,11 @@ def _table() -> list[ConvCase]:
         for dtype in DTYPES:
             cases += [ConvCase(form, dtype, tokens=tokens), ConvCase(form, dtype, tokens=tokens, full=False)]
         cases += [ConvCase(form, "bf16", tokens=4, layout="time_first", state="fp32"), ConvCase(form, "bf16", 33, 2)]
+    for dtype in DTYPES:
+        cases += [
+            ConvCase("decode", dtype, tokens=4, drafts=4),
+            ConvCase("decode", dtype, tokens=2, drafts=3, full=False),
+        ]
     return cases
 
 

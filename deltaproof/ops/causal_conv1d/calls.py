@@ -1,6 +1,7 @@
 """What a form of the causal convolution receives: one validated call, as data.
 
-Shape legend: N rows or sequences, B batch, T tokens, C channels, W width in tokens, S slots.
+Shape legend: N rows or sequences, B batch, T tokens, C channels, W width in tokens, S slots, D
+drafts a slot can hold.
 """
 
 from __future__ import annotations
@@ -74,14 +75,22 @@ class ConvDecodeCall(_ConvCall):
 
     x [N, T, C]; weight [C, W]; bias [C]; pool [S, C, W - 1] or [S, W - 1, C]; read_index [N]; write_index None (in
     place) or [N]; num_tokens [N] or None; has_initial_state [N] bool or None; out [N, T, C] or None.
+
+    With ``drafts`` [S, 2, D, C] it is a speculative step (clause P7): the ``accepted`` [S] inputs of the half
+    ``draft_half`` [N] of the write slot come before the row's own; the window after them is kept, and the row's own go
+    to the other half.
     """
 
     num_tokens: torch.Tensor | None = None
     out: torch.Tensor | None = None
+    drafts: torch.Tensor | None = None
+    draft_half: torch.Tensor | None = None
+    accepted: torch.Tensor | None = None
 
     def required(self) -> set[str]:
         """Return the capabilities this call needs of a backend."""
-        return super().required() | ({"ragged_rows"} if self.num_tokens is not None else set())
+        optional = {"ragged_rows": self.num_tokens is not None, "drafts": self.drafts is not None}
+        return super().required() | {name for name, needed in optional.items() if needed}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from deltaproof.contracts.errors import ContractError
 from deltaproof.contracts.operator import Operator
 from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall, ConvPrefillCall
 from deltaproof.ops.common.checks import ALIGNMENT, FLOATS, MAX_DECODE_TOKENS, check_tensor, checked_bounds
+from deltaproof.ops.common.draft_checks import check_draft_values, check_drafts
 from deltaproof.ops.common.slot_checks import INTS, check_writers, inside, share
 
 MAX_WIDTH = 16
@@ -84,6 +85,7 @@ def check(call: ConvCall, *, values: bool) -> None:
         if call.num_tokens is not None:
             check_tensor("num_tokens", call.num_tokens, (N,), INTS, device)
         _check_out(call, (N, T, C))
+        check_drafts(call, {"": (call.drafts, call.x)}, call.pool.shape[0])
     check_tensor("read_index", call.read_index, (N,), INTS, device)
     if call.write_index is not None:
         check_tensor("write_index", call.write_index, (N,), INTS, device)
@@ -114,6 +116,8 @@ def _check_values(call: ConvCall) -> None:
         wrong = (call.num_tokens < 0) | (call.num_tokens > T)
         if bool(wrong.any()):
             raise ContractError("num_tokens", f"values from 0 to T = {T}", int(call.num_tokens[wrong][0]))
+    if isinstance(call, ConvDecodeCall) and call.drafts is not None:
+        check_draft_values(call, call.pool.shape[0], call.drafts.shape[2])
     name = "read_index" if call.write_index is None else "write_index"
     slots, rows = call.pool.shape[0], torch.arange(call.read_index.shape[0], device=call.x.device)
     live = inside(call.read_index, slots)

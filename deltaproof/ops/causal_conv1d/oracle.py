@@ -4,7 +4,8 @@ For each channel, with w the W - 1 inputs before the first token (zeros for a fr
 
     y_t = f(bias + sum over j of weight[j] * (w, x)[t + j]),   j = 0 ... W - 1
 
-so that weight[W - 1] meets x_t. f is silu or nothing. The window that is kept is the last W - 1 of (w, x).
+so that weight[W - 1] meets x_t. f is silu or nothing. The window that is kept is the last W - 1 of (w, x). In a
+speculative step accepted drafts d lie between, (w, d, x), and the window that is kept is the last W - 1 of (w, d).
 """
 
 from __future__ import annotations
@@ -42,6 +43,17 @@ def spans(call: ConvCall) -> list[tuple[int, slice]]:
     return [(n, slice(0, T)) for n in range(B)]
 
 
+def replayed(call: ConvCall, row: int) -> torch.Tensor:
+    """Return the accepted drafts of a row [a, C] that is not padding (clause P7)."""
+    if not isinstance(call, ConvDecodeCall) or call.drafts is None:
+        return call.x.new_zeros(0, call.x.shape[2])
+    assert call.draft_half is not None and call.accepted is not None
+    slot, half = int(call.writes[row]), int(call.draft_half[row])
+    if half not in (0, 1) or not 0 <= slot < call.pool.shape[0]:
+        return call.drafts[0, 0, :0]
+    return call.drafts[slot, half, : min(max(int(call.accepted[slot]), 0), call.drafts.shape[2])]
+
+
 def run(call: ConvCall) -> ConvResult:
     """Return what a call must return and write."""
     _, _, C, W = call.dims
@@ -58,14 +70,18 @@ def run(call: ConvCall) -> ConvResult:
         window = time_first(call.pool[slot], call.options.layout).double()
         if call.has_initial_state is not None and not bool(call.has_initial_state[n]):
             window = torch.zeros_like(window)
-        line = torch.cat([window, call.x[b, span].double()])  # [W - 1 + t, C]
+        past = replayed(call, n)
+        window = torch.cat([window, past.double()])
+        line = torch.cat([window[window.shape[0] - (W - 1) :], call.x[b, span].double()])  # [W - 1 + t, C]
         for t in range(span.stop - span.start):
             terms = weight.mT * line[t : t + W]  # [W, C]
             total = bias + terms.sum(0)
             y[b, span.start + t] = total * total.sigmoid() if call.options.silu else total
             magnitude[b, span.start + t] = bias.abs() + terms.abs().sum(0)
         if 0 <= writers[n] < slots:
-            kept = line[line.shape[0] - (W - 1) :].to(call.pool.dtype)
+            # a speculative step keeps the window before its own tokens
+            whole = window if isinstance(call, ConvDecodeCall) and call.drafts is not None else line
+            kept = whole[whole.shape[0] - (W - 1) :].to(call.pool.dtype)
             writes[writers[n]] = time_first(kept, call.options.layout)
     return ConvResult(y, magnitude, writes)
 

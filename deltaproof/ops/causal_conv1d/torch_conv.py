@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall, time_first
+from deltaproof.ops.common.drafts import drafted, keep_drafts, replayed
 from deltaproof.ops.common.slot_checks import inside
 from deltaproof.ops.common.torch_pool import store_rows
 
@@ -42,9 +43,28 @@ def run(call: ConvCall, out: torch.Tensor) -> None:
     # what a fresh or padding row's slot holds is selected away, never multiplied
     window = torch.where(used[:, None, None], time_first(held, call.options.layout), 0)  # [N, W - 1, C]
     first, length = _spans(call)
+    if isinstance(call, ConvDecodeCall) and call.drafts is not None:
+        # the window moves on through the accepted drafts, is kept, and is what the row's own tokens see
+        window = _replay(call, window, live)
+        store_rows(call.pool, call.writes, live, time_first(window.to(call.pool.dtype), call.options.layout))
+        _outputs(call, out, x, window, first, length, live)
+        return
     if B * T:
         _outputs(call, out, x, window, first, length, live)
     _keep(call, x, window, first, length, live)
+
+
+def _replay(call: ConvDecodeCall, window: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
+    """Return the windows [N, W - 1, C] after the accepted drafts, in fp32, and keep the rows' tokens as new drafts."""
+    assert call.drafts is not None and call.draft_half is not None and call.accepted is not None
+    N, T, _, W = call.dims
+    kept = live & inside(call.writes, call.pool.shape[0])
+    count, half, other = replayed(call.draft_half, call.accepted, kept, call.writes, call.drafts.shape[2])
+    line = torch.cat([window.float(), drafted(call.drafts, call.writes, kept, half).float()], 1)
+    place = count[:, None] + torch.arange(W - 1, device=line.device)  # [N, W - 1]
+    counts = torch.full_like(count, T) if call.num_tokens is None else call.num_tokens
+    keep_drafts(call.drafts, call.x, call.writes, kept, other, counts)
+    return line.gather(1, place[..., None].expand(-1, -1, line.shape[2]))
 
 
 def _outputs(

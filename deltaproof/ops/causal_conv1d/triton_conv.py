@@ -9,7 +9,12 @@ import triton
 
 from deltaproof.contracts.conventions import ConvLayout
 from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall, ConvPrefillCall
-from deltaproof.ops.causal_conv1d.triton_kernels import conv_decode_kernel, conv_outputs_kernel, conv_windows_kernel
+from deltaproof.ops.causal_conv1d.triton_kernels import (
+    conv_decode_kernel,
+    conv_outputs_kernel,
+    conv_speculation_kernel,
+    conv_windows_kernel,
+)
 from deltaproof.ops.common.triton_host import aligned, given
 
 CHANNELS = 256
@@ -35,19 +40,26 @@ def decode(call: ConvDecodeCall, out: torch.Tensor) -> None:
     if N == 0:
         return
     common = _common(call, CHANNELS)
-    conv_decode_kernel[(N * triton.cdiv(C, common["BC"]),)](
+    drafts = call.drafts
+    # a speculative step has a kernel of its own, which takes the drafts too
+    kernel = conv_decode_kernel if drafts is None else conv_speculation_kernel
+    kernel[(N * triton.cdiv(C, common["BC"]),)](
         aligned(call.x),
         aligned(call.weight),
         given(call.bias, out),
         out,
         call.pool,
+        *([] if drafts is None else [drafts]),
         aligned(call.read_index),
         aligned(call.writes),
         given(call.num_tokens, out),
         given(call.has_initial_state, out),
+        *([] if drafts is None else [given(call.draft_half, out), given(call.accepted, out)]),
         T,
+        *([] if drafts is None else [drafts.shape[2]]),
         call.pool.shape[0],
         *_steps(call),
+        *([] if drafts is None else [drafts.stride(0)]),
         **common,
         BW=triton.next_power_of_2(W - 1),
         RAGGED=call.num_tokens is not None,

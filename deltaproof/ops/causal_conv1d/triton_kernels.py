@@ -120,6 +120,85 @@ def conv_decode_kernel(
     )  # fmt: skip
 
 
+@triton.jit(do_not_specialize=["T", "D", "slots"])
+def conv_speculation_kernel(
+    x,  # [N, T, C]
+    weight,  # [C, W]
+    bias,  # [C]
+    y,  # [N, T, C]
+    pool,  # [S, ., .]
+    drafts,  # [S, 2, D, C]
+    read_index,  # [N]
+    write_index,  # [N]
+    num_tokens,  # [N]
+    has_initial_state,  # [N]
+    draft_half,  # [N]
+    accepted,  # [S]
+    T,
+    D,
+    slots,
+    slot_step,  # strides in elements
+    time_step,
+    channel_step,
+    draft_step,
+    C: tl.constexpr,
+    W: tl.constexpr,
+    BW: tl.constexpr,
+    BC: tl.constexpr,
+    RAGGED: tl.constexpr,
+    FRESH: tl.constexpr,
+    BIAS: tl.constexpr,
+    SILU: tl.constexpr,
+):
+    """Take accepted drafts into the window, and run up to 16 tokens of every row beside it (clause P7)."""
+    program = tl.program_id(0).to(tl.int64)
+    BLOCKS: tl.constexpr = (C + BC - 1) // BC
+    row = program // BLOCKS
+    c_at = (program % BLOCKS) * BC + tl.arange(0, BC)  # [BC]
+    c_in = c_at < C
+    read_slot = tl.load(read_index + row).to(tl.int64)
+    write_slot = tl.load(write_index + row).to(tl.int64)
+    half = tl.load(draft_half + row).to(tl.int64)
+    live = (read_slot >= 0) & (read_slot < slots)
+    kept = live & (write_slot >= 0) & (write_slot < slots)
+    replays = kept & (half >= 0) & (half < 2)
+    count = tl.load(accepted + write_slot, mask=replays, other=0).to(tl.int64)
+    count = tl.minimum(tl.maximum(count, 0), D)
+    used = live
+    if FRESH:
+        used = used & (tl.load(has_initial_state + row).to(tl.int32) != 0)
+    steps = tl.zeros([], tl.int64) + T
+    if RAGGED:
+        steps = tl.minimum(tl.maximum(tl.load(num_tokens + row).to(tl.int64), 0), steps)
+    steps = tl.where(live, steps, 0)
+
+    # the half of a slot that is read and the one that is written
+    old_half = drafts + write_slot * draft_step + half * D * C
+    new_half = drafts + write_slot * draft_step + tl.where(replays, 1 - half, 0) * D * C
+    for t in range(steps):
+        total = tl.zeros([BC], tl.float32)  # [BC]
+        if BIAS:
+            total += tl.load(bias + c_at, mask=c_in, other=0.0).to(tl.float32)
+        for j in tl.static_range(W):
+            back = t - (W - 1) + j
+            draft = back + count
+            old = read_slot * slot_step + (draft + W - 1) * time_step + c_at * channel_step
+            past = tl.load(pool + old, mask=c_in & used & (draft < 0), other=0.0).to(tl.float32)
+            between = tl.load(old_half + draft * C + c_at, mask=c_in & (draft >= 0) & (back < 0), other=0.0)
+            now = tl.load(x + (row * T + back) * C + c_at, mask=c_in & (back >= 0), other=0.0).to(tl.float32)
+            value = tl.where(draft < 0, past, tl.where(back < 0, between.to(tl.float32), now))
+            total += tl.load(weight + c_at * W + j, mask=c_in, other=0.0).to(tl.float32) * value
+        tl.store(y + (row * T + t) * C + c_at, stored(_finished(total, SILU), y.dtype.element_ty), mask=c_in)
+        own = tl.load(x + (row * T + t) * C + c_at, mask=c_in, other=0.0)
+        tl.store(new_half + t * C + c_at, own, mask=c_in & kept)
+    for t in range(steps, T):
+        tl.store(y + (row * T + t) * C + c_at, tl.zeros([BC], tl.float32).to(y.dtype.element_ty), mask=c_in)
+    _keep(
+        old_half, pool, 0, count, read_slot, write_slot, live, used, slots, slot_step, time_step, channel_step, c_at,
+        c_in, C, W, BW,
+    )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=["N", "T", "slots", "halvings"])
 def conv_outputs_kernel(
     x,  # [B, T, C]

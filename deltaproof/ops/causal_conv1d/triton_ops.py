@@ -18,44 +18,47 @@ _ROWS = "Tensor read_index, Tensor? write_index, Tensor? has_initial_state"
 _SHARED = f"Tensor(a!) pool, Tensor(b!) out, Tensor x, Tensor weight, Tensor? bias, {_ROWS}"
 
 
-def _flat(call: ConvCall, out: Tensor, counts: Tensor | None) -> tuple[Any, ...]:
+def _flat(call: ConvCall, out: Tensor, *more: Tensor | None) -> tuple[Any, ...]:
     options = (call.options.silu, call.options.layout is ConvLayout.TIME_FIRST)
     rows = (call.read_index, call.write_index, call.has_initial_state)
-    return call.pool, out, call.x, call.weight, call.bias, *rows, counts, *options
+    return call.pool, out, call.x, call.weight, call.bias, *rows, *more, *options
 
 
-def _parts(arguments: tuple[Any, ...]) -> tuple[dict[str, Any], Tensor | None]:
-    pool, _, x, weight, bias, read, write, fresh, counts, silu, time_first = arguments
+def _parts(arguments: tuple[Any, ...], names: tuple[str, ...]) -> dict[str, Any]:
+    pool, _, x, weight, bias, read, write, fresh, *more, silu, time_first = arguments
     layout = ConvLayout.TIME_FIRST if time_first else ConvLayout.CHANNELS_FIRST
     found = {
         "x": x, "weight": weight, "bias": bias, "options": ConvOptions(silu, layout), "pool": pool, "read_index": read,
         "write_index": write, "has_initial_state": fresh,
     }  # fmt: skip
-    return found, counts
+    return found | dict(zip(names, more, strict=True))
+
+
+_DECODE = ("num_tokens", "drafts", "draft_half", "accepted")
+_PREFILL = ("cu_seqlens",)
 
 
 def _decode(*arguments: Any) -> None:
-    parts, num_tokens = _parts(arguments)
-    triton_conv.decode(ConvDecodeCall(**parts, num_tokens=num_tokens), arguments[1])
+    triton_conv.decode(ConvDecodeCall(**_parts(arguments, _DECODE)), arguments[1])
 
 
 def _prefill(*arguments: Any) -> None:
-    parts, cu_seqlens = _parts(arguments)
-    triton_conv.prefill(ConvPrefillCall(**parts, cu_seqlens=cu_seqlens), arguments[1])
+    triton_conv.prefill(ConvPrefillCall(**_parts(arguments, _PREFILL)), arguments[1])
 
 
-def _define(name: str, counts: str, kernel: Any) -> Any:
+def _define(name: str, more: tuple[str, ...], kernel: Any) -> Any:
     """Register one operator and return it."""
     full = f"deltaproof::causal_conv1d_{name}"
-    torch.library.define(full, f"({_SHARED}, Tensor? {counts}, bool silu, bool time_first) -> ()")
+    named = ", ".join(f"Tensor{'(c!)' if part == 'drafts' else ''}? {part}" for part in more)
+    torch.library.define(full, f"({_SHARED}, {named}, bool silu, bool time_first) -> ()")
     # after a break in its graph Dynamo would look into this frame too, and compile the launches in it
     torch.library.impl(full, "default", torch._disable_dynamo(kernel))
     torch.library.register_fake(full, lambda *arguments: None)
     return getattr(torch.ops.deltaproof, f"causal_conv1d_{name}").default
 
 
-decode_op = _define("decode", "num_tokens", _decode)
-prefill_op = _define("prefill", "cu_seqlens", _prefill)
+decode_op = _define("decode", _DECODE, _decode)
+prefill_op = _define("prefill", _PREFILL, _prefill)
 
 
 def decode(call: ConvDecodeCall) -> Tensor:
@@ -64,7 +67,7 @@ def decode(call: ConvDecodeCall) -> Tensor:
     if out is None:
         out = call.allocate(call.x.shape, dtype=call.x.dtype, device=call.x.device)
     if torch.compiler.is_compiling():
-        decode_op(*_flat(call, out, call.num_tokens))
+        decode_op(*_flat(call, out, *(getattr(call, name) for name in _DECODE)))
     else:
         # an operator's dispatch costs more than the launch
         triton_conv.decode(call, out)

@@ -29,6 +29,8 @@ class ConvCase:
         slot_padding: gap between slots, in elements.
         index_dtype: dtype of the indices.
         nan_slots: slots that hold NaN.
+        drafts: room for drafts in a slot; decode is then a speculative step.
+        halves, accepted: of each row, which half of its slot's drafts is replayed and how many tokens of it.
     """
 
     form: str
@@ -53,6 +55,9 @@ class ConvCase:
     slot_padding: int = 0
     index_dtype: str = "int32"
     nan_slots: tuple[int, ...] = ()
+    drafts: int = 0
+    halves: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:

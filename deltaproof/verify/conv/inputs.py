@@ -9,6 +9,7 @@ import torch
 from deltaproof.contracts.conventions import ConvLayout
 from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall, ConvOptions, ConvPrefillCall
 from deltaproof.verify.conv.case import ConvCase
+from deltaproof.verify.draft_inputs import Placement, place_drafts
 from deltaproof.verify.inputs import RED_ZONE, Fill, dtype_of, guarded, red_zone_
 
 
@@ -45,7 +46,14 @@ def build(case: ConvCase, seed: int, device: str = "cpu", *, fill: Fill = "nan")
         "has_initial_state": None if case.fresh is None else index(tuple(not x for x in case.fresh), torch.bool),
     }
     if case.form == "decode":
-        return ConvDecodeCall(**parts, num_tokens=index(case.num_tokens, torch.int32))
+        call = ConvDecodeCall(**parts, num_tokens=index(case.num_tokens, torch.int32))
+        if not case.drafts:
+            return call
+        tokens = {"": normal(N, case.drafts, case.C).to(call.x.dtype)}
+        place_ = Placement(case.slots, case.halves, case.accepted, case.slot_padding > 0)
+        drafts, half, accepted = place_drafts(tokens, call.writes.tolist(), place_, fill, call.device)
+        drafted: ConvCall = call.with_(drafts=drafts[""], draft_half=half, accepted=accepted)
+        return drafted
     bounds = None
     if case.seqlens is not None:
         bounds = guarded(torch.tensor([0, *lengths]).cumsum(0).to(torch.int32), fill, device)

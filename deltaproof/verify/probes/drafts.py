@@ -24,16 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deltaproof.ops.common.calls import Drafts
-from deltaproof.verify import inputs
+from deltaproof.ops.common.calls import DecodeCall, Drafts
 from deltaproof.verify.case import Case
+from deltaproof.verify.draft_inputs import HAZARD, judge_drafts
 from deltaproof.verify.inputs import Fill
-from deltaproof.verify.observation import Observation, same_bits
-from deltaproof.verify.probe import Call, Context, Plan, Probe
+from deltaproof.verify.observation import Observation
+from deltaproof.verify.probe import Context, Plan, Probe
 
 ORDER = 21
 SLOTS = 7
-HAZARD = "aliased-slot"
 
 
 class DraftsProbe(Probe):
@@ -83,25 +82,13 @@ class DraftsProbe(Probe):
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         fills: tuple[Fill, ...] = ("nan", "stale")
         for fill in fills:
-            call: Call = context.call(case, fill=fill)
+            call: DecodeCall = context.call(case, fill=fill)
             outputs = context.run(case, call)
             yield from context.judge(case, outputs, call, fill=fill, clause="P7", hazard=HAZARD)
-            yield from self._kept(call, context.call(case, device="cpu", fill=fill), case)
-
-    def _kept(self, call: Call, clean: Call, case: Case) -> Iterator[Observation]:
-        """Compare the drafts' memory with what it was, and with the tokens of the rows that keep them."""
-        for name in Drafts._fields:
-            part, before = getattr(call.drafts, name), getattr(clean.drafts, name)
-            own = getattr(clean, name)
-            for row, slot in enumerate(clean.writes.tolist()):
-                if not 0 <= slot < case.slots or not 0 <= int(clean.read_index[row]) < case.slots:
-                    continue
-                count = case.T if case.num_tokens is None else case.num_tokens[row]
-                other = 1 - case.halves[row] if case.halves[row] in (0, 1) else 0
-                before[slot, other, :count] = own[row, :count]
-            whole, wanted = (inputs.whole_memory(x) for x in (part, before))
-            what = "what must hold the tokens of rows that keep them, and else what it held"
-            yield same_bits(f"drafts.{name}", whole.cpu(), wanted, "P7", HAZARD, what)
+            clean: DecodeCall = context.call(case, device="cpu", fill=fill)
+            assert call.drafts is not None
+            own = {name: getattr(clean, name) for name in Drafts._fields}
+            yield from judge_drafts(call.drafts._asdict(), clean, own)
 
 
 PROBE = DraftsProbe()

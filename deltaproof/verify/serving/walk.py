@@ -154,8 +154,8 @@ class Walk:
         request = self._any(stepped=True)
         if request is None or request.lease.read_slot != request.lease.slot:
             return
-        values = {field.name: request.lease.rows(field.name).clone() for field in self.pool.fields}
-        layouts = {field.name: field.layout for field in self.pool.fields}
+        values = {field.name: request.lease.rows(field.name).clone() for field in self.pool.states}
+        layouts = {field.name: field.layout for field in self.pool.states}
         position = request.history.length
         request.lease.release()
         request.lease = self.pool.acquire(request.name, outside=True)
