@@ -161,14 +161,18 @@ class Lease:
         """
         return self.pool._snapshot(self, position)
 
-    def fork(self, owner: str) -> Lease:
+    def fork(self, owner: str, *, position: int | None = None) -> Lease:
         """Return a second lease that starts from this one's state, which stays as it is.
+
+        Args:
+            owner: whose the second lease is.
+            position: as for ``snapshot``.
 
         Raises:
             ContractError, PoolExhausted: as for ``snapshot`` and ``StatePool.acquire``; two slots are needed where
                 this lease's slot has been written since its last snapshot, else one.
         """
-        return self.pool._fork(self, owner)
+        return self.pool._fork(self, owner, position)
 
     def release(self, event: Event | None = None) -> None:
         """Give the slot back.

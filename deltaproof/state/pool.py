@@ -293,12 +293,12 @@ class StatePool:
         self._hold(slot, lease, lease.owner)
         return kept
 
-    def _fork(self, lease: Lease, owner: str) -> Lease:
+    def _fork(self, lease: Lease, owner: str, position: int | None) -> Lease:
         lease.check(settled=True)
         needed = 1 if lease._source is not None else 2
         if self.available < needed:
             raise PoolExhausted("capacity", f"{needed} free slots", f"{len(self._free)} of {self.capacity}")
-        kept = self._snapshot(lease, None)
+        kept = self._snapshot(lease, position)
         child = self.acquire(owner, start=kept)
         kept.release()
         return child

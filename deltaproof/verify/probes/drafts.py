@@ -52,6 +52,8 @@ class DraftsProbe(Probe):
         yield base.but(label="nothing", halves=(0, 1, -1, 0), accepted=(0, 0, 0, 0), num_tokens=(3, 0, 1, 2))
         yield base.but(label="settle", halves=(0, 1, 0, 1), accepted=(3, 4, 1, 0), num_tokens=(0, 0, 0, 0), T=1)
         mixed = base.but(gate_in_kernel=True, beta_sigmoid=True, neg_eigval=True, dead_tokens=True)
+        # tokens of padding that could be anybody's show where they are kept
+        yield base.but(label="padding", read=(2, -1, SLOTS, 3), halves=(1, 0, 1, 0), accepted=(2, 3, 4, 1))
         yield mixed.but(
             label="padding", read=(2, -1, SLOTS, 6), halves=(1, 0, 1, 0), accepted=(2, 3, 4, 1), num_tokens=(1, 3, 2, 0)
         )

@@ -2,14 +2,15 @@
 
 What it does
     Walks at random through a state pool: requests are admitted, prefilled in parts, decoded by one to three tokens in
-    padded batches with rows of padding among them, kept as snapshots, hit, forked, preempted and resumed, moved out
-    and brought back into another slot, given up and released, and slots are used again as soon as they are free. Free
-    slots and dead rows hold NaN. With our own backends the windows of a causal convolution live in the same slots and
-    take every step too.
+    padded batches with rows of padding among them, speculated on by up to three tokens of which some are accepted
+    later, kept as snapshots, hit, forked, preempted and resumed, moved out and brought back into another slot, given up
+    and released, and slots are used again as soon as they are free. Free slots and dead rows hold NaN. With our own
+    backends the windows of a causal convolution live in the same slots and take every step too.
 
 What it shows
     A slot that leaks into another request: a padding index used as an address, a state that is not cleared or is
-    cleared too late, a snapshot that is written, a row that reads what another row writes, a write beside the slot.
+    cleared too late, a snapshot that is written, a row that reads what another row writes, a write beside the slot, a
+    rejected token that leaves a trace.
 
 How it judges
     After every step each row's outputs and its slot must have the bits that the same request has alone, with the same
@@ -45,13 +46,13 @@ class Leases(Probe):
 
     name = "leases"
     clause = "P2"
-    clauses = ("P1", "P2", "N2", "S1", "S3")
+    clauses = ("P1", "P2", "P7", "N2", "S1", "S3")
     hazards = ("aliased-slot", "appended-cache", "padding-slot-address")
     forms = ("decode",)
     timeout = 900.0
 
     def cases(self, plan: Plan) -> Iterator[Case]:
-        base = Case(plan.form, H=1, HV=2, K=8, V=5, B=8, T=3, slots=7)
+        base = Case(plan.form, H=1, HV=2, K=8, V=5, B=8, T=3, slots=7, drafts=3)
         if plan.interpreted:
             yield base.but(label=f"{WALK}{100 if plan.full else 20}")
             return
@@ -82,6 +83,7 @@ class Leases(Probe):
             getattr(torch, case.state_dtype),
             StateLayout(case.layout),
             case.gate_in_kernel,
+            0 if "drafts" in backend.unsupported else case.drafts,
         )
         walk = Walk(
             context.target,

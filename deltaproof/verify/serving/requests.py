@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.common.calls import Drafts
 from deltaproof.state import Lease
 
 
@@ -22,6 +23,7 @@ class Sizes:
         state_dtype: dtype of the pool.
         layout: layout of its states.
         gate_in_kernel: the gate is computed in the kernel.
+        drafts: the most tokens of a speculative step; 0 for none.
     """
 
     H: int = 1
@@ -33,6 +35,7 @@ class Sizes:
     state_dtype: torch.dtype = torch.float32
     layout: StateLayout = StateLayout.K_FIRST
     gate_in_kernel: bool = False
+    drafts: int = 0
 
 
 Tokens = dict[str, Any]
@@ -67,12 +70,39 @@ class History:
 
 
 @dataclass
+class Drafted:
+    """What a request's last speculative step drafted.
+
+    Attributes:
+        tokens: the tokens.
+        outputs: o of each.
+        line: the convolution's inputs of each, or None.
+        accepted: how many of them are; None until that is known.
+    """
+
+    tokens: Tokens
+    outputs: torch.Tensor
+    line: torch.Tensor | None = None
+    accepted: int | None = None
+
+
+@dataclass
 class Request:
-    """A request in flight."""
+    """A request in flight.
+
+    Attributes:
+        name: for messages.
+        lease: its slot.
+        history: what it has seen.
+        drafted: its last drafts, until the step that takes them in.
+        memory: drafts of the request alone, a slot of its own by part.
+    """
 
     name: str
     lease: Lease
     history: History
+    drafted: Drafted | None = None
+    memory: Drafts | None = None
 
 
 def joined(parts: list[Tokens]) -> Tokens:

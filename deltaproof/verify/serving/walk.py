@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, PrefillCall, SequenceCall
-from deltaproof.state import Debug, PoolExhausted, RecurrentField, Snapshot, StatePool, StepPlan
+from deltaproof.state import Debug, DraftField, PoolExhausted, RecurrentField, Snapshot, StatePool, StepPlan
 from deltaproof.state.fields import Field
 from deltaproof.verify.expected import Expected, Reference
 from deltaproof.verify.observation import Observation, compare, same_bits
-from deltaproof.verify.serving.requests import History, Request, Sizes, Tokens, joined
-from deltaproof.verify.serving.windows import Windows
+from deltaproof.verify.serving import drafting
+from deltaproof.verify.serving.requests import Drafted, History, Request, Sizes, Tokens, joined
+from deltaproof.verify.serving.windows import Step, Windows
 from deltaproof.verify.target import Target
 
 LAYERS, LAYER = 3, 1
@@ -28,8 +29,9 @@ LONGEST = 80
 HAZARD = "aliased-slot"
 WEIGHTS = {
     "decode": 40, "extend": 16, "acquire": 12, "hit": 8, "snapshot": 7, "fork": 4, "release": 8, "preempt": 4,
-    "swap": 4, "forget": 6,
+    "swap": 4, "forget": 6, "speculate": 24, "commit": 12, "settle": 8,
 }  # fmt: skip
+SPECULATIVE = ("speculate", "commit", "settle")
 
 
 @dataclass
@@ -60,11 +62,18 @@ class Walk:
         self, target: Target, sizes: Sizes, seed: int, device: str, *, exact_rows: bool, conv: Any = None
     ) -> None:
         self.target, self.sizes, self.device, self.exact_rows = target, sizes, device, exact_rows
+        self.layer = LAYER
         self.draw = random.Random(seed)
         self.generator = torch.Generator().manual_seed(seed)
         self.field = RecurrentField("state", sizes.HV, sizes.K, sizes.V, sizes.state_dtype, sizes.layout)
-        self.windows = Windows(conv, sizes.dtype, device, seed) if conv is not None else None
+        self.windows = Windows(conv, sizes, device, seed) if conv is not None else None
+        s = sizes
+        self.drafts = DraftField(
+            "drafts", max(s.drafts, 1), s.H, s.HV, s.K, s.V, s.dtype, torch.float32, s.dtype
+        )  # fmt: skip
         held: list[Field] = [self.field, *([self.windows.field] if self.windows is not None else [])]
+        if s.drafts:
+            held += [self.drafts, *([self.windows.drafts] if self.windows is not None else [])]
         self.pool = StatePool(
             held, layers=LAYERS, capacity=sizes.capacity, device=device, debug=[Debug.POISON, Debug.GENERATION]
         )
@@ -81,12 +90,15 @@ class Walk:
         self.requests: list[Request] = []
         self.kept: list[tuple[Snapshot, History]] = []
         self.preempted: list[tuple[str, Snapshot, History]] = []
+        self.uncommitted: list[Request | None] = []
+        left_out = () if sizes.drafts else SPECULATIVE
+        self.weights = {name: weight for name, weight in WEIGHTS.items() if name not in left_out}
 
     def run(self, steps: int) -> Iterator[Observation]:
         """Make some steps and yield what was wrong; ends at the first."""
         for _ in range(steps):
             self.steps += 1
-            action = self.draw.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+            action = self.draw.choices(list(self.weights), list(self.weights.values()))[0]
             try:
                 problem = getattr(self, f"_{action}")()
             except PoolExhausted:
@@ -122,14 +134,16 @@ class Walk:
     def _snapshot(self) -> None:
         request = self._any(stepped=True)
         if request is not None:
-            self.kept.append((request.lease.snapshot(), request.history.copy()))
+            self.kept.append((request.lease.snapshot(position=request.history.length), request.history.copy()))
 
     def _fork(self) -> None:
         request = self._any(stepped=True)
         if request is not None:
             self.named += 1
             name = f"fork {self.named}"
-            self.requests.append(Request(name, request.lease.fork(name), request.history.copy()))
+            self.requests.append(
+                Request(name, request.lease.fork(name, position=request.history.length), request.history.copy())
+            )
 
     def _release(self) -> Observation | None:
         """End a request, at whatever point it is: done or given up."""
@@ -144,7 +158,7 @@ class Walk:
     def _preempt(self) -> None:
         request = self._any(stepped=True)
         if request is not None:
-            snapshot = request.lease.snapshot()
+            snapshot = request.lease.snapshot(position=request.history.length)
             request.lease.release(self._event())
             self.requests.remove(request)
             self.preempted.append((request.name, snapshot, request.history))
@@ -168,47 +182,56 @@ class Walk:
         elif self.preempted:
             self.preempted.pop()[1].release()
 
+    def _speculate(self) -> Observation | None:
+        return drafting.speculate(self)
+
+    def _commit(self) -> None:
+        drafting.commit(self)
+
+    def _settle(self) -> Observation | None:
+        return drafting.settle(self)
+
     def _any(self, *, stepped: bool = False) -> Request | None:
-        able = [item for item in self.requests if not stepped or item.lease.has_initial_state]
+        able = [x for x in self.requests if not stepped or (x.lease.has_initial_state and not x.lease.drafted)]
         return self.draw.choice(able) if able else None
 
     def _event(self) -> _Later | None:
         return _Later(self, self.steps + self.draw.randrange(1, 6)) if self.draw.random() < 0.3 else None
 
-    def _chosen(self, most: int) -> list[Request | None]:
-        """Draw the rows of a step, with padding among them."""
-        able = [item for item in self.requests if item.history.length + most <= LONGEST]
+    def chosen(self, most: int, *, drafted: bool = False) -> list[Request | None]:
+        """Draw the rows of a step, with padding among them; with ``drafted`` also of requests with drafts."""
+        able = [x for x in self.requests if x.history.length + most <= LONGEST and (drafted or not x.lease.drafted)]
         rows: list[Request | None] = [*self.draw.sample(able, self.draw.randint(0, min(len(able), 5)))]
         for _ in range(self.draw.choice((0, 0, 1, 2))):
             rows.insert(self.draw.randint(0, len(rows)), None)
         return rows
 
     def _decode(self) -> Observation | None:
-        rows = self._chosen(3)
+        rows = self.chosen(3)
         counts = [0 if row is None else self.draw.choice((1, 1, 1, 2, 3, 0)) for row in rows]
         arguments = self._planned("decode", rows, counts)
         N, T = self.plan.size, max([1, *counts])
-        parts = [self._tokens(count) for count in counts]
-        tokens = self._padded(parts, N, T)
+        parts = [self.tokens(count) for count in counts]
+        tokens = self.padded(parts, N, T)
         call = DecodeCall(**tokens, options=self.options, **self.gate, pool=self.rows, **arguments)
-        return self._held("decode", call, rows, parts) or self._convolved("decode", rows, counts, N, T, arguments)
+        return self.held("decode", call, rows, parts) or self.convolved("decode", rows, counts, N, T, arguments)
 
     def _extend(self) -> Observation | None:
-        rows = self._chosen(36)
+        rows = self.chosen(36)
         counts = [0 if row is None else self.draw.choice((1, 7, 15, 16, 17, 33, 36, 0)) for row in rows]
         arguments = self._planned("extend", rows, counts)
-        parts = [self._tokens(count) for count in counts]
-        tokens = self._padded([joined([*parts, self._tokens(0)])], 1, sum(counts) + self.draw.choice((0, 3)))
+        parts = [self.tokens(count) for count in counts]
+        tokens = self.padded([joined([*parts, self.tokens(0)])], 1, sum(counts) + self.draw.choice((0, 3)))
         call = PrefillCall(**tokens, options=self.options, **self.gate, pool=self.rows, **arguments)
         T = call.q.shape[1]
-        return self._held("prefill", call, rows, parts) or self._convolved("prefill", rows, counts, 1, T, arguments)
+        return self.held("prefill", call, rows, parts) or self.convolved("prefill", rows, counts, 1, T, arguments)
 
     def _planned(self, form: str, rows: list[Request | None], counts: list[int]) -> dict[str, Any]:
         arguments: dict[str, Any] = getattr(self.plan, form)([row and row.lease for row in rows], counts)
         self.plan.guard()
         return arguments
 
-    def _tokens(self, count: int) -> Tokens:
+    def tokens(self, count: int) -> Tokens:
         """Draw the next tokens of a request [count, heads, ...]."""
         s = self.sizes
         shapes = {"q": (s.H, s.K), "k": (s.H, s.K), "v": (s.HV, s.V), "g": (s.HV,), "beta": (s.HV,)}
@@ -218,16 +241,16 @@ class Walk:
         kinds = {name: torch.float32 if name == "g" else s.dtype for name in shapes}
         return {name: x.to(self.device, kinds[name]) for name, x in found.items()}
 
-    def _padded(self, parts: list[Tokens], N: int, T: int) -> Tokens:
+    def padded(self, parts: list[Tokens], N: int, T: int) -> Tokens:
         """Return [N, T, heads, ...] with NaN where no token is."""
-        like = self._tokens(0)
+        like = self.tokens(0)
         found = {name: x.new_full((N, T, *x.shape[1:]), torch.nan) for name, x in like.items()}
         for row, part in enumerate(parts):
             for name, x in part.items():
                 found[name][row, : x.shape[0]] = x
         return found
 
-    def _held(
+    def held(
         self, form: str, call: DecodeCall | PrefillCall, rows: list[Request | None], parts: list[Tokens]
     ) -> Observation | None:
         """Make a call against the shared pool, and each row's alone; compare outputs, states and all other memory."""
@@ -244,7 +267,7 @@ class Walk:
             if request is None:
                 continue
             fresh = request.history.alone is None
-            own, state = self._alone(form, call, row, part, starts, request.history)
+            own, state = self._alone(form, call, row, part, starts, request)
             slot = request.lease.slot
             where = f"{request.name}, row {row} of {form}, {'from zero' if fresh else f'from slot {reads[row]}'}"
             what = f"{where}, against the same request alone"
@@ -257,17 +280,21 @@ class Walk:
                 hazard = "appended-cache" if fresh else HAZARD
                 return Observation(False, "P1", f"o is not finite: {where}", hazard)
             request.history.alone = state
-            request.history.tokens.append(part)
-            request.history.outputs.append(o[place].clone())
+            if isinstance(call, DecodeCall) and call.drafts is not None:
+                request.drafted = Drafted(part, o[place].clone())
+            else:
+                request.history.tokens.append(part)
+                request.history.outputs.append(o[place].clone())
             o[place] = 0
         if bool((o != 0).any()):
             return Observation(False, "P1", f"{form}: o is not 0 where no token is", "padding-slot-address")
-        return self._untouched("state", before, [row.lease.slot for row in rows if row is not None])
+        return self.untouched("state", before, [row.lease.slot for row in rows if row is not None])
 
     def _alone(
-        self, form: str, call: Any, row: int, part: Tokens, starts: list[int], history: History
+        self, form: str, call: Any, row: int, part: Tokens, starts: list[int], request: Request
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Run one row in a pool of its own; return o [t, HV, V] and the state [1, HV, ., .]."""
+        history = request.history
         shape = (1, self.sizes.HV, *self.sizes.layout.inner_shape(self.sizes.K, self.sizes.V))
         fresh, count = history.alone is None, part["q"].shape[0]
         state = torch.full(shape, torch.nan, dtype=self.sizes.state_dtype, device=self.device)
@@ -282,40 +309,55 @@ class Walk:
         changes: dict[str, Any] = {"pool": state, "read_index": index, "write_index": index, "has_initial_state": known}
         if form == "decode":
             empty = {name: x[:0] for name, x in part.items()}
-            changes |= self._padded([*[empty] * at, part], N, T)
+            changes |= self.padded([*[empty] * at, part], N, T)
             changes["num_tokens"] = torch.zeros(N, dtype=torch.int32, device=self.device)
             changes["num_tokens"][at] = count
+            if call.drafts is not None:
+                changes |= drafting.alone(self, call, row, at, request)
             place: tuple[int, slice] = (at, slice(0, count))
         elif self.exact_rows:
-            changes |= self._padded([part], 1, count)
+            changes |= self.padded([part], 1, count)
             changes["cu_seqlens"] = torch.tensor([0, count], dtype=torch.int32, device=self.device)
             place = (0, slice(0, count))
         else:
-            tokens = self._padded([], 1, T)
+            tokens = self.padded([], 1, T)
             for name, x in part.items():
                 tokens[name][0, starts[row] : starts[row + 1]] = x
             changes |= tokens
             place = (0, slice(starts[row], starts[row + 1]))
         return self.target.launch(form, call.with_(**changes)).o[place], state
 
-    def _convolved(
-        self, form: str, rows: list[Request | None], counts: list[int], B: int, T: int, arguments: dict[str, Any]
+    def convolved(
+        self,
+        form: str,
+        rows: list[Request | None],
+        counts: list[int],
+        B: int,
+        T: int,
+        arguments: dict[str, Any],
+        taken: list[torch.Tensor | None] | None = None,
     ) -> Observation | None:
-        """Run the same step of the convolution; windows must be each request's last inputs, to the bit."""
+        """Run the same step of the convolution; windows must be each request's last inputs, to the bit.
+
+        ``taken`` are the inputs that each row takes in where the step is a speculative one.
+        """
         if self.windows is None:
             return None
         before = self.pool.memory("window")._flat.clone()
-        lines = [None if row is None else row.history.line for row in rows]
-        found, after = self.windows.step(
-            form, self.pool.bind(self.windows.field, LAYER), lines, counts, (B, T), arguments,
-            [None if row is None else row.lease.slot for row in rows],
+        step = Step(
+            form, (B, T), counts, [None if row is None else row.lease.slot for row in rows], arguments,
+            lines=[None if row is None else row.history.line for row in rows], taken=taken,
+            drafts=None if taken is None else self.pool.bind(self.windows.drafts, LAYER),
         )  # fmt: skip
-        for row, line in zip(rows, after, strict=True):
+        found, lines, inputs = self.windows.step(self.pool.bind(self.windows.field, LAYER), step)
+        for row, line, own in zip(rows, lines, inputs, strict=True):
             if row is not None:
                 row.history.line = line
-        return found or self._untouched("window", before, [row.lease.slot for row in rows if row is not None])
+                if taken is not None and row.drafted is not None:
+                    row.drafted.line = own
+        return found or self.untouched("window", before, [row.lease.slot for row in rows if row is not None])
 
-    def _untouched(self, field: str, before: torch.Tensor, written: list[int]) -> Observation | None:
+    def untouched(self, field: str, before: torch.Tensor, written: list[int]) -> Observation | None:
         memory = self.pool.memory(field)
         flat = memory._flat
         for slot in written:
@@ -339,7 +381,10 @@ class Walk:
         call = SequenceCall(**tokens, options=self.options, **gate, output_final_state=True)
         bounds = [self.reference.sequence(call, chunked=chunked) for chunked in (False, True)]
         assert history.alone is not None
-        got = {"o": torch.cat(history.outputs)[None], "final_state": history.alone}
+        got = {"o": torch.cat(history.outputs)[None]}
+        if request.drafted is None or not request.drafted.accepted:
+            # else the state is still to take in what was accepted
+            got["final_state"] = history.alone
         for name, x in got.items():
             # a part of the tokens went through decode and the rest through prefill
             either: Expected = replace(bounds[0][name], bound=bounds[0][name].bound + bounds[1][name].bound)
@@ -353,11 +398,16 @@ class Walk:
         slots = found.free + found.draining + len(found.holders)
         if found.aliased or found.leaked or slots != found.capacity:
             return Observation(False, "P2", f"the pool lost count: {found}", HAZARD)
+        for request in self.requests:
+            if request.lease.position not in (None, request.history.length):
+                text = f"{request.lease!r} is at {request.lease.position}, its request at {request.history.length}"
+                return Observation(False, "P2", text, HAZARD)
         return None
 
     def _end(self) -> Observation | None:
         """Release everything; the pool is then as empty as it was."""
         problem = None
+        self._commit()
         for request in self.requests:
             request.lease.release()
             problem = problem or self._judge(request)

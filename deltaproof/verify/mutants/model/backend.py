@@ -19,12 +19,13 @@ from deltaproof.verify.mutants.model.grid import Grid
 from deltaproof.verify.mutants.model.memory import Call, Operands
 from deltaproof.verify.mutants.model.pointer import Pointer
 from deltaproof.verify.mutants.model.recurrent import Recurrent
+from deltaproof.verify.mutants.model.speculation import Speculation
 
 DIFFERENTIABLE = ("q", "k", "v", "g", "beta", "initial_state", "A_log", "dt_bias")
 HOST = "addresses are worked out on the host, as an emulation of kernels does"
 
 
-class ModelBackend(Chunked, Recurrent):
+class ModelBackend(Chunked, Recurrent, Speculation):
     """A right backend, written the way kernels are."""
 
     name = "model"
@@ -147,6 +148,8 @@ class ModelBackend(Chunked, Recurrent):
     def decode(self, call: DecodeCall) -> torch.Tensor:
         """Run up to 16 tokens a row against a pool."""
         check_decode(call, gate_per_channel=False, values=False)
+        if call.drafts is not None:
+            return self.speculate(call)
         N, T, _, HV, _, V = call.dims
         grid = self.grid("decode", call)
         state, live = self.pool_start(call, grid)
