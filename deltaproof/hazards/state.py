@@ -140,7 +140,7 @@ STATE_HAZARDS = (
             a guard: it only moves the write. Test -1 and `slots` with every slot live.
         """,
         clauses=("P1", "P2"),
-        probes=("slots", "graph", "leases", "conv_slots"),
+        probes=("slots", "graph", "leases", "drafts", "conv_drafts", "conv_slots"),
         rows=19,
         stories=(
             Story.pull(
@@ -179,7 +179,7 @@ STATE_HAZARDS = (
             one back only after its last writer has finished.
         """,
         clauses=("P3", "T2"),
-        probes=("slots", "inputs_unchanged", "leases", "conv_slots"),
+        probes=("slots", "inputs_unchanged", "leases", "drafts", "conv_drafts", "conv_slots"),
         rows=1,
         stories=(
             Story(
@@ -212,7 +212,7 @@ STATE_HAZARDS = (
             each draft token, and go on from the last accepted one. Overwrite windows; do not grow them.
         """,
         clauses=("P1", "P4", "T3"),
-        probes=("slots", "splitting", "leases", "conv_slots", "conv_rows"),
+        probes=("slots", "splitting", "leases", "drafts", "conv_drafts", "conv_slots", "conv_rows"),
         rows=5,
         stories=(
             Story.pull(

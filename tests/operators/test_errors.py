@@ -18,12 +18,13 @@ from deltaproof import ContractError
 from deltaproof.backends import registry as backends
 from deltaproof.operators import arguments, gated_delta_rule
 from deltaproof.ops import registry as operators
-from deltaproof.ops.common import checks, pool_checks, slot_checks
-from tests.operators import bad_pool_calls, bad_sequence_calls
+from deltaproof.ops.common import checks, draft_checks, pool_checks, slot_checks
+from tests.operators import bad_draft_calls, bad_pool_calls, bad_sequence_calls
 from tests.operators.bad_calls import ALL, DECODE, HV, POOL, PREFILL, Call, K, Row, S, V, fill, packed, plain
 
-CASES = [(function, row) for row in bad_sequence_calls.ROWS + bad_pool_calls.ROWS for function in row.functions]
-CHECKED = (arguments, gated_delta_rule, checks, pool_checks, slot_checks, backends, operators)
+TABLE = [*bad_sequence_calls.ROWS, *bad_pool_calls.ROWS, *bad_draft_calls.ROWS]
+CASES = [(function, row) for row in TABLE for function in row.functions]
+CHECKED = (arguments, gated_delta_rule, checks, draft_checks, pool_checks, slot_checks, backends, operators)
 
 every_case = pytest.mark.parametrize(
     ("function", "row"), CASES, ids=[f"{row.argument}-{row.got}-{function}" for function, row in CASES]
@@ -32,7 +33,9 @@ every_case = pytest.mark.parametrize(
 
 def memory(call: Call) -> dict[str, torch.Tensor]:
     """Return a copy of the bytes behind every tensor of a call, gaps between strides included."""
-    tensors = {name: x for name, x in call.items() if isinstance(x, torch.Tensor) and x.device.type == "cpu"}
+    parts = call["drafts"]._asdict() if isinstance(call.get("drafts"), tuple) else {}
+    named = call | {f"drafts.{name}": x for name, x in parts.items()}
+    tensors = {name: x for name, x in named.items() if isinstance(x, torch.Tensor) and x.device.type == "cpu"}
     return {name: torch.empty(0, dtype=torch.uint8).set_(x.untyped_storage()).clone() for name, x in tensors.items()}
 
 

@@ -42,7 +42,7 @@ class ConvDrafts(Probe):
     name = "conv_drafts"
     clause = "P7"
     clauses = ("P1", "P2", "P4", "P5", "P7", "S1", "S3")
-    hazards = ("aliased-slot", "padding-slot-address", "unmasked-load")
+    hazards = ("aliased-slot", "padding-slot-address", "appended-cache")
     forms = ("decode",)
     family: ClassVar[str] = "causal_conv"
 

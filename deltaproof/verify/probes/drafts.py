@@ -41,7 +41,7 @@ class DraftsProbe(Probe):
     name = "drafts"
     clause = "P7"
     clauses = ("P1", "P2", "P4", "P5", "P7", "N2")
-    hazards = ("aliased-slot", "padding-slot-address", "unmasked-load")
+    hazards = ("aliased-slot", "padding-slot-address", "appended-cache")
     forms = ("decode",)
 
     def cases(self, plan: Plan) -> Iterator[Case]:
