@@ -240,7 +240,7 @@ MEMORY_HAZARDS = (
             reduce in a fixed order.
         """,
         clauses=("I1", "I2"),
-        probes=("repeatability", "invariance"),
+        probes=("repeatability", "invariance", "conv_rows"),
         rows=12,
         stories=(
             Story.pull(

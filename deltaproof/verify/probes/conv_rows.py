@@ -42,7 +42,7 @@ class ConvRows(Probe):
     name = "conv_rows"
     clause = "T3"
     clauses = ("I1", "I2", "T3", "M1", "M2", "M3", "S1", "S3")
-    hazards = ("unwritten-output", "appended-cache", "assumed-contiguous", "autotuned-in-place")
+    hazards = ("unwritten-output", "appended-cache", "assumed-contiguous", "autotuned-in-place", "racing-store")
     forms = ("decode", "prefill")
     family: ClassVar[str] = "causal_conv"
 

@@ -87,6 +87,26 @@ class ProductsInInput(ConvModel):
         return total
 
 
+class OrderByBatch(ConvModel):
+    """A batch of several rows is summed from the last tap on, one alone from the first."""
+
+    def total(self, call: ConvCall, taps: list[torch.Tensor]) -> torch.Tensor:
+        if taps[0].shape[0] == 1:
+            return super().total(call, taps)
+        bias = self.bias(call)
+        total = torch.zeros_like(taps[0]) if bias is None else bias.float().expand_as(taps[0])
+        for j in reversed(range(len(taps))):
+            total = total + call.weight[:, j].float() * taps[j]
+        return total
+
+
+class WholeBlocks(ConvModel):
+    """Outputs are stored in blocks of 16 channels, and what is left over is not."""
+
+    def store_outputs(self, rows: Rows, out: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> None:
+        super().store_outputs(rows, out, y[..., : y.shape[2] // 16 * 16], mask)
+
+
 class PaddingUnwritten(ConvModel):
     """Padding rows are skipped: their outputs stay as they were allocated."""
 
@@ -241,6 +261,22 @@ MUTANTS = (
         "conv_values",
         "vllm #52887: products of bf16 were rounded to bf16 before they were summed in fp32",
         ProductsInInput,
+    ),
+    Mutant(
+        "order-by-batch",
+        "racing-store",
+        "decode",
+        "conv_rows",
+        "tileops #1730: results varied with the size of the grid",
+        OrderByBatch,
+    ),
+    Mutant(
+        "whole-blocks-stored",
+        UNWRITTEN,
+        "prefill",
+        "conv_values",
+        "none known: a grid of whole blocks of channels",
+        WholeBlocks,
     ),
     Mutant(
         "padding-unwritten",
