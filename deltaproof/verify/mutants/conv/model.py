@@ -69,8 +69,6 @@ class ConvModel(TorchBackend):
         self.outputs(call, rows, old, out)
         self.store_window(call, rows, self.new_window(call, rows, old))
 
-    # which tokens and slots a row has
-
     def rows(self, call: ConvCall) -> Rows:
         """Return what the rows are."""
         batch, start, length, extent = self.spans(call)
@@ -122,8 +120,6 @@ class ConvModel(TorchBackend):
         """Return which rows store their window."""
         return live & self.slot_mask(writes, call.pool.shape[0])
 
-    # windows
-
     def pool_of(self, call: ConvCall) -> torch.Tensor:
         """Return the pool that is read and written."""
         return call.pool
@@ -173,8 +169,6 @@ class ConvModel(TorchBackend):
         pool = self.pool_of(call)
         place = self.window_place(call, rows.write)
         Pointer(pool).store(place, window.to(pool.dtype), rows.kept[:, None, None])
-
-    # outputs
 
     def token_strides(self, call: ConvCall) -> tuple[int, ...]:
         """Return the strides by which x is walked."""
