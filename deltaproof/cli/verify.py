@@ -163,11 +163,12 @@ def _write_report(report: VerifyReport, format: Format, output: Path | None) -> 
 def _mutants(operator: str, jobs: int, seed: int, format: Format, output: Path | None) -> None:
     from deltaproof.verify.mutants.matrix import run_matrix
 
-    if operator != "gated_delta_rule":
-        _usage(f"--operator: expected one that has mutants (gated_delta_rule), got {operator!r}")
     if format is Format.MARKDOWN:
         _usage("--format: expected text or json with --mutants, got markdown")
-    report = run_matrix(jobs=jobs, seed=seed)
+    try:
+        report = run_matrix(jobs=jobs, seed=seed, name=operator)
+    except ContractError as error:
+        _usage(f"--{error}")
     if format is Format.JSON:
         _write(report.model_dump_json(indent=2) + "\n", output)
     else:

@@ -109,7 +109,7 @@ MEMORY_HAZARDS = (
             after each rewrite: a comment that claims the cast is not the cast.
         """,
         clauses=("P5", "M1"),
-        probes=("large_offsets", "slots", "conv_large_offsets"),
+        probes=("large_offsets", "slots", "conv_large_offsets", "conv_slots"),
         rows=41,
         stories=(
             Story.pull(
@@ -128,7 +128,7 @@ MEMORY_HAZARDS = (
                 row and width in 32 bits.""",
             ),
         ),
-        also_seen=("fla #1082",),
+        also_seen=("fla #1082", "fla #783", "sglang #33665"),
     ),
     Hazard(
         name="oversized-grid-axis",
@@ -170,7 +170,7 @@ MEMORY_HAZARDS = (
             length under two names. Test with H > 1, HV > H, N > 1 and different data in each.
         """,
         clauses=("S1", "S4", "D1"),
-        probes=("values", "gradients", "varlen"),
+        probes=("values", "gradients", "varlen", "conv_values"),
         rows=26,
         stories=(
             Story.pull(
@@ -211,7 +211,7 @@ MEMORY_HAZARDS = (
             its strides or refuse it.
         """,
         clauses=("M3", "P5"),
-        probes=("strides", "slots", "layouts", "conv_rows"),
+        probes=("strides", "slots", "layouts", "conv_rows", "conv_slots"),
         rows=11,
         stories=(
             Story.pull(
@@ -224,7 +224,7 @@ MEMORY_HAZARDS = (
                 FLA, 871, "The incoming gradient was read with dense strides although it may be a non-contiguous view."
             ),
         ),
-        also_seen=("fla #1139",),
+        also_seen=("fla #1139", "fla #627"),
     ),
     Hazard(
         name="racing-store",
@@ -240,7 +240,7 @@ MEMORY_HAZARDS = (
             reduce in a fixed order.
         """,
         clauses=("I1", "I2"),
-        probes=("repeatability", "invariance"),
+        probes=("repeatability", "invariance", "conv_rows"),
         rows=12,
         stories=(
             Story.pull(
@@ -262,6 +262,6 @@ MEMORY_HAZARDS = (
                 was larger than the card.""",
             ),
         ),
-        also_seen=("fla #1033",),
+        also_seen=("fla #1033", "imp #1976"),
     ),
 )

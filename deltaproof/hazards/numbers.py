@@ -52,7 +52,7 @@ GRADIENT_HAZARDS = (
             Run every option through every path in the tests.
         """,
         clauses=("S0", "S4", "D1"),
-        probes=("values", "gradients", "varlen", "compile"),
+        probes=("values", "gradients", "varlen", "compile", "conv_values"),
         rows=6,
         stories=(
             Story.pull(
@@ -73,7 +73,7 @@ GRADIENT_HAZARDS = (
                 "A wrapper accepted `use_qk_l2norm_in_kernel=False`, and the kernel normalised all the same.",
             ),
         ),
-        also_seen=("fla #842",),
+        also_seen=("fla #842", "fla #427", "mamba 8ffd905c", "sgl-kernel-npu #449", "vllm-gaudi #1484"),
     ),
     Hazard(
         name="wrong-gradient",
@@ -213,7 +213,7 @@ NUMERIC_HAZARDS = (
             oracle with a derived bound, at the worst place.
         """,
         clauses=("N2", "S3"),
-        probes=("values", "correlated_keys", "gradients"),
+        probes=("values", "correlated_keys", "gradients", "conv_values"),
         rows=7,
         stories=(
             Story.commit(
@@ -230,5 +230,6 @@ NUMERIC_HAZARDS = (
             ),
             Story.pull(VLLM, 53864, "The inverse of the key matrix, taken in bf16, diverges."),
         ),
+        also_seen=("vllm #52887", "sglang #38039"),
     ),
 )

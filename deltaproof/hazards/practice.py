@@ -51,7 +51,17 @@ BUILD_HAZARDS = (
             owner may die. Test two configurations in one process, in both orders.
         """,
         clauses=("M3", "P5", "I1"),
-        probes=("strides", "values", "compile", "causality", "graph", "invariance", "repeatability", "varlen"),
+        probes=(
+            "strides",
+            "values",
+            "compile",
+            "causality",
+            "graph",
+            "invariance",
+            "repeatability",
+            "varlen",
+            "conv_values",
+        ),
         rows=17,
         stories=(
             Story.pull(
@@ -96,7 +106,7 @@ BUILD_HAZARDS = (
             them.
         """,
         clauses=("M2", "P2", "I1"),
-        probes=("repeatability", "inputs_unchanged"),
+        probes=("repeatability", "inputs_unchanged", "conv_rows"),
         rows=1,
         stories=(
             Story.commit(

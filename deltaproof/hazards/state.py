@@ -49,6 +49,7 @@ CONTENT_HAZARDS = (
                 nothing was cleared and the returned gate gradient carried garbage.""",
             ),
         ),
+        also_seen=("sglang #30974",),
     ),
     Hazard(
         name="mask-by-multiply",
@@ -68,7 +69,7 @@ CONTENT_HAZARDS = (
             value that every later step can take.
         """,
         clauses=("M1", "N1"),
-        probes=("poison", "extreme_gates", "ragged", "causality"),
+        probes=("poison", "extreme_gates", "ragged", "causality", "conv_slots"),
         rows=8,
         stories=(
             Story.pull(
@@ -106,7 +107,7 @@ STATE_HAZARDS = (
             carry the layout with the state and compare it. Test with K != V and a state that is not symmetric.
         """,
         clauses=("T1", "E1"),
-        probes=("layouts",),
+        probes=("layouts", "conv_values"),
         rows=6,
         stories=(
             Story.pull(
@@ -163,7 +164,15 @@ STATE_HAZARDS = (
                 were accumulated into the state.""",
             ),
         ),
-        also_seen=("sglang #20791", "sglang #23353", "sglang #27905", "flashinfer #2905", "vllm #39064"),
+        also_seen=(
+            "sglang #20791",
+            "sglang #23353",
+            "sglang #27905",
+            "flashinfer #2905",
+            "vllm #39064",
+            "vllm-gaudi #1431",
+            "megatron-lm #6711",
+        ),
     ),
     Hazard(
         name="aliased-slot",
@@ -194,6 +203,7 @@ STATE_HAZARDS = (
                 earlier state saw the new one.""",
             ),
         ),
+        also_seen=("vllm #56196", "vllm #42792", "tensorrt-llm #13103"),
     ),
     Hazard(
         name="appended-cache",
@@ -228,6 +238,16 @@ STATE_HAZARDS = (
                 step.""",
             ),
         ),
-        also_seen=("sglang #24954", "sglang #30986", "vllm #39273", "vllm #53919"),
+        also_seen=(
+            "sglang #24954",
+            "sglang #30986",
+            "vllm #39273",
+            "vllm #53919",
+            "sglang #24717",
+            "sglang #38622",
+            "vllm #50272",
+            "xllm #1291",
+            "fla #1141",
+        ),
     ),
 )

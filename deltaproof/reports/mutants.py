@@ -66,6 +66,7 @@ class MatrixReport(_Model):
     killed: int
     total: int
     by_probe: dict[str, ProbeScore]
+    naive_suite: str = Field("", description="what the naive suite is made of")
     naive_survivors: int = Field(description="mutants that the naive suite lets live")
     rows: list[MutantRow]
     cheats: list[CheatRow]

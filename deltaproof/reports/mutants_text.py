@@ -48,7 +48,8 @@ def print_matrix(report: MatrixReport, console: Console) -> None:
     for row in report.rows:
         if not row.killed:
             _line(console, Text.assemble((f"{row.mutant} lives  ", "bold red"), row.story))
-    naive = f"a naive suite (K = V, zero state, forward only, no padding) lets {report.naive_survivors} of them live"
+    made = f" ({report.naive_suite})" if report.naive_suite else ""
+    naive = f"a naive suite{made} lets {report.naive_survivors} of them live"
     _line(console)
     score = f"{report.killed} of {report.total} mutants killed ({report.score:.0%}); {naive}; {report.seconds:.0f} s"
     _line(console, Text(score, style="bold"))

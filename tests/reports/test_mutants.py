@@ -78,6 +78,13 @@ def test_cheats_and_the_naive_suite_are_told() -> None:
     assert "thief steals: FOOLED (chunk pass)" in text(report(row("raw"), fooled=True))
 
 
+def test_the_naive_suite_is_described_in_its_operators_words() -> None:
+    found = report(row("raw"))
+    assert "a naive suite lets 1 of them live" in text(found)
+    told = found.model_copy(update={"naive_suite": "zero windows, one dtype"})
+    assert "a naive suite (zero windows, one dtype) lets 1 of them live" in text(told)
+
+
 def test_the_json_has_the_score_and_every_row() -> None:
     data = json.loads(report(row("raw")).model_dump_json())
     assert (data["score"], data["killed"], data["total"]) == (1.0, 1, 1)

@@ -15,7 +15,7 @@ class TorchBackend:
     """Plain PyTorch on any device, without a host sync."""
 
     name = "torch"
-    version = torch.__version__
+    version: str = torch.__version__
     operator = "causal_conv1d"
     conventions = Conventions(layouts=tuple(ConvLayout))
     unsupported: Mapping[str, str] = {"allocation_free": "PyTorch expressions allocate their temporaries"}

@@ -29,6 +29,7 @@ class ConvCase:
         slot_padding: gap between slots, in elements.
         index_dtype: dtype of the indices.
         nan_slots: slots that hold NaN.
+        stray_tokens: tokens of nobody hold what any token may, and not what the red zones hold.
         drafts: room for drafts in a slot; decode is then a speculative step.
         halves, accepted: of each row, which half of its slot's drafts is replayed and how many tokens of it.
     """
@@ -55,6 +56,7 @@ class ConvCase:
     slot_padding: int = 0
     index_dtype: str = "int32"
     nan_slots: tuple[int, ...] = ()
+    stray_tokens: bool = False
     drafts: int = 0
     halves: tuple[int, ...] = ()
     accepted: tuple[int, ...] = ()

@@ -10,12 +10,12 @@ from deltaproof.contracts.conventions import ConvLayout
 from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall, ConvOptions, ConvPrefillCall
 from deltaproof.verify.conv.case import ConvCase
 from deltaproof.verify.draft_inputs import Placement, place_drafts
-from deltaproof.verify.inputs import RED_ZONE, Fill, dtype_of, guarded, red_zone_
+from deltaproof.verify.inputs import RED_ZONE, Fill, dtype_of, guarded, red_zone_, whole_memory
 
 
-def build(case: ConvCase, seed: int, device: str = "cpu", *, fill: Fill = "nan") -> ConvCall:
-    """Return the call of a case; the same case and seed give the same values in new memory."""
-    generator = torch.Generator().manual_seed(case.seed(seed))
+def build(case: ConvCase, seed: int, device: str = "cpu", *, fill: Fill = "nan", turn: int = 0) -> ConvCall:
+    """Return the call of a case; the same case, seed and turn give the same values in new memory."""
+    generator = torch.Generator().manual_seed(case.seed(seed + 7919 * turn))
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
@@ -31,7 +31,8 @@ def build(case: ConvCase, seed: int, device: str = "cpu", *, fill: Fill = "nan")
     shape = (case.B, case.T) if case.seqlens is None else (1, sum(lengths) + case.tail)
     x = normal(*shape, case.C)
     reads = case.read if case.read is not None else tuple(range(1, N + 1))
-    _dead(case, x, reads, fill)
+    if not case.stray_tokens:
+        _dead(case, x, reads, fill)
     layout = ConvLayout(case.layout)
     windows = normal(case.slots, *layout.inner_shape(case.C, case.W))
     windows[list(case.nan_slots)] = float("nan")
@@ -58,6 +59,14 @@ def build(case: ConvCase, seed: int, device: str = "cpu", *, fill: Fill = "nan")
     if case.seqlens is not None:
         bounds = guarded(torch.tensor([0, *lengths]).cumsum(0).to(torch.int32), fill, device)
     return ConvPrefillCall(**parts, cu_seqlens=bounds)
+
+
+def renew_(call: ConvCall, case: ConvCase, seed: int, turn: int) -> None:
+    """Write the values of another turn into a call's memory, as a server reuses its buffers."""
+    fresh = build(case, seed, call.device.type, turn=turn)
+    for name, x in vars(call).items():
+        if isinstance(x, torch.Tensor):
+            whole_memory(x).copy_(whole_memory(getattr(fresh, name)))
 
 
 def _dead(case: ConvCase, x: torch.Tensor, reads: tuple[int, ...], fill: Fill) -> None:

@@ -45,10 +45,17 @@ def run(context: Context, case: ConvCase, call: ConvCall) -> torch.Tensor:
 
 
 def judge(
-    context: Context, case: ConvCase, call: ConvCall, y: torch.Tensor, fill: Fill, clause: str, hazard: str | None
+    context: Context,
+    case: ConvCase,
+    call: ConvCall,
+    y: torch.Tensor,
+    fill: Fill,
+    clause: str,
+    hazard: str | None,
+    turn: int = 0,
 ) -> Iterator[Observation]:
-    """Compare what a call drawn from a case returned and left in its pool."""
-    clean = build(case, context.seed, fill=fill)
+    """Compare what a call drawn from a case returned and left in its pool; ``fill`` and ``turn`` are the call's."""
+    clean = build(case, context.seed, fill=fill, turn=turn)
     want, writes = expected(clean)
     yield compare(y, want, clause, hazard)
     for slot, window in writes.items():

@@ -138,11 +138,12 @@ class CachedByAddress(CachedByShape):
 
 @dataclass(frozen=True)
 class Cheat:
-    """One cheat; ``what`` says what it tries."""
+    """One cheat; ``what`` says what it tries, ``probe`` is the one that it is tried on."""
 
     name: str
     what: str
     make: Callable[[], Backend]
+    probe: str = "values"
 
 
 CHEATS = (

@@ -23,14 +23,11 @@ from deltaproof.reports.mutants import CheatRow, MatrixReport, MutantRow, ProbeS
 from deltaproof.verify.execute import execute
 from deltaproof.verify.expected import Reference
 from deltaproof.verify.mutants import Mutant, mutants
-from deltaproof.verify.mutants.cheats import CHEATS, Cheat, doubles
-from deltaproof.verify.mutants.model import ModelBackend
-from deltaproof.verify.mutants.naive import survives
-from deltaproof.verify.mutants.remembered import RememberedReference
+from deltaproof.verify.mutants.cheats import Cheat, doubles
+from deltaproof.verify.mutants.suite import suite
 from deltaproof.verify.probe import Context, Plan, Probe, probes, probes_of
 from deltaproof.verify.target import Target
 
-OPERATOR = "gated_delta_rule"
 OTHER_CASES = 2
 """Cases that a probe runs on a mutant, or on the control, where none of the form's mutants is its own."""
 BROKEN = (Status.FAIL, Status.ERROR)
@@ -86,32 +83,33 @@ def attempt(
     return outcome
 
 
-def play(probe: str, form: str, names: tuple[str, ...], seed: int) -> Round:
-    """Run a probe and form on the control and on the mutants of these names."""
-    reference = RememberedReference(Reference(operator(OPERATOR)))
-    chosen = probes()[probe]
-    most = {name: None if mutants()[name].probe == probe else OTHER_CASES for name in names}
+def play(name: str, probe: str, form: str, names: tuple[str, ...], seed: int) -> Round:
+    """Run a probe and form on the control of an operator and on its mutants of these names."""
+    how, known, chosen = suite(name), mutants(name), probes()[probe]
+    reference = None if how.reference is None else how.reference()
+    most = {one: None if known[one].probe == probe else OTHER_CASES for one in names}
     control = None if None in most.values() else OTHER_CASES
-    result = Round(probe, form, attempt(ModelBackend(), chosen, form, seed, reference, control))
-    for name in names:
-        result.mutants[name] = attempt(mutants()[name].make(), chosen, form, seed, reference, most[name])
+    result = Round(probe, form, attempt(how.control(), chosen, form, seed, reference, control))
+    for one in names:
+        result.mutants[one] = attempt(known[one].make(), chosen, form, seed, reference, most[one])
     return result
 
 
-def naive(names: tuple[str, ...], seed: int) -> dict[str, bool]:
-    """Return which mutants the naive suite lets live."""
-    found = (mutants()[name] for name in names)
+def naive(name: str, names: tuple[str, ...], seed: int) -> dict[str, bool]:
+    """Return which mutants of an operator the naive suite lets live."""
+    survives, found = suite(name).survives, [mutants(name)[one] for one in names]
     return {mutant.name: survives(mutant.make(), mutant.form, seed) for mutant in found}
 
 
 def try_cheat(cheat: Cheat, seed: int) -> CheatRow:
-    """Run the values probe on a cheat, each form up to its first check that does not hold."""
+    """Run a cheat's probe on it, each form up to its first check that does not hold."""
     verdicts = {}
+    probe = probes()[cheat.probe]
     # what a cheat writes over must not outlive it
     memory = [(x, x.clone()) for x in doubles()]
     try:
-        for form in operator(OPERATOR).forms:
-            outcome = attempt(cheat.make(), probes()["values"], form, seed)
+        for form in operator(cheat.make().operator).forms:
+            outcome = attempt(cheat.make(), probe, form, seed)
             verdicts[form] = (Status.PASS if outcome.first is None else outcome.first.status).value
     finally:
         with torch.no_grad():
@@ -120,9 +118,9 @@ def try_cheat(cheat: Cheat, seed: int) -> CheatRow:
     return CheatRow(cheat=cheat.name, what=cheat.what, fooled=Status.PASS.value in verdicts.values(), verdicts=verdicts)
 
 
-def try_cheats(seed: int) -> list[CheatRow]:
-    """Run every cheat."""
-    return [try_cheat(cheat, seed) for cheat in CHEATS]
+def try_cheats(name: str, seed: int) -> list[CheatRow]:
+    """Run every cheat of an operator."""
+    return [try_cheat(cheat, seed) for cheat in suite(name).cheats]
 
 
 def _start() -> None:
@@ -130,51 +128,66 @@ def _start() -> None:
 
 
 def run_matrix(
-    jobs: int, seed: int, mutants: Iterable[Mutant] | None = None, advance: Callable[[str], None] | None = None
+    jobs: int,
+    seed: int,
+    mutants: Iterable[Mutant] | None = None,
+    advance: Callable[[str], None] | None = None,
+    name: str = "gated_delta_rule",
 ) -> MatrixReport:
-    """Run the matrix on ``jobs`` processes.
+    """Run the matrix of an operator on ``jobs`` processes.
 
     Args:
         jobs: number of processes, each with one torch thread.
         seed: seed of every input.
-        mutants: entries of the catalogue; all of them by default.
+        mutants: entries of the operator's catalogue; all of them by default.
         advance: called with the name of every task that is done.
+        name: the operator.
+
+    Raises:
+        ContractError: the operator has no mutants.
     """
     started = time.perf_counter()
-    chosen = _catalogue() if mutants is None else tuple(mutants)
+    suite(name)
+    found = operator(name)
+    chosen = _catalogue(name) if mutants is None else tuple(mutants)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["deltaproof.verify.mutants.matrix"])
     rounds: list[Round] = []
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start) as pool:
         tasks: dict[str, Future[Round]] = {}
-        for form in operator(OPERATOR).forms:
+        for form in found.forms:
             names = tuple(mutant.name for mutant in chosen if mutant.form == form)
-            for probe in probes_of(operator(OPERATOR)).values():
+            for probe in probes_of(found).values():
                 if names and form in probe.forms and not probe.cuda_only:
-                    tasks[f"{probe.name} {form}"] = pool.submit(play, probe.name, form, names, seed)
-        suite = pool.submit(naive, tuple(mutant.name for mutant in chosen), seed)
-        cheats = pool.submit(try_cheats, seed)
-        for name, task in tasks.items():
+                    tasks[f"{probe.name} {form}"] = pool.submit(play, name, probe.name, form, names, seed)
+        lives = pool.submit(naive, name, tuple(mutant.name for mutant in chosen), seed)
+        cheats = pool.submit(try_cheats, name, seed)
+        for label, task in tasks.items():
             rounds.append(task.result())
             if advance is not None:
-                advance(name)
-        report = _report(chosen, rounds, suite.result(), cheats.result(), seed)
+                advance(label)
+        report = _report(name, chosen, rounds, lives.result(), cheats.result(), seed)
     return report.model_copy(update={"seconds": time.perf_counter() - started})
 
 
-def _catalogue() -> tuple[Mutant, ...]:
-    return tuple(mutants().values())
+def _catalogue(name: str) -> tuple[Mutant, ...]:
+    return tuple(mutants(name).values())
 
 
 def _report(
-    chosen: tuple[Mutant, ...], rounds: list[Round], lives: dict[str, bool], cheats: list[CheatRow], seed: int
+    name: str,
+    chosen: tuple[Mutant, ...],
+    rounds: list[Round],
+    lives: dict[str, bool],
+    cheats: list[CheatRow],
+    seed: int,
 ) -> MatrixReport:
     rows = [_row(mutant, rounds, lives[mutant.name]) for mutant in chosen]
     by_probe = {}
-    for name in probes():
-        own = [row for row in rows if row.own_probe == name]
+    for probe in probes():
+        own = [row for row in rows if row.own_probe == probe]
         if own:
-            by_probe[name] = ProbeScore(killed=sum(row.killed for row in own), total=len(own))
+            by_probe[probe] = ProbeScore(killed=sum(row.killed for row in own), total=len(own))
     killed = sum(row.killed for row in rows)
     failures = [
         f"{item.probe} {item.form}: {item.control.first.case}: {item.control.first.message}"
@@ -182,12 +195,13 @@ def _report(
         if item.control.first is not None
     ]
     return MatrixReport(
-        operator=OPERATOR,
+        operator=name,
         seed=seed,
         score=killed / len(rows) if rows else 0.0,
         killed=killed,
         total=len(rows),
         by_probe=by_probe,
+        naive_suite=suite(name).naive,
         naive_survivors=sum(row.naive_survives for row in rows),
         rows=rows,
         cheats=cheats,

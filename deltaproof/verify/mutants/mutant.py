@@ -17,10 +17,10 @@ class Mutant:
         hazard: name of the hazard it is an instance of.
         form: the form that is broken, and with which it is tried.
         probe: name of the probe that must catch it.
-        story: the public bug it is the twin of, "REPO REFERENCE: what went wrong", out of the hazard's entry.
+        story: the public bug it is the twin of, "REPO REFERENCE: what went wrong", out of the hazard's entry; or "none
+            known: what is wrong".
         make: returns a new broken backend.
         why: why this probe, where the hazard's entry names others.
-        operator: the operator that the backend implements.
     """
 
     name: str
@@ -30,4 +30,8 @@ class Mutant:
     story: str
     make: Callable[[], Backend]
     why: str = ""
-    operator: str = "gated_delta_rule"
+
+    @property
+    def operator(self) -> str:
+        """Return the operator that the backend implements."""
+        return self.make().operator

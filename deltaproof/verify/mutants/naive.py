@@ -28,7 +28,8 @@ def naive_cases(form: str) -> Iterator[Case]:
         yield base.but(T=4)
 
 
-def _close(got: torch.Tensor, want: torch.Tensor) -> bool:
+def close(got: torch.Tensor, want: torch.Tensor) -> bool:
+    """Return whether a result is within the one tolerance."""
     return torch.allclose(got.double(), want, rtol=TOLERANCE, atol=TOLERANCE)
 
 
@@ -41,10 +42,10 @@ def _holds(backend: Backend, case: Case, seed: int) -> bool:
     if not case.is_pool:
         o, final = getattr(backend, case.form)(call)
         want, last = oracle.sequence(clean)
-        return _close(o, want) and _close(final, last)
+        return close(o, want) and close(final, last)
     o = getattr(backend, case.form)(call)
     result = oracle.decode(clean) if case.form == "decode" else oracle.prefill(clean)
-    return _close(o, result.o) and all(_close(call.pool[slot], state) for slot, state in result.writes.items())
+    return close(o, result.o) and all(close(call.pool[slot], state) for slot, state in result.writes.items())
 
 
 def survives(backend: Backend, form: str, seed: int = 0) -> bool:

@@ -53,6 +53,9 @@ class ConvDrafts(Probe):
         yield some.but(layout="time_first", dtype="bfloat16", state_dtype="bfloat16", slot_padding=12, C=5)
         yield base.but(label="nothing", halves=(0, 1, -1, 0), accepted=(0, 0, 0, 0), num_tokens=(3, 0, 1, 2))
         yield base.but(label="settle", T=1, halves=(0, 1, 0, 1), accepted=(3, 4, 1, 0), num_tokens=(0, 0, 0, 0))
+        # tokens of padding that could be anybody's show where they are kept
+        stray = base.but(label="padding", stray_tokens=True)
+        yield stray.but(read=(2, -1, SLOTS, 3), halves=(1, 0, 1, 0), accepted=(2, 3, 4, 1))
         yield base.but(
             label="padding", read=(2, -1, SLOTS, 6), halves=(1, 0, 1, 0), accepted=(2, 3, 4, 1), num_tokens=(1, 3, 2, 0)
         )

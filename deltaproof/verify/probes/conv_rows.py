@@ -2,7 +2,8 @@
 
 What it does
     Runs each row of a call alone, the whole call twice, cuts the rows' tokens into calls of one or more tokens that
-    carry the window, and runs them with strided inputs and with outputs and tokens of nobody full of NaN.
+    carry the window, and runs them with strided inputs and with outputs and tokens of nobody full of NaN, also where
+    padding rows, short rows and a tail leave outputs that no token computes.
 
 What it shows
     Results that depend on neighbours or on what memory held; a window handed over after the wrong token; inputs that
@@ -41,7 +42,7 @@ class ConvRows(Probe):
     name = "conv_rows"
     clause = "T3"
     clauses = ("I1", "I2", "T3", "M1", "M2", "M3", "S1", "S3")
-    hazards = ("unwritten-output", "appended-cache", "assumed-contiguous")
+    hazards = ("unwritten-output", "appended-cache", "assumed-contiguous", "autotuned-in-place", "racing-store")
     forms = ("decode", "prefill")
     family: ClassVar[str] = "causal_conv"
 
@@ -53,6 +54,11 @@ class ConvRows(Probe):
             if plan.full:
                 yield base.but(label=label, W=8, T=13, C=70, B=5)
                 yield base.but(label=label, W=2, dtype="float16", state_dtype="float16", silu=False)
+        # outputs that no token computes: of padding rows, past a row's number, behind the last sequence
+        if plan.form == "decode":
+            yield base.but(label="memory", read=(1, -1, 3), num_tokens=(6, 6, 2))
+        else:
+            yield base.but(label="memory", read=(1, 2, -1, 4), seqlens=(5, 0, 4, 3), tail=2)
 
     def run(self, case: ConvCase, context: Context) -> Iterator[Observation]:  # type: ignore[override]
         yield from {"alone": self._alone, "cuts": self._cuts, "memory": self._memory}[case.label](case, context)

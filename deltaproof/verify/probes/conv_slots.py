@@ -2,8 +2,8 @@
 
 What it does
     Calls decode and prefill of the causal convolution with indices outside the pool on either side, shared reads,
-    windows moved to another slot, fresh rows over a slot of NaN, gaps between slots, indices past 32 bits, and numbers
-    of tokens that nobody checked.
+    windows moved to another slot, also those of rows without tokens, fresh rows over a slot of NaN, gaps between slots,
+    indices past 32 bits, and numbers of tokens that nobody checked.
 
 What it shows
     A padding index used as an address, clamped or wrapped; an index cut to 32 bits; an old window under a fresh row; a
@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from deltaproof.verify.conv.case import ConvCase
 from deltaproof.verify.conv.inputs import build
@@ -61,7 +61,15 @@ class ConvSlots(Probe):
     name = "conv_slots"
     clause = "P1"
     clauses = ("P1", "P2", "P3", "P4", "P5", "S1", "S3")
-    hazards = ("padding-slot-address", "aliased-slot", "appended-cache", "unmasked-load")
+    hazards = (
+        "padding-slot-address",
+        "aliased-slot",
+        "appended-cache",
+        "unmasked-load",
+        "mask-by-multiply",
+        "assumed-contiguous",
+        "narrow-offset",
+    )
     forms = ("decode", "prefill")
     family: ClassVar[str] = "causal_conv"
 
@@ -91,6 +99,9 @@ class ConvSlots(Probe):
         yield base.but(label="shared", read=(2, 2, 2), write=(0, 5, 6))
         yield base.but(label="elsewhere", write=(4, 0, 6), layout="time_first")
         yield base.but(label="elsewhere", read=(1, 2, 3), write=(1, 6, 3))
+        # a row without tokens hands its window on, and a fresh one hands on zeros
+        empty: dict[str, Any] = {"num_tokens": (0, 2, 0)} if plan.form == "decode" else {"seqlens": (0, 5, 0)}
+        yield base.but(label="elsewhere", write=(4, 0, 6), fresh=(False, False, True), **empty)
         yield base.but(label="stride", slot_padding=40, layout="time_first")
         yield base.but(label="stride", slot_padding=3, W=2, C=5, state_dtype="bfloat16")
 

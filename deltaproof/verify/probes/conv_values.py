@@ -2,11 +2,14 @@
 
 What it does
     Calls decode and prefill of the causal convolution over dtypes, widths, both layouts, with and without bias and
-    silu, ragged rows, packed sequences with empty ones and tail rows, sequences shorter than the window.
+    silu, ragged rows, packed sequences with empty ones and tail rows, sequences shorter than the window; as many
+    channels as the window has tokens, where its shape does not tell the layout. Each call is made twice, the second
+    time with other values in the same memory.
 
 What it shows
     A tap too early or too late, a window that is cut from the wrong inputs, weights read in the wrong order, a layout
-    taken for the other, rows nobody wrote.
+    taken for the other, rows nobody wrote; products or sums in the dtype of the inputs; answers kept from an earlier
+    call.
 
 How it judges
     Outputs by the float64 oracle, row by row, within what sums of fp32 and the stored dtype may be off; windows must be
@@ -23,7 +26,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from deltaproof.verify.conv.case import ConvCase
-from deltaproof.verify.conv.inputs import build
+from deltaproof.verify.conv.inputs import build, renew_
 from deltaproof.verify.conv.judge import judge, run
 from deltaproof.verify.observation import Observation
 from deltaproof.verify.probe import Context, Plan, Probe
@@ -38,7 +41,14 @@ class ConvValues(Probe):
     name = "conv_values"
     clause = "N2"
     clauses = ("N2", "P2", "S1", "S3")
-    hazards = ("unwritten-output",)
+    hazards = (
+        "unwritten-output",
+        "unthreaded-option",
+        "low-precision-accumulate",
+        "missing-base-offset",
+        "unchecked-state-layout",
+        "incomplete-cache-key",
+    )
     forms = ("decode", "prefill")
     family: ClassVar[str] = "causal_conv"
     judges_values = True
@@ -53,6 +63,10 @@ class ConvValues(Probe):
             yield shape
             yield shape.but(layout="time_first", dtype="bfloat16", state_dtype="bfloat16")
         yield shapes[1].but(W=2, bias=False, silu=False, C=1)
+        # one channel, so that nothing hides where a sum cancels
+        yield shapes[1].but(C=1, dtype="bfloat16", parameter_dtype="bfloat16", bias=False, silu=False)
+        yield shapes[1].but(C=3)
+        yield shapes[1].but(C=3, layout="time_first")
         yield shapes[1].but(W=3, parameter_dtype="bfloat16", dtype="float16", C=300)
         if not plan.full:
             return
@@ -72,7 +86,11 @@ class ConvValues(Probe):
 
     def run(self, case: ConvCase, context: Context) -> Iterator[Observation]:  # type: ignore[override]
         call = build(case, context.seed, context.device)
-        yield from judge(context, case, call, run(context, case, call), "nan", "N2", None)
+        for turn in (0, 1):
+            # the same memory again: neither shapes nor addresses tell the second turn from the first
+            if turn:
+                renew_(call, case, context.seed, turn)
+            yield from judge(context, case, call, run(context, case, call), "nan", "N2", None, turn)
 
 
 PROBE = ConvValues()

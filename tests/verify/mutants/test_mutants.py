@@ -11,16 +11,20 @@ from rich.console import Console
 from deltaproof.contracts.clauses import CLAUSES
 from deltaproof.contracts.errors import ContractError
 from deltaproof.hazards import HAZARDS
+from deltaproof.ops.registry import operators
 from deltaproof.reports.model import Status
 from deltaproof.reports.mutants import MatrixReport
 from deltaproof.reports.mutants_text import print_matrix
 from deltaproof.verify.mutants import Mutant, mutant, mutants
 from deltaproof.verify.mutants.matrix import Outcome, attempt, run_matrix
 from deltaproof.verify.mutants.model import ModelBackend
-from deltaproof.verify.probe import probes
+from deltaproof.verify.mutants.suite import suite
+from deltaproof.verify.probe import probes, probes_of
 
 SHORT = {"flash-linear-attention": "fla"}
-EVERY = tuple(mutants().values())
+DELTA = tuple(mutants().values())
+EVERY = tuple(item for name in operators() for item in mutants(name).values())
+NO_STORY = "none known"
 QUICK = (
     "raw-negative",
     "narrow-offset",
@@ -38,7 +42,7 @@ QUICK = (
 
 
 def ident(item: Mutant) -> str:
-    return item.name
+    return f"{item.operator}-{item.name}"
 
 
 def references(hazard: str) -> set[str]:
@@ -57,17 +61,30 @@ def control(probe: str, form: str) -> Outcome:
 
 
 def test_there_are_at_least_twenty_six() -> None:
-    assert len(EVERY) >= 26
+    assert len(DELTA) >= 26
 
 
 def test_every_form_and_many_hazards_are_covered() -> None:
-    assert {item.form for item in EVERY} == {"chunk", "recurrent", "decode", "prefill"}
-    assert len({item.hazard for item in EVERY}) >= 15
+    assert {item.form for item in DELTA} == {"chunk", "recurrent", "decode", "prefill"}
+    assert len({item.hazard for item in DELTA}) >= 15
+
+
+@pytest.mark.parametrize("name", operators())
+def test_an_operator_has_a_suite_and_no_mutants_of_another(name: str) -> None:
+    assert mutants(name)
+    assert suite(name).control().operator == name
+    assert {item.operator for item in mutants(name).values()} == {name}
+    assert all(item.form in operators()[name].forms for item in mutants(name).values())
+
+
+def test_an_operator_without_a_suite_is_refused_with_those_that_have_one() -> None:
+    with pytest.raises(ContractError, match="causal_conv1d, gated_delta_rule"):
+        run_matrix(jobs=1, seed=0, name="attention")
 
 
 @pytest.mark.parametrize("item", EVERY, ids=ident)
 def test_its_hazard_and_its_probe_exist_and_belong_together(item: Mutant) -> None:
-    assert item.probe in probes()
+    assert item.probe in probes_of(operators()[item.operator])
     assert item.form in probes()[item.probe].forms
     listed = item.probe in HAZARDS[item.hazard].probes or item.hazard in probes()[item.probe].hazards
     assert listed or item.why, "neither the hazard nor the probe names the other, and the mutant does not say why"
@@ -79,15 +96,21 @@ def test_its_story_is_one_of_its_hazards(item: Mutant) -> None:
     assert told
     assert text
     assert "\n" not in item.story
-    assert reference in references(item.hazard)
+    assert reference == NO_STORY or reference in references(item.hazard)
+
+
+def test_few_are_without_a_story() -> None:
+    assert sum(item.story.startswith(NO_STORY) for item in EVERY) * 10 < len(EVERY)
 
 
 @pytest.mark.parametrize("item", EVERY, ids=ident)
 def test_it_differs_from_the_control_and_says_how(item: Mutant) -> None:
     backend = item.make()
-    assert type(backend) is not ModelBackend
+    right = suite(item.operator).control()
+    assert isinstance(backend, type(right))
+    assert type(backend) is not type(right)
     assert type(backend).__doc__
-    assert backend.unsupported == ModelBackend.unsupported, "a mutant may not declare its fault away"
+    assert backend.unsupported == right.unsupported, "a mutant may not declare its fault away"
 
 
 def test_each_make_returns_a_new_backend() -> None:
@@ -126,7 +149,7 @@ def report() -> MatrixReport:
 def test_the_whole_matrix(report: MatrixReport) -> None:
     assert report.control_failures == []
     assert [row.mutant for row in report.rows if not row.killed] == []
-    assert (report.killed, report.total, report.score) == (len(EVERY), len(EVERY), 1.0)
+    assert (report.killed, report.total, report.score) == (len(DELTA), len(DELTA), 1.0)
     assert sum(score.killed for score in report.by_probe.values()) == report.killed
     assert report.naive_survivors >= report.total / 2
     assert [cheat.cheat for cheat in report.cheats if cheat.fooled] == []

@@ -1,0 +1,1 @@
+"""Broken backends of the causal convolution, made from its torch backend."""

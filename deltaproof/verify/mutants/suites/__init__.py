@@ -1,0 +1,1 @@
+"""One module an operator, named after it: its ``SUITE``."""
