@@ -1,7 +1,7 @@
 """Train the model of ``deltaproof verify --scenario serving``: ``python tools/train_recall.py``.
 
-Prints loss and accuracy as it goes, and writes the weights. The same seed, number of threads and version of PyTorch give
-the same weights.
+Prints loss and accuracy as it goes, and writes the weights. The same seed, number of threads and version of PyTorch
+give the same weights.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def train(steps: int, seed: int, rate: float) -> RecallModel:
 def main() -> None:
     """Run the tool."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--threads", type=int, default=1)

@@ -48,19 +48,24 @@ class Row(_Model):
     seed: int
     clean: bool = Field(description="whether the adapter has no fault")
     verdict: Verdict
-    requests: int = Field(0, description="requests served to their end")
-    unserved: int = Field(0, description="requests that stayed and were not served, since the run was ended before")
-    changed: int = Field(0, description="requests whose tokens differ from the request run alone")
-    right: int = Field(0, description="requests whose answers are all right")
-    accuracy: float | None = Field(None, description="right / requests")
+    requests: int = Field(default=0, description="requests served to their end")
+    unserved: int = Field(
+        default=0, description="requests that stayed and were not served, since the run was ended before"
+    )
+    changed: int = Field(default=0, description="requests whose tokens differ from the request run alone")
+    right: int = Field(default=0, description="requests whose answers are all right")
+    accuracy: float | None = Field(default=None, description="right / requests")
     touched: int = Field(
-        0, description="slots that a step changed though a request or the prefix cache held them and no row had them"
+        default=0,
+        description="slots that a step changed though a request or the prefix cache held them and no row had them",
     )
     first: Divergence | None = None
-    named: str | None = Field(None, description="what was refused or reported, in its own words")
-    stopped_at: int | None = Field(None, description="the step at which the pool reported a stray write to a slot")
-    steps: int = Field(0, description="steps that were run")
-    prefix_hits: int = Field(0, description="requests that started from a kept prefix")
+    named: str | None = Field(default=None, description="what was refused or reported, in its own words")
+    stopped_at: int | None = Field(
+        default=None, description="the step at which the pool reported a stray write to a slot"
+    )
+    steps: int = Field(default=0, description="steps that were run")
+    prefix_hits: int = Field(default=0, description="requests that started from a kept prefix")
     seconds: float = 0.0
 
 
@@ -97,7 +102,7 @@ class AdapterInfo(_Model):
     name: str
     what: str
     clean: bool
-    story: str = Field("", description="where its fault was seen in public")
+    story: str = Field(default="", description="where its fault was seen in public")
 
 
 class ScenarioReport(_Model):

@@ -1,19 +1,21 @@
-"""What stands between the engine and a kernel of the delta rule: clean adapters, and such as were wrong in public.
+"""What stands between the engine and the kernels: clean adapters, and such as were wrong in public.
 
 An adapter gets a layer's pool and the indices of a step. ``Operators`` hands both to the public operators. The others
 gather the rows' states, run a kernel that knows nothing of pools, and scatter the states back; the faulty ones differ
-from the clean one in the address of a row alone.
+from the clean one in the address of a row's state alone. The convolution is right in all of them.
 
-Shape legend: N rows, S slots, H heads, K, V head sizes.
+Shape legend: N rows, T tokens, S slots, C channels, H heads, K, V head sizes.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from deltaproof.operators.causal_conv1d import causal_conv1d_prefill, causal_conv1d_update
 from deltaproof.operators.gated_delta_rule import (
     chunk_gated_delta_rule,
     fused_recurrent_gated_delta_rule,
@@ -23,25 +25,55 @@ from deltaproof.operators.gated_delta_rule import (
 from deltaproof.verify.scenario.model import RULE
 from deltaproof.verify.scenario.workload import CHUNK
 
-Inputs = Mapping[str, torch.Tensor]
+Inputs = Mapping[str, Any]
 
 
-class Adapter:
-    """The delta rule of one layer against its pool."""
+class Adapter(ABC):
+    """The convolution and the delta rule of one layer against its pools."""
 
-    def rule(self, form: str, inputs: Inputs, pool: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
-        """Run a step and update the pool.
+    def convolve(
+        self, form: str, x: torch.Tensor, weight: torch.Tensor, pool: torch.Tensor, step: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """Run silu of the convolution and update the pool.
 
         Args:
             form: "decode" or "prefill".
+            x: inputs [N, T, C], or [1, T, C] with cu_seqlens.
+            weight: [C, W].
+            pool: windows [S, C, W - 1].
+            step: read_index [N], write_index [N] or [N, T], has_initial_state or None, num_tokens or cu_seqlens.
+
+        Returns:
+            y, of x's shape.
+        """
+        if form == "prefill":
+            return causal_conv1d_prefill(x, weight, pool=pool, activation="silu", **step)
+        write = step["write_index"]
+        if write.dim() == 1:
+            return causal_conv1d_update(x, weight, pool=pool, activation="silu", **step)
+        # a window after each token; what is read is no slot that this step writes
+        y = x
+        for token in range(x.shape[1]):
+            counts = step["num_tokens"]
+            kept = torch.where(counts > token, write[:, token], -1)
+            some = {"write_index": kept, "num_tokens": counts.clamp(max=token + 1)}
+            y = causal_conv1d_update(x, weight, pool=pool, activation="silu", **{**step, **some})
+        return y
+
+    @abstractmethod
+    def rule(self, form: str, inputs: Inputs, pool: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
+        """Run the delta rule and update the pool.
+
+        Args:
+            form: as in ``convolve``.
             inputs: q, k, v, g, beta, A_log, dt_bias.
             pool: states [S, H, K, V].
-            step: read_index [N], write_index [N] and has_initial_state (or None), and num_tokens or cu_seqlens.
+            step: as in ``convolve``.
 
         Returns:
             o, of v's shape.
         """
-        raise NotImplementedError
+        ...
 
 
 class Operators(Adapter):
@@ -54,7 +86,17 @@ class Operators(Adapter):
 
 
 class GatherScatter(Adapter):
-    """States are gathered, a plain kernel runs, states are scattered; padding rows touch nothing."""
+    """States are gathered, a plain kernel runs, states are scattered; padding rows touch nothing.
+
+    The convolution works in place, as that of public engines does, so a padding row's inputs stay as they are and go on
+    to the delta rule.
+    """
+
+    def convolve(
+        self, form: str, x: torch.Tensor, weight: torch.Tensor, pool: torch.Tensor, step: Mapping[str, Any]
+    ) -> torch.Tensor:
+        y = super().convolve(form, x, weight, pool, step)
+        return torch.where((step["read_index"] < 0)[:, None, None], x, y) if form == "decode" else y
 
     def rule(self, form: str, inputs: Inputs, pool: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
         read, write = step["read_index"].long(), step["write_index"].long()
@@ -67,9 +109,7 @@ class GatherScatter(Adapter):
         if fresh is not None:
             state[~fresh] = 0
         if form == "decode":
-            o, final = fused_recurrent_gated_delta_rule(
-                **inputs, **RULE, initial_state=state, output_final_state=True
-            )
+            o, final = fused_recurrent_gated_delta_rule(**inputs, **RULE, initial_state=state, output_final_state=True)
         else:
             o, final = chunk_gated_delta_rule(
                 **inputs, **RULE, initial_state=state, output_final_state=True, cu_seqlens=step["cu_seqlens"],

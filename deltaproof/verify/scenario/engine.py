@@ -111,7 +111,8 @@ class Engine:
 
     def _give_up(self) -> None:
         for request in list(self.running):
-            if request.job.gives_up is not None and request.parts >= request.job.gives_up:
+            least = request.job.gives_up
+            if least is not None and (request.parts >= least or not request.prefilling):
                 self.running.remove(request)
                 self.store.release(request, aborted=True)
 
@@ -180,7 +181,9 @@ class Engine:
         if prompts and (self.last_form != "prefill" or not ready):
             self.last_form = "prefill"
             rows, counts = prompts, [min(CHUNK - x.fed % CHUNK, len(x.job.prompt) - x.fed) for x in prompts]
-            tokens = [request.job.prompt[request.fed : request.fed + n] for request, n in zip(rows, counts, strict=True)]
+            tokens = [
+                request.job.prompt[request.fed : request.fed + n] for request, n in zip(rows, counts, strict=True)
+            ]
         elif ready:
             self.last_form = "decode"
             rows = ready

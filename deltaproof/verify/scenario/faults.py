@@ -119,7 +119,7 @@ ENTRIES = (
     Entry("gather/scatter", "states gathered, a plain kernel, states scattered", adapter=GatherScatter),
     Entry("speculation", "our operators, drafted tokens, a state a token", speculates=True),
     Entry(
-        "far slots", "gather/scatter, slots 2**29 elements apart, offsets in 64 bits", adapter=GatherScatter, spread=True
+        "far slots", "gather/scatter, slots 2**29 elements apart", adapter=GatherScatter, spread=True
     ),
     Entry(
         "raw -1", "a padding row's index is an address: another layer's last slot",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -36,18 +36,16 @@ class Mixer(Protocol):
         """Return silu of the causal convolution of x [B, T, C] with weight [C, TAPS]."""
         ...
 
-    def rule(self, layer: int, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def rule(self, layer: int, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Return the gated delta rule's o [B, T, H, V]; q and k are not normalised, g and beta are raw."""
         ...
 
-    def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
-    ) -> torch.Tensor:
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Return the attention over the window [B, T, H, V]; bias [H, WINDOW] is by distance."""
         ...
 
 
-RULE = {"use_qk_l2norm_in_kernel": True, "use_gate_in_kernel": True, "use_beta_sigmoid_in_kernel": True}
+RULE: dict[str, Any] = {"use_qk_l2norm_in_kernel": True, "use_gate_in_kernel": True, "use_beta_sigmoid_in_kernel": True}
 """How every form of the delta rule is called here."""
 
 
@@ -93,7 +91,7 @@ class Training:
         padded = functional.pad(x.transpose(1, 2), (TAPS - 1, 0))
         return functional.silu(functional.conv1d(padded, weight[:, None], groups=weight.shape[0])).transpose(1, 2)
 
-    def rule(self, layer: int, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def rule(self, layer: int, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Run the chunked form."""
         if self.forget:
             B, T = inputs["q"].shape[:2]
@@ -102,9 +100,7 @@ class Training:
             return o.view(B, T, *o.shape[2:])
         return chunk_gated_delta_rule(**inputs, **RULE, chunk_size=16)[0]
 
-    def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
-    ) -> torch.Tensor:
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Attend inside the sequence."""
         return window_attention(q, k, v, bias)
 
@@ -120,7 +116,8 @@ class GdnLayer(nn.Module):
         self.enter = nn.Linear(WIDTH, sum(self.parts), bias=False)
         self.taps = nn.Parameter(torch.randn(CHANNELS, TAPS) * TAPS**-0.5)
         self.A_log, self.dt_bias = nn.Parameter(torch.zeros(HEADS)), nn.Parameter(torch.full((HEADS,), -4.0))
-        self.head_norm = nn.RMSNorm(V)
+        # reads that are nearly nothing stay so
+        self.head_norm = nn.RMSNorm(V, eps=1e-3)
         self.leave = nn.Linear(HEADS * V, WIDTH, bias=False)
 
     def forward(self, x: torch.Tensor, mixer: Mixer) -> torch.Tensor:

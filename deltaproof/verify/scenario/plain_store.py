@@ -36,7 +36,9 @@ class PlainMemory:
     def __init__(self, slots: int, *, spread: bool = False) -> None:
         if spread:
             rows = spread_rows(slots, GDN_LAYERS * STATE)
-            self.states = [rows[:, at * STATE : (at + 1) * STATE].unflatten(1, (HEADS, K, V)) for at in range(GDN_LAYERS)]
+            self.states = [
+                rows[:, at * STATE : (at + 1) * STATE].unflatten(1, (HEADS, K, V)) for at in range(GDN_LAYERS)
+            ]
         else:
             # whatever lies before the first layer is somebody else's
             whole = torch.zeros(1 + GDN_LAYERS * slots, HEADS, K, V)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import torch
 
@@ -20,7 +21,9 @@ from deltaproof.verify.scenario.workload import Job, workload
 SLOTS = 16
 """Slots of every pool, whatever the strategy: memory is what is given."""
 SPECULATING_SLOTS = {"plain": 48, "ours": 24}
-PLAIN, OURS = "plain", "ours"
+Place = Literal["plain", "ours"]
+PLAIN: Place = "plain"
+OURS: Place = "ours"
 Tokens = dict[str, list[int]]
 
 _model: list[RecallModel] = []
@@ -45,7 +48,7 @@ def alone(seed: int, requests: int) -> Tokens:
     return said
 
 
-def store_for(strategy: Strategy, entry: Entry, pool: str) -> Store:
+def store_for(strategy: Strategy, entry: Entry, pool: Place) -> Store:
     """Return the pool of a row; raise Skipped where its memory cannot be had."""
     slots = SPECULATING_SLOTS[pool] if entry.speculates else SLOTS
     if pool == OURS:
@@ -59,13 +62,15 @@ def applies(strategy: Strategy, entry: Entry) -> bool:
     return strategy.caches or not entry.caches
 
 
-def run(strategy_name: str, adapter: str, pool: str, seed: int, requests: int, reference: Tokens) -> Row:
+def run(strategy_name: str, adapter: str, pool: Place, seed: int, requests: int, reference: Tokens) -> Row:
     """Serve the requests and compare every answer with that of the request alone."""
     started = time.perf_counter()
     strategy = next(item for item in STRATEGIES if item.name == strategy_name)
     entry = next(item for item in ENTRIES if item.name == adapter)
     jobs = workload(requests, seed)
-    row = Row(strategy=strategy.name, adapter=entry.name, pool=pool, seed=seed, clean=entry.clean, verdict=Verdict.SKIPPED)
+    row = Row(
+        strategy=strategy.name, adapter=entry.name, pool=pool, seed=seed, clean=entry.clean, verdict=Verdict.SKIPPED
+    )
     try:
         store = store_for(strategy, entry, pool)
     except Skipped as reason:
@@ -73,7 +78,7 @@ def run(strategy_name: str, adapter: str, pool: str, seed: int, requests: int, r
     served = Engine(model(), store, entry.adapter(), strategy.rules(entry.speculates)).run(jobs)
     changed = {name: said for name, said in served.said.items() if said != reference[name]}
     right = sum(list(job.answers) == served.said.get(job.name) for job in jobs)
-    found = {
+    found: dict[str, object] = {
         "requests": len(served.said),
         "unserved": len(reference) - len(served.said),
         "changed": len(changed),
@@ -91,7 +96,7 @@ def run(strategy_name: str, adapter: str, pool: str, seed: int, requests: int, r
     return row.model_copy(update=found)
 
 
-def _verdict(entry: Entry, pool: str, served: Served, changed: bool) -> Verdict:
+def _verdict(entry: Entry, pool: Place, served: Served, changed: bool) -> Verdict:
     if changed:
         return Verdict.CHANGED
     if entry.clean:

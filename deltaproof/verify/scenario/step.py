@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import torch
 
-from deltaproof.operators.causal_conv1d import causal_conv1d_prefill, causal_conv1d_update
 from deltaproof.verify.scenario.adapters import Adapter
 from deltaproof.verify.scenario.model import RecallModel, window_attention
 from deltaproof.verify.scenario.requests import PAST, Request
@@ -56,29 +55,13 @@ class Step:
 
     def convolve(self, layer: int, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Convolve against the windows in the pool."""
-        pool, step = self.pools.windows(layer), dict(self.arguments)
-        if self.form == "prefill":
-            return causal_conv1d_prefill(x, weight, pool=pool, activation="silu", **step)
-        write, y = step.pop("write_index"), x
-        if write.dim() == 1:
-            return causal_conv1d_update(x, weight, pool=pool, activation="silu", write_index=write, **step)
-        # a window after each token; what is read is no slot that this step writes
-        counts = step.pop("num_tokens")
-        for token in range(x.shape[1]):
-            some = counts.clamp(max=token + 1)
-            kept = torch.where(counts > token, write[:, token], -1)
-            y = causal_conv1d_update(
-                x, weight, pool=pool, activation="silu", write_index=kept, num_tokens=some, **step
-            )
-        return y
+        return self.adapter.convolve(self.form, x, weight, self.pools.windows(layer), self.arguments)
 
-    def rule(self, layer: int, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def rule(self, layer: int, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Run the delta rule against the states in the pool."""
         return self.adapter.rule(self.form, inputs, self.pools.states(layer), self.arguments)
 
-    def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
-    ) -> torch.Tensor:
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Attend to each request's own past, and keep the new keys and values there."""
         if self.form == "prefill":
             ends = self.arguments["cu_seqlens"].tolist()

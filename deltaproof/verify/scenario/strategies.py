@@ -33,5 +33,7 @@ class Strategy:
 STRATEGIES = (
     Strategy("extra_buffer", "a second slot a request, no copies; host and device overlap", True, True, 1),
     Strategy("no_buffer", "one slot a request, copied to be kept; no overlap", False, True, 0),
-    Strategy("no_buffer, no prefix cache", "one slot a request, freed at once; host and device overlap", False, False, 1),
+    Strategy(
+        "no_buffer, no prefix cache", "one slot a request, freed at once; host and device overlap", False, False, 1
+    ),
 )

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 import torch
 
 from deltaproof.reports.scenario import AdapterInfo, Group, Interval, Row, ScenarioReport, Verdict
+from deltaproof.verify.scenario import runs
 from deltaproof.verify.scenario.faults import ENTRIES
 from deltaproof.verify.scenario.runs import OURS, PLAIN, Tokens, alone, applies, model, run
 from deltaproof.verify.scenario.strategies import STRATEGIES
@@ -23,7 +24,7 @@ REQUESTS = 40
 NORMAL = 1.959964
 """Standard deviations of a normal distribution that 95 % lie within."""
 
-Place = tuple[str, str, str]
+Place = tuple[str, str, runs.Place]
 
 
 def wilson(count: int, total: int) -> Interval | None:
@@ -72,16 +73,16 @@ def run_table(
             if advance is not None:
                 advance("alone")
         tasks = [
-            (place, pool.submit(run, *place, seed, requests, told[seed])) for place in places(adapters) for seed in seeds
+            (place, pool.submit(run, *place, seed, requests, told[seed]))
+            for place in places(adapters)
+            for seed in seeds
         ]
         rows = []
         for place, task in tasks:
             rows.append(task.result())
             if advance is not None:
                 advance(place[1])
-    right = sum(
-        list(job.answers) == told[seed].get(job.name) for seed in seeds for job in workload(requests, seed)
-    )
+    right = sum(list(job.answers) == told[seed].get(job.name) for seed in seeds for job in workload(requests, seed))
     report = _report(rows, seeds, requests)
     accuracy = wilson(right, requests * len(seeds))
     return report.model_copy(update={"alone_accuracy": accuracy, "seconds": time.perf_counter() - started})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from deltaproof.verify.scenario.recall import ASK, KEYS, MOST_PAIRS, START, VALUES
+from deltaproof.verify.scenario.recall import ASK, KEYS, MOST_PAIRS, START, UNKNOWN, UNTOLD, VALUES
 
 GROUPS = ((8, 0.35), (16, 0.35), (0, 0.3))
 """Pairs of a shared prefix, and how many of the requests begin with it."""
@@ -23,7 +23,8 @@ class Job:
         script: the tokens it will have, prompt first; None where the model has to say one.
         answers: what it should say there.
         arrives: the engine's step from which it waits.
-        gives_up: parts of the prefill after which its user goes away; None for one that stays.
+        gives_up: parts of the prefill after which its user goes away, or fewer where it ends before; None for one
+            that stays.
     """
 
     name: str
@@ -61,11 +62,14 @@ def _pairs(draw: random.Random, before: list[tuple[int, int]], count: int) -> li
 
 
 def _job(name: str, pairs: list[tuple[int, int]], draw: random.Random, arrives: int, gives_up: int | None) -> Job:
-    asked = draw.sample(pairs, ASKED)
+    known = dict(pairs)
+    untold = [key for key in range(KEYS) if key not in known]
+    told = draw.sample(sorted(known), ASKED)
+    asked = [draw.choice(untold) if draw.random() < UNTOLD else key for key in told]
     script: list[int | None] = [START, *(token for pair in pairs for token in pair), ASK]
-    for key, _ in asked:
+    for key in asked:
         script += [key, None]
-    return Job(name, tuple(script), tuple(value for _, value in asked), arrives, gives_up)
+    return Job(name, tuple(script), tuple(known.get(key, UNKNOWN) for key in asked), arrives, gives_up)
 
 
 def draft(job: Job, position: int, most: int) -> tuple[int, ...]:
