@@ -120,6 +120,8 @@ def verify(
         _usage(f"verify needs PyTorch: pip install 'deltaproof[torch]' ({error})")
     workers = jobs or default_jobs(device.value)
     if scenario is not None:
+        if mutants or source_mutants or form or probe or case or backend is not None:
+            _usage("--scenario: expected without --mutants, --source-mutants, --form, --probe, --case and --backend")
         _scenario(device.value, workers, seed, seeds, format, output)
         return
     if seeds is not None:

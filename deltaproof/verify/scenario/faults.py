@@ -135,12 +135,13 @@ ENTRIES = (
     ),
     Entry(
         "clear lost on abort", "a slot given back by a request that was given up is not cleared",
-        "sglang #30986: a load that is aborted leaves the state of the slot's last owner", plain=ClearLostOnAbort,
+        "sglang #30986: a load that is aborted leaves the state of the slot's last owner",
+        adapter=GatherScatter, plain=ClearLostOnAbort,
     ),
     Entry(
         "snapshot shared with a writer", "the prefix cache keeps a slot that its request goes on writing",
-        "fla 39172ad1: whoever held an earlier state saw the new one", plain=SharedWithWriter, ours=LeaseInCache,
-        caches=True,
+        "fla 39172ad1: whoever held an earlier state saw the new one",
+        adapter=GatherScatter, plain=SharedWithWriter, ours=LeaseInCache, caches=True,
     ),
     Entry(
         "zero-draft row", "a row without drafts reads the state in column 0, whatever was accepted before",
