@@ -19,7 +19,7 @@ from deltaproof.verify.scenario.strategies import STRATEGIES
 from deltaproof.verify.scenario.workload import workload
 
 SEEDS = (0, 1, 2)
-REQUESTS = 40
+REQUESTS = 32
 """Requests a seed that are served to their end."""
 NORMAL = 1.959964
 """Standard deviations of a normal distribution that 95 % lie within."""
