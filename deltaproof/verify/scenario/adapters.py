@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from deltaproof.operators.arguments import Validate
 from deltaproof.operators.causal_conv1d import causal_conv1d_prefill, causal_conv1d_update
 from deltaproof.operators.gated_delta_rule import (
     chunk_gated_delta_rule,
@@ -29,7 +30,13 @@ Inputs = Mapping[str, Any]
 
 
 class Adapter(ABC):
-    """The convolution and the delta rule of one layer against its pools."""
+    """The convolution and the delta rule of one layer against its pools.
+
+    Attributes:
+        validate: what the operators check: "values" as on any CPU, or "shapes" as on a GPU.
+    """
+
+    validate: Validate = "values"
 
     def convolve(
         self, form: str, x: torch.Tensor, weight: torch.Tensor, pool: torch.Tensor, step: Mapping[str, Any]
@@ -47,17 +54,19 @@ class Adapter(ABC):
             y, of x's shape.
         """
         if form == "prefill":
-            return causal_conv1d_prefill(x, weight, pool=pool, activation="silu", **step)
+            return causal_conv1d_prefill(x, weight, pool=pool, activation="silu", validate=self.validate, **step)
         write = step["write_index"]
         if write.dim() == 1:
-            return causal_conv1d_update(x, weight, pool=pool, activation="silu", **step)
+            return causal_conv1d_update(x, weight, pool=pool, activation="silu", validate=self.validate, **step)
         # a window after each token; what is read is no slot that this step writes
         y = x
         for token in range(x.shape[1]):
             counts = step["num_tokens"]
             kept = torch.where(counts > token, write[:, token], -1)
             some = {"write_index": kept, "num_tokens": counts.clamp(max=token + 1)}
-            y = causal_conv1d_update(x, weight, pool=pool, activation="silu", **{**step, **some})
+            y = causal_conv1d_update(
+                x, weight, pool=pool, activation="silu", validate=self.validate, **{**step, **some}
+            )
         return y
 
     @abstractmethod
@@ -89,8 +98,10 @@ class GatherScatter(Adapter):
     """States are gathered, a plain kernel runs, states are scattered; padding rows touch nothing.
 
     The convolution works in place, as that of public engines does, so a padding row's inputs stay as they are and go on
-    to the delta rule.
+    to the delta rule. Nobody checks which row reads what another one writes.
     """
+
+    validate: Validate = "shapes"
 
     def convolve(
         self, form: str, x: torch.Tensor, weight: torch.Tensor, pool: torch.Tensor, step: Mapping[str, Any]

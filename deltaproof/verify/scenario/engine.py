@@ -26,6 +26,8 @@ TOGETHER = 2
 """Prompts that one step prefills a part of."""
 DRAFTED = 2
 """Drafted tokens of a speculative step, at most."""
+SCRIPTED = 10
+"""Tokens of a prompt that a speculating engine decodes, as those of a grammar or a tool: drafts of them are right."""
 ENDLESS = 20_000
 
 
@@ -118,7 +120,7 @@ class Engine:
 
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.rules.running:
-            request = Request.of(self.waiting[0])
+            request = Request.of(self.waiting[0], SCRIPTED if self.rules.speculates else 0)
             kept = self._hit(request)
             try:
                 self._admitted(request, kept)
@@ -145,7 +147,7 @@ class Engine:
             self.served.hits += 1
 
     def _hit(self, request: Request) -> Kept | None:
-        prompt = request.job.prompt
+        prompt = request.prompt
         for end in range((len(prompt) - 1) // CHUNK * CHUNK, 0, -CHUNK):
             if prompt[:end] in self.cache:
                 return self.cache[prompt[:end]]
@@ -162,7 +164,7 @@ class Engine:
         return True
 
     def _keep(self, request: Request) -> None:
-        prefix = request.job.prompt[: request.fed]
+        prefix = request.prompt[: request.fed]
         if not self.rules.caches or request.fed % CHUNK or prefix in self.cache or not request.prefilling:
             return
         if len(self.cache) >= self.rules.most_kept and not self._evict(None):
@@ -180,10 +182,8 @@ class Engine:
         ready = [request for request in self.running if not request.prefilling]
         if prompts and (self.last_form != "prefill" or not ready):
             self.last_form = "prefill"
-            rows, counts = prompts, [min(CHUNK - x.fed % CHUNK, len(x.job.prompt) - x.fed) for x in prompts]
-            tokens = [
-                request.job.prompt[request.fed : request.fed + n] for request, n in zip(rows, counts, strict=True)
-            ]
+            rows, counts = prompts, [min(CHUNK - x.fed % CHUNK, len(x.prompt) - x.fed) for x in prompts]
+            tokens = [request.prompt[request.fed : request.fed + n] for request, n in zip(rows, counts, strict=True)]
         elif ready:
             self.last_form = "decode"
             rows = ready

@@ -1,6 +1,7 @@
 """A plain pool, as engines have them: slot 0 is live, nothing guards a layer, and slots are cleared on release.
 
-Layers lie side by side in one buffer a field. A state starts from what its slot holds, so whoever gives a slot back
+Layers lie side by side in one buffer a field, the model's last layer first: answers come out of its states, so a write
+before the pool of the layer above it shows. A state starts from what its slot holds, so whoever gives a slot back
 clears it. ``no_buffer`` copies a state to keep it; with ``extra_buffer`` a request has a second slot and goes on there.
 """
 
@@ -42,7 +43,7 @@ class PlainMemory:
         else:
             # whatever lies before the first layer is somebody else's
             whole = torch.zeros(1 + GDN_LAYERS * slots, HEADS, K, V)
-            self.states = list(whole[1:].split(slots))
+            self.states = list(whole[1:].split(slots))[::-1]
         self.windows = list(torch.zeros(GDN_LAYERS * slots, CHANNELS, TAPS - 1).split(slots))
 
 

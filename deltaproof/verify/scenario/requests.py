@@ -43,6 +43,7 @@ class Request:
 
     Attributes:
         job: what its user sent.
+        prompt: what is prefilled of it.
         tokens: what it consists of so far, on the device: the host sees an answer later.
         fed: tokens that its state has seen.
         parts: parts of its prefill that were planned.
@@ -53,6 +54,7 @@ class Request:
     """
 
     job: Job
+    prompt: tuple[int, ...]
     tokens: list[int]
     past: torch.Tensor
     fed: int = 0
@@ -63,14 +65,15 @@ class Request:
     handle: Any = None
 
     @classmethod
-    def of(cls, job: Job) -> Request:
-        """Return a request at its first token."""
-        return cls(job, list(job.prompt), empty_past(len(job.script) + ROOM))
+    def of(cls, job: Job, scripted: int = 0) -> Request:
+        """Return a request at its first token; the last ``scripted`` of its prompt are not prefilled but decoded."""
+        prompt = job.prompt[: len(job.prompt) - scripted]
+        return cls(job, prompt, list(prompt), empty_past(len(job.script) + ROOM))
 
     @property
     def prefilling(self) -> bool:
         """Whether part of the prompt is still to be run."""
-        return self.fed < len(self.job.prompt)
+        return self.fed < len(self.prompt)
 
     def restart(self, kept: Kept) -> None:
         """Go on from a kept prefix."""
