@@ -66,7 +66,7 @@ class Row(_Model):
     )
     steps: int = Field(default=0, description="steps that were run")
     prefix_hits: int = Field(default=0, description="requests that started from a kept prefix")
-    seconds: float = 0.0
+    seconds: float = Field(default=0.0, description="processor time")
 
 
 class Interval(_Model):

@@ -25,6 +25,12 @@ class Strategy:
     caches: bool
     lag: int
 
+    @property
+    def slots(self) -> int:
+        """As many as the strategy needs: those of the requests that are served at once, and of the kept prefixes."""
+        rules = self.rules(False)
+        return rules.running * (1 + self.extra) + rules.most_kept * self.caches
+
     def rules(self, speculates: bool) -> Rules:
         """Return how the engine serves; speculation is not overlapped here."""
         return Rules(caches=self.caches, lag=0 if speculates else self.lag, speculates=speculates)
