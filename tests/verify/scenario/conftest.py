@@ -6,7 +6,7 @@ import pytest
 
 from deltaproof.verify.scenario.runs import Tokens, alone, model
 
-SEED, REQUESTS = 0, 14
+SEED, REQUESTS = 3, 16
 
 
 @pytest.fixture(scope="session")
