@@ -48,12 +48,13 @@ def _named(report: ScenarioReport) -> list[tuple[str, str]]:
 def _summary(report: ScenarioReport) -> str:
     alone = report.alone_accuracy
     requests = f"{report.requests_a_seed} requests, seeds {', '.join(map(str, report.seeds))}"
+    spent = sum(row.seconds for row in report.rows)
     parts = [
         f"{report.faults_seen} of {report.faults_total} faults change tokens on the plain pool",
         f"{report.ours_rows_changed} rows of ours changed",
         f"{report.clean_rows_changed} clean rows changed",
         f"alone {alone.share:.3f} right ({_range(alone)})",
-        f"{requests}; {report.seconds:.0f} s",
+        f"{requests}; {report.seconds:.0f} s, processor time of the rows {spent:.0f} s",
     ]
     return "; ".join(parts)
 
