@@ -38,6 +38,12 @@ class Tier(str, Enum):
     FULL = "full"
 
 
+class Scenario(str, Enum):
+    """What is served."""
+
+    SERVING = "serving"
+
+
 class Format(str, Enum):
     """How the result is written."""
 
@@ -94,11 +100,17 @@ def verify(
         Path | None,
         typer.Option(help="JSON result of an earlier run of --source-mutants: its verdicts are taken over."),
     ] = None,
+    scenario: Annotated[
+        Scenario | None,
+        typer.Option(help="Serve a small model with faults as found in public, on a plain pool and on ours (CPU)."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of --scenario: --seed and those after it.")] = None,
 ) -> None:
     """Hold a backend to the written contract, with faults injected.
 
     Exits 0 if all that ran passed, 1 on a failure, 2 on a usage or harness error or where no values check ran.
     With --source-mutants: 0 if the unchanged kernels pass and 85 % of the mutants are killed, else 1.
+    With --scenario: 0 if clean adapters change no token, every fault does on the plain pool, and none on ours, else 1.
     """
     if output is not None and not output.resolve().parent.is_dir():
         _usage(f"--output: expected a file in a folder that exists, got {output}")
@@ -107,6 +119,13 @@ def verify(
     except ImportError as error:
         _usage(f"verify needs PyTorch: pip install 'deltaproof[torch]' ({error})")
     workers = jobs or default_jobs(device.value)
+    if scenario is not None:
+        if mutants or source_mutants or form or probe or case or backend is not None:
+            _usage("--scenario: expected without --mutants, --source-mutants, --form, --probe, --case and --backend")
+        _scenario(device.value, workers, seed, seeds, format, output)
+        return
+    if seeds is not None:
+        _usage("--seeds: expected together with --scenario, got it without")
     if mutants:
         _mutants(operator, workers, seed, format, output)
         return
@@ -177,6 +196,27 @@ def _mutants(operator: str, jobs: int, seed: int, format: Format, output: Path |
         _write_text(lambda console: print_matrix(report, console), output)
     held = report.killed == report.total and not any(cheat.fooled for cheat in report.cheats)
     raise typer.Exit(0 if held else 1)
+
+
+def _scenario(device: str, jobs: int, seed: int, seeds: int | None, format: Format, output: Path | None) -> None:
+    from deltaproof.verify.scenario.table import SEEDS, run_table, tasks_of
+
+    if device != "cpu":
+        _usage(f"--device: expected cpu with --scenario, got {device}")
+    chosen = range(seed, seed + (seeds or len(SEEDS)))
+    with _Bar(tasks_of(chosen)) as bar:
+        report = run_table(jobs, chosen, advance=bar)
+    if format is Format.JSON:
+        _write(report.model_dump_json(indent=2) + "\n", output)
+    elif format is Format.MARKDOWN:
+        from deltaproof.reports.scenario_text import render_markdown
+
+        _write(render_markdown(report), output)
+    else:
+        from deltaproof.reports.scenario_text import print_scenario
+
+        _write_text(lambda console: print_scenario(report, console), output)
+    raise typer.Exit(0 if report.held else 1)
 
 
 def _source_mutants(

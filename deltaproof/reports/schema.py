@@ -11,6 +11,7 @@ from deltaproof.reports.audit import AUDIT_SCHEMA_VERSION, AuditReport
 from deltaproof.reports.claims import CLAIMS_SCHEMA_VERSION, ClaimsReport
 from deltaproof.reports.model import SCHEMA_VERSION, VerifyReport
 from deltaproof.reports.mutants import MUTANTS_SCHEMA_VERSION, MatrixReport
+from deltaproof.reports.scenario import SCENARIO_SCHEMA_VERSION, ScenarioReport
 from deltaproof.reports.source_mutants import SOURCE_MUTANTS_SCHEMA_VERSION, SourceMutantsReport
 
 
@@ -39,6 +40,11 @@ def source_mutants_schema() -> dict[str, Any]:
     return _schema(SourceMutantsReport, "source-mutants", SOURCE_MUTANTS_SCHEMA_VERSION)
 
 
+def scenario_schema() -> dict[str, Any]:
+    """Return the schema of a report as `deltaproof verify --scenario serving --format json` writes it."""
+    return _schema(ScenarioReport, "scenario", SCENARIO_SCHEMA_VERSION)
+
+
 def audit_schema() -> dict[str, Any]:
     """Return the schema of a report as `deltaproof audit --format json` writes it."""
     return _schema(AuditReport, "audit", AUDIT_SCHEMA_VERSION)
@@ -55,6 +61,7 @@ def schema_files() -> dict[str, str]:
         f"schemas/verify-{SCHEMA_VERSION}.json": verify_schema(),
         f"schemas/mutants-{MUTANTS_SCHEMA_VERSION}.json": mutants_schema(),
         f"schemas/source-mutants-{SOURCE_MUTANTS_SCHEMA_VERSION}.json": source_mutants_schema(),
+        f"schemas/scenario-{SCENARIO_SCHEMA_VERSION}.json": scenario_schema(),
         f"schemas/audit-{AUDIT_SCHEMA_VERSION}.json": audit_schema(),
         f"schemas/claims-{CLAIMS_SCHEMA_VERSION}.json": claims_schema(),
     }

@@ -224,6 +224,7 @@ def test_the_schema_is_itself_valid_and_its_file_is_up_to_date():
         "schemas/verify-1.json",
         "schemas/mutants-1.json",
         "schemas/source-mutants-1.json",
+        "schemas/scenario-1.json",
         "schemas/audit-1.json",
         "schemas/claims-1.json",
     ]
