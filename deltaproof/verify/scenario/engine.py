@@ -20,12 +20,10 @@ from deltaproof.verify.scenario.model import RecallModel
 from deltaproof.verify.scenario.requests import PAST, Kept, Request
 from deltaproof.verify.scenario.step import Step
 from deltaproof.verify.scenario.store import SIZES, Full, Store, padded
-from deltaproof.verify.scenario.workload import CHUNK, Job, draft
+from deltaproof.verify.scenario.workload import CHUNK, DRAFTED, Job, draft
 
 TOGETHER = 2
 """Prompts that one step prefills a part of."""
-DRAFTED = 2
-"""Drafted tokens of a speculative step, at most."""
 SCRIPTED = 10
 """Tokens of a prompt that a speculating engine decodes, as those of a grammar or a tool: drafts of them are right."""
 ENDLESS = 20_000

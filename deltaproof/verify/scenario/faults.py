@@ -76,10 +76,10 @@ class LeaseInCache(PoolStore):
 
 
 class NoneAccepted(PoolStore):
-    """A row without drafts has 0 accepted tokens noted, and is sent back to where it was before the step."""
+    """A row without drafts has 0 accepted tokens noted: its next step takes in nothing."""
 
-    def whole(self, stand: int, count: int, drafts: int) -> bool:
-        return super().whole(stand, count, drafts) and (drafts > 0 or count > 1)
+    def accepted(self, stand: int, count: int, drafts: int) -> int:
+        return stand if drafts > 0 or count > 1 else 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,9 @@ class Entry:
 ENTRIES = (
     Entry("operators", "our operators, indices as they are"),
     Entry("gather/scatter", "states gathered, a plain kernel, states scattered", adapter=GatherScatter),
-    Entry("speculation", "our operators, drafted tokens, a state a token", speculates=True),
+    Entry(
+        "speculation", "our operators, drafted tokens; a state a token in the plain pool, drafts in ours", speculates=True
+    ),
     Entry(
         "far slots", "gather/scatter, slots 2**29 elements apart", adapter=GatherScatter, spread=True
     ),

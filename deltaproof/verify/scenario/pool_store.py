@@ -3,8 +3,8 @@
 The pool is made with ``debug="poison"``: dead rows and free slots hold NaN, and after each step the store looks whether
 one of them was written. A dead row that was hit is nobody's, so the run goes on; a slot that was hit ends it.
 
-Speculation takes a snapshot before the step. Where drafts are refused, the request starts again from it, and the next
-step runs the tokens that stand once more.
+Speculation goes through draft fields: a step leaves no state of tokens that may be refused, and the next one takes in
+those that stand.
 """
 
 from __future__ import annotations
@@ -14,22 +14,37 @@ from typing import Any
 
 import torch
 
-from deltaproof.state import ConvField, Debug, Lease, PoolExhausted, RecurrentField, Snapshot, StatePool, StepPlan
+from deltaproof.ops.common.calls import Drafts
+from deltaproof.state import (
+    ConvDraftField,
+    ConvField,
+    Debug,
+    DraftField,
+    Lease,
+    PoolExhausted,
+    RecurrentField,
+    Snapshot,
+    StatePool,
+    StepPlan,
+)
 from deltaproof.state.fields import Field
 from deltaproof.state.memory import FieldMemory
 from deltaproof.verify.scenario.model import CHANNELS, GDN_LAYERS, HEADS, TAPS, K, V
 from deltaproof.verify.scenario.requests import Kept, Request
 from deltaproof.verify.scenario.spread import spread_rows
 from deltaproof.verify.scenario.store import SIZES, Full, Store
+from deltaproof.verify.scenario.workload import DRAFTED
 
 STATES = RecurrentField("gdn", HEADS, K, V)
 WINDOWS = ConvField("conv", CHANNELS, TAPS, torch.float32)
+DRAFTS = DraftField("drafts", DRAFTED + 1, HEADS, HEADS, K, V, torch.float32)
+INPUTS = ConvDraftField("inputs", DRAFTED + 1, CHANNELS, torch.float32)
 
 
 class SpreadMemory(FieldMemory):
     """The rows of a field, so far apart that an offset does not fit into 32 bits."""
 
-    def __init__(self, field: Field, layers: int, capacity: int) -> None:
+    def __init__(self, field: RecurrentField, layers: int, capacity: int) -> None:
         super().__init__(field, layers, capacity, torch.device("cpu"))
         self._flat = spread_rows(*self._flat.shape)
         self.all_rows = self._flat.unflatten(1, field.shape)
@@ -45,7 +60,8 @@ class PoolStore(Store):
     """
 
     def __init__(self, slots: int, *, speculates: bool = False, spread: bool = False) -> None:
-        self.pool = StatePool([STATES, WINDOWS], layers=GDN_LAYERS, capacity=slots, debug=[Debug.POISON])
+        fields: list[Field] = [STATES, WINDOWS, *([DRAFTS, INPUTS] if speculates else [])]
+        self.pool = StatePool(fields, layers=GDN_LAYERS, capacity=slots, debug=[Debug.POISON])
         if spread:
             memory = SpreadMemory(STATES, GDN_LAYERS, slots)
             memory.poison([*memory.dead_rows(), *(row for slot in range(1, slots + 1) for row in memory.rows_of(slot))])
@@ -54,7 +70,8 @@ class PoolStore(Store):
         self.sizes = StepPlan(self.pool, sizes=SIZES)
         self.live: dict[str, Request] = {}
         self.kept: list[Snapshot] = []
-        self.before: dict[str, Snapshot] = {}
+        self.step: list[Request] = []
+        self.stand: list[int] = []
 
     def states(self, layer: int) -> torch.Tensor:
         return self.pool.bind(STATES, layer)
@@ -62,8 +79,13 @@ class PoolStore(Store):
     def windows(self, layer: int) -> torch.Tensor:
         return self.pool.bind(WINDOWS, layer)
 
+    def drafts(self, layer: int) -> tuple[Drafts, torch.Tensor] | None:
+        if not self.speculates:
+            return None
+        return self.pool.bind_drafts(DRAFTS, layer), self.pool.bind(INPUTS, layer)
+
     def admit(self, request: Request, kept: Kept | None) -> None:
-        if self.pool.available < 1 + self.speculates:
+        if not self.pool.available:
             raise Full
         request.handle = self.pool.acquire(request.job.name, start=None if kept is None else kept.handle)
         self.live[request.job.name] = request
@@ -72,23 +94,20 @@ class PoolStore(Store):
         if form == "prefill":
             return self.sizes.extend([row.handle for row in rows], counts)
         if self.speculates:
-            for row in rows:
-                self.before[row.job.name] = row.handle.snapshot()
+            self.step, self.stand = list(rows), []
+            return self.sizes.speculate([row.handle for row in rows], counts)
         return self.sizes.decode([row.handle for row in rows], counts)
 
     def settle(self, request: Request, stand: int, count: int, drafts: int) -> int:
-        before = self.before.pop(request.job.name)
-        if not self.whole(stand, count, drafts):
-            request.handle.release()
-            request.handle = self.pool.acquire(request.job.name, start=before)
-        before.release()
-        # the lease says how far its state is, not whoever counted drafts
-        position: int = request.handle.position
-        return position - request.fed
+        assert request is self.step[len(self.stand)], "rows settle in their order"
+        self.stand.append(self.accepted(stand, count, drafts))
+        if len(self.stand) == len(self.step):
+            self.sizes.commit(self.stand)
+        return self.stand[-1]
 
-    def whole(self, stand: int, count: int, drafts: int) -> bool:
-        """Return whether all tokens of a step stand."""
-        return stand == count
+    def accepted(self, stand: int, count: int, drafts: int) -> int:
+        """Return how many tokens of a row are taken in by its next step."""
+        return stand
 
     def keep(self, request: Request) -> Any:
         try:
@@ -104,9 +123,6 @@ class PoolStore(Store):
 
     def release(self, request: Request, *, aborted: bool) -> None:
         del self.live[request.job.name]
-        before = self.before.pop(request.job.name, None)
-        if before is not None:
-            before.release()
         request.handle.release()
 
     def others(self, rows: Sequence[Request]) -> list[int]:

@@ -10,17 +10,18 @@ import torch
 from deltaproof.reports.scenario import Divergence, Row, Verdict
 from deltaproof.verify.observation import Skipped
 from deltaproof.verify.scenario.adapters import Operators
-from deltaproof.verify.scenario.engine import DRAFTED, Engine, Rules, Served
+from deltaproof.verify.scenario.engine import Engine, Rules, Served
 from deltaproof.verify.scenario.faults import ENTRIES, Entry
 from deltaproof.verify.scenario.model import RecallModel, load
 from deltaproof.verify.scenario.pool_store import PoolStore
 from deltaproof.verify.scenario.store import Store
 from deltaproof.verify.scenario.strategies import STRATEGIES, Strategy
-from deltaproof.verify.scenario.workload import Job, workload
+from deltaproof.verify.scenario.workload import DRAFTED, Job, workload
 
 FAR_SLOTS = 18
 """Slots of pools whose slots lie far apart, with every strategy: some offsets then wrap to another slot's place."""
-SPECULATING_SLOTS = {"plain": 48, "ours": 24}
+SPECULATING_SLOTS = 48
+"""Slots of a plain pool with a state a token."""
 Place = Literal["plain", "ours"]
 PLAIN: Place = "plain"
 OURS: Place = "ours"
@@ -51,10 +52,10 @@ def alone(seed: int, requests: int) -> Tokens:
 def store_for(strategy: Strategy, entry: Entry, pool: Place) -> Store:
     """Return the pool of a row; raise Skipped where its memory cannot be had."""
     slots = FAR_SLOTS if entry.spread else strategy.slots
-    if entry.speculates:
-        slots = SPECULATING_SLOTS[pool]
     if pool == OURS:
         return entry.ours(slots, speculates=entry.speculates, spread=entry.spread)
+    if entry.speculates:
+        slots = SPECULATING_SLOTS
     columns = DRAFTED + 1 if entry.speculates else 1
     return entry.plain(slots, extra=strategy.extra, columns=columns, spread=entry.spread)
 

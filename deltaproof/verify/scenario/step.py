@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from deltaproof.ops.common.calls import Drafts
 from deltaproof.verify.scenario.adapters import Adapter
 from deltaproof.verify.scenario.model import RecallModel, window_attention
 from deltaproof.verify.scenario.requests import PAST, Request
@@ -25,6 +26,10 @@ class Pools(Protocol):
 
     def windows(self, layer: int) -> torch.Tensor:
         """Return a layer's windows of the convolution [S, C, TAPS - 1]."""
+        ...
+
+    def drafts(self, layer: int) -> tuple[Drafts, torch.Tensor] | None:
+        """Return a layer's drafts of the delta rule, and of the convolution; None where there are none."""
         ...
 
 
@@ -55,11 +60,16 @@ class Step:
 
     def convolve(self, layer: int, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Convolve against the windows in the pool."""
-        return self.adapter.convolve(self.form, x, weight, self.pools.windows(layer), self.arguments)
+        return self.adapter.convolve(self.form, x, weight, self.pools.windows(layer), self._arguments(layer, 1))
 
     def rule(self, layer: int, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Run the delta rule against the states in the pool."""
-        return self.adapter.rule(self.form, inputs, self.pools.states(layer), self.arguments)
+        return self.adapter.rule(self.form, inputs, self.pools.states(layer), self._arguments(layer, 0))
+
+    def _arguments(self, layer: int, which: int) -> dict[str, Any]:
+        """Return the step's arguments, with the drafts of the delta rule (0) or the convolution (1) if it has any."""
+        drafts = self.pools.drafts(layer) if "draft_half" in self.arguments else None
+        return {**self.arguments, **({} if drafts is None else {"drafts": drafts[which]})}
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Attend to each request's own past, and keep the new keys and values there."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from deltaproof.ops.common.calls import Drafts
 from deltaproof.verify.scenario.requests import Kept, Request
 
 SIZES = (1, 2, 4, 8)
@@ -34,6 +35,10 @@ class Store(ABC):
     @abstractmethod
     def windows(self, layer: int) -> torch.Tensor:
         """Return a layer's windows of the convolution [S, C, TAPS - 1]."""
+
+    def drafts(self, layer: int) -> tuple[Drafts, torch.Tensor] | None:
+        """Return a layer's drafts of the delta rule, and of the convolution [S, 2, D, C]; None where there are none."""
+        return None
 
     @abstractmethod
     def admit(self, request: Request, kept: Kept | None) -> None:

@@ -12,6 +12,8 @@ GROUPS = ((8, 0.35), (16, 0.35), (0, 0.3))
 ASKED = 6
 CHUNK = 16
 """Tokens of one part of a prefill, and what a kept state's position is a multiple of."""
+DRAFTED = 2
+"""Drafted tokens of a speculative step, at most."""
 
 
 @dataclass(frozen=True)
