@@ -118,7 +118,8 @@ ENTRIES = (
     Entry("operators", "our operators, indices as they are"),
     Entry("gather/scatter", "states gathered, a plain kernel, states scattered", adapter=GatherScatter),
     Entry(
-        "speculation", "our operators, drafted tokens; a state a token in the plain pool, drafts in ours", speculates=True
+        "speculation", "our operators, drafted tokens: a state a token in the plain pool, drafts in ours",
+        speculates=True,
     ),
     Entry(
         "far slots", "gather/scatter, slots 2**29 elements apart", adapter=GatherScatter, spread=True

@@ -60,7 +60,9 @@ class PoolStore(Store):
     """
 
     def __init__(self, slots: int, *, speculates: bool = False, spread: bool = False) -> None:
-        fields: list[Field] = [STATES, WINDOWS, *([DRAFTS, INPUTS] if speculates else [])]
+        fields: list[Field] = [STATES, WINDOWS]
+        if speculates:
+            fields += [DRAFTS, INPUTS]
         self.pool = StatePool(fields, layers=GDN_LAYERS, capacity=slots, debug=[Debug.POISON])
         if spread:
             memory = SpreadMemory(STATES, GDN_LAYERS, slots)
