@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from deltaproof.ops.common.calls import SequenceCall
+from deltaproof.ops.common.calls import DecodeCall, SequenceCall
 from deltaproof.verify import inputs
 from deltaproof.verify.case import Case
 from deltaproof.verify.expected import GRADIENT_INPUTS
@@ -31,9 +31,11 @@ def require(context: Context, *names: str) -> None:
 
 
 def arguments(call: Call) -> dict[str, torch.Tensor]:
-    """Return every tensor of a call by the name of its argument."""
+    """Return every tensor of a call by the name of its argument, the drafts' parts among them."""
     found = {item.name: getattr(call, item.name) for item in fields(call)}
-    return {name: x for name, x in found.items() if isinstance(x, torch.Tensor)}
+    kept = call.drafts if isinstance(call, DecodeCall) else None
+    parts = {} if kept is None else {f"drafts.{name}": x for name, x in kept._asdict().items()}
+    return {name: x for name, x in found.items() if isinstance(x, torch.Tensor)} | parts
 
 
 @dataclass

@@ -66,10 +66,13 @@ class Graph(Probe):
         low = moved.but(dtype="bfloat16", gate_in_kernel=True, beta_sigmoid=True, layout="v_first")
         ragged = low.but(T=4, num_tokens=(4, 2, 0, 1, 3), write=_token_writes(5, 4), slots=30)
         pack = low.but(seqlens=(5, 100, 40), tail=3)
+        speculative = low.but(T=3, drafts=4, halves=(0, 1, -1, 0, 1), accepted=(2, 0, 0, 4, 1))
         for label in (REPLAY, SYNC, STREAM):
             yield base.but(label=label)
             yield low.but(label=label, **({} if form == "decode" else {"chunk_size": 32}))
             yield ragged.but(label=label) if form == "decode" else pack.but(label=label)
+            if form == "decode":
+                yield speculative.but(label=label)
             if plan.full:
                 for K, V in ((128, 128), (96, 160)):
                     for dtype in ("float32", "bfloat16", "float16"):
@@ -77,6 +80,7 @@ class Graph(Probe):
         if form == "decode":
             yield base.but(label=MEMORY)
             yield low.but(label=MEMORY)
+            yield speculative.but(label=MEMORY)
 
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         if case.seqlens is not None and case.label != STREAM:
