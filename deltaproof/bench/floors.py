@@ -95,12 +95,15 @@ def backward(workload: SequenceWorkload, dtype: str) -> Work:
 
 
 def decode(workload: DecodeWorkload, dtype: str) -> Work:
-    """Return the work of one token a row.
+    """Return the work of one token a row, or of a speculative step.
 
     Bytes: q, k, v, g, beta and each row's state are read, o and the state written. Operations a row and value head:
-    Sᵀ k, k eᵀ and Sᵀ q with 2KV each, and KV for the gate.
+    Sᵀ k, k eᵀ and Sᵀ q with 2KV each, and KV for the gate. A speculative step reads k, v, g, beta of as many drafts and
+    writes those of its tokens; a draft that is taken in has no Sᵀ q.
     """
     (H, HV), K, V, R = workload.heads, workload.K, workload.V, workload.rows
+    T, D = max(workload.drafts, 1), workload.drafts
     token = SIZES[dtype] * (2 * H * K + 2 * HV * V + 2 * HV)
+    draft = SIZES[dtype] * (H * K + HV * V + 2 * HV)
     state = HV * K * V * SIZES[workload.state_dtype]
-    return Work(R * (token + 2 * state), R * HV * 7 * K * V)
+    return Work(R * (T * token + 2 * D * draft + 2 * state), R * HV * (7 * T + 5 * D) * K * V)

@@ -6,13 +6,14 @@ Shape legend: T tokens, N sequences, R decode rows, S slots, H q,k heads, HV val
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from deltaproof.bench.device import set_count
 from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
-from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, SequenceCall
+from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, SequenceCall
 
 SEED = 0
 
@@ -112,21 +113,41 @@ def decode_sets(workload: DecodeWorkload, dtype: torch.dtype, device: str, cache
         scale=K**-0.5, normalize_qk=True, gate_in_kernel=True, beta_sigmoid=True, layout=workload.layout
     )
     A_log, dt_bias = 0.5 * source.normal(HV) - 1.5, source.normal(HV)
+    T, D = max(workload.drafts, 1), workload.drafts
+    more: dict[str, Any] = {}
+    if D:
+        # half 0 is taken in and half 1 written, so that every call does the same
+        shapes = ((H, K), (HV, V), (HV,), (HV,))
+        more["drafts"] = Drafts(*(source.normal(slots, 2, D, *shape).to(dtype) for shape in shapes))
+        more["draft_half"] = torch.zeros(R, dtype=torch.int32, device=device)
+        more["accepted"] = torch.full((slots,), D, dtype=torch.int32, device=device)
     return [
         DecodeCall(
-            source.normal(R, 1, H, K).to(dtype),
-            source.normal(R, 1, H, K).to(dtype),
-            source.normal(R, 1, HV, V).to(dtype),
-            source.normal(R, 1, HV).to(dtype),
-            source.normal(R, 1, HV).to(dtype),
+            source.normal(R, T, H, K).to(dtype),
+            source.normal(R, T, H, K).to(dtype),
+            source.normal(R, T, HV, V).to(dtype),
+            source.normal(R, T, HV).to(dtype),
+            source.normal(R, T, HV).to(dtype),
             options,
             A_log,
             dt_bias,
             pool=pool,
             read_index=order[index * R : (index + 1) * R],
-            out=torch.empty(R, 1, HV, V, dtype=dtype, device=device),
+            out=torch.empty(R, T, HV, V, dtype=dtype, device=device),
+            **more,
         )
         for index in range(sets)
+    ]
+
+
+def copy_sets(count: int, nbytes: int, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return pairs of buffers whose copies move ``nbytes`` each, read and written together."""
+    return [
+        (
+            torch.zeros(nbytes // 2, dtype=torch.uint8, device=device),
+            torch.ones(nbytes // 2, dtype=torch.uint8, device=device),
+        )
+        for _ in range(count)
     ]
 
 

@@ -67,6 +67,13 @@ class Row(_Model):
     to_peers: dict[str, float] = Field(
         default_factory=dict, description="on rows of the operator's own backends: median time ÷ each peer's"
     )
+    to_copy: float | None = Field(
+        default=None, description="time of the workload's copy ÷ median time; of a decode run"
+    )
+    to_one_token: float | None = Field(
+        default=None,
+        description="of a speculative step: median time ÷ that of one token with the same rows in this run",
+    )
     peak_memory_bytes: int | None = Field(
         default=None, description="peak of one plain call beyond its inputs, with the forward in a backward run"
     )
@@ -83,6 +90,9 @@ class WorkloadInfo(_Model):
     bound_by: Literal["memory", "matmul"]
     sets: int = Field(description="input sets that the timed calls take in turn")
     set_bytes: int = Field(description="bytes of one set")
+    copy_time: Times | None = Field(
+        default=None, description="of a decode run: device copies of as many bytes, timed as the rows are"
+    )
 
 
 class Ceilings(_Model):

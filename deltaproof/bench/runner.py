@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -15,12 +16,12 @@ from deltaproof.backends.registry import load, names, preferred
 from deltaproof.bench import ceilings
 from deltaproof.bench.check import compare, describe
 from deltaproof.bench.device import Device, device_of
-from deltaproof.bench.inputs import SEED, call_bytes, dtype_of
-from deltaproof.bench.model import BenchBackend, BenchReport, Ceilings, OutputError, Row, RowStatus, WorkloadInfo
+from deltaproof.bench.inputs import SEED, call_bytes, copy_sets, dtype_of
+from deltaproof.bench.model import BenchBackend, BenchReport, Ceilings, OutputError, Row, RowStatus, Times, WorkloadInfo
 from deltaproof.bench.statistics import compare as compare_rows
 from deltaproof.bench.statistics import times
 from deltaproof.bench.verbs import VERBS, Call, Outputs, Plan, Unsupported, Verb
-from deltaproof.bench.workload import Workload
+from deltaproof.bench.workload import DecodeWorkload, Workload
 from deltaproof.contracts.errors import ContractError
 from deltaproof.ops.registry import operator as find_operator
 from deltaproof.verify.machine import commit, machine, versions
@@ -148,7 +149,7 @@ def run(
     # once before the first workload, so that no file of an earlier run is taken for this one's
     keep(report)
     for done, workload in enumerate(settings.workloads, start=1):
-        info, rows = bench.workload(workload)
+        info, rows = bench.workload(workload, report)
         report.workloads.append(info)
         report.rows.extend(rows)
         report.seconds = time.monotonic() - start
@@ -173,7 +174,7 @@ class _Bench:
     loaded: list[_Loaded]
     progress: Callable[[Row], None]
 
-    def workload(self, workload: Workload) -> tuple[WorkloadInfo, list[Row]]:
+    def workload(self, workload: Workload, before: BenchReport) -> tuple[WorkloadInfo, list[Row]]:
         work = self.verb.work(workload, self.settings.dtype)
         rate = (self.ceilings.copy_bytes_per_s, self.ceilings.matmul_flops_per_s)
         failure = None
@@ -206,8 +207,27 @@ class _Bench:
             bound_by=cast(Literal["memory", "matmul"], work.bound_by(*rate)),
             sets=len(calls),
             set_bytes=call_bytes(calls[0]) if calls else 0,
+            copy_time=self._copy(workload, work.bytes, len(calls)),
         )
-        return info, compare_rows(rows, floor, {one.info.name: one.info.peer for one in self.loaded})
+        plain: dict[str, float] = {}
+        if isinstance(workload, DecodeWorkload) and workload.drafts:
+            name = replace(workload, drafts=0).name
+            plain = {row.backend: row.time.median_ms for row in before.rows if row.workload == name and row.time}
+        copy_ms = None if info.copy_time is None else info.copy_time.median_ms
+        peers = {one.info.name: one.info.peer for one in self.loaded}
+        return info, compare_rows(rows, floor, peers, copy_ms, plain)
+
+    def _copy(self, workload: Workload, nbytes: int, sets: int) -> Times | None:
+        """Time copies of as many bytes as a decode moves, in as many sets, or return None."""
+        if not isinstance(workload, DecodeWorkload) or not sets:
+            return None
+        with self.device.scope(), torch.inference_mode():
+            pairs = copy_sets(sets, nbytes, self.settings.device)
+            runs = [partial(torch.Tensor.copy_, to, source) for to, source in pairs]
+            found = times(self.device.measure(runs, self.settings.replays or self.device.replays))
+        del pairs, runs
+        self.device.free()
+        return found
 
     @staticmethod
     def _row(workload: Workload, one: _Loaded, form: str, status: RowStatus, **more: Any) -> Row:

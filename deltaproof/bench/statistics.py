@@ -49,13 +49,18 @@ def times(samples: Samples) -> Times:
     )
 
 
-def compare(rows: Sequence[Row], floor_ms: float, peers: Mapping[str, bool]) -> list[Row]:
-    """Return the rows of one workload with their ratios to the floor and to each timed peer.
+def compare(
+    rows: Sequence[Row], floor_ms: float, peers: Mapping[str, bool], copy_ms: float | None = None,
+    one_token_ms: Mapping[str, float] | None = None,
+) -> list[Row]:  # fmt: skip
+    """Return the rows of one workload with their ratios to the floor, to each timed peer, and to what else is given.
 
     Args:
         rows: of one workload.
         floor_ms: its floor.
         peers: backend -> whether it is a peer.
+        copy_ms: time of a copy of as many bytes.
+        one_token_ms: backend -> its time for one token, where the workload is a speculative step.
     """
     found = []
     for row in rows:
@@ -67,7 +72,9 @@ def compare(rows: Sequence[Row], floor_ms: float, peers: Mapping[str, bool]) -> 
             {} if peers[row.backend] else {r.backend: r.time.median_ms for r in rows if r.time and peers[r.backend]}
         )
         ratios = {name: own / other for name, other in others.items()}
-        found.append(row.model_copy(update={"to_floor": own / floor_ms, "to_peers": ratios}))
+        plain = (one_token_ms or {}).get(row.backend)
+        more = {"to_copy": copy_ms and copy_ms / own, "to_one_token": plain and own / plain}
+        found.append(row.model_copy(update={"to_floor": own / floor_ms, "to_peers": ratios, **more}))
     return found
 
 

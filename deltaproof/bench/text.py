@@ -57,8 +57,14 @@ def _titles(report: BenchReport) -> dict[tuple[str, str], str]:
     return {(name, form): name if form in (usual, "") else f"{name} ({form})" for name, form in columns}
 
 
-def _cells(row: Row | None, both: bool) -> list[Text]:
-    width = 3 if both else 2
+def _extras(report: BenchReport) -> list[tuple[str, str, str]]:
+    """Return (attribute, title, format) of every further column a backend has, as far as some row fills it."""
+    known = [("to_copy", "of copy", ".1%"), ("to_one_token", "÷ 1 token", ".2f")]
+    return [entry for entry in known if any(getattr(row, entry[0]) is not None for row in report.rows)]
+
+
+def _cells(row: Row | None, both: bool, extras: list[tuple[str, str, str]]) -> list[Text]:
+    width = (3 if both else 2) + len(extras)
     if row is None:
         return [Text("-")] + [Text("")] * (width - 1)
     if row.time is None:
@@ -67,6 +73,9 @@ def _cells(row: Row | None, both: bool) -> list[Text]:
     cells = [Text(ms(row.time.median_ms) + mark), Text("" if row.to_floor is None else f"{row.to_floor:.2f}")]
     if both:
         cells.append(Text("" if row.forward_backward is None else ms(row.forward_backward.median_ms)))
+    for attribute, _, form in extras:
+        value = getattr(row, attribute)
+        cells.append(Text("" if value is None else format(value, form)))
     return cells
 
 
@@ -89,12 +98,14 @@ def _times(report: BenchReport) -> Table:
         table.add_column("÷ floor", justify="right")
         if both:
             table.add_column("with fwd ms", justify="right")
+        for _, extra, _ in _extras(report):
+            table.add_column(extra, justify="right")
     for own, peer in ratios:
         table.add_column(f"{own}/{peer}", justify="right")
     for workload in report.workloads:
         cells = [Text(workload.name), Text(ms(workload.floor_ms) + (" m" if workload.bound_by == "matmul" else ""))]
         for column in columns:
-            cells += _cells(_of(report, workload, column), both)
+            cells += _cells(_of(report, workload, column), both, _extras(report))
         for values in ratios.values():
             cells.append(Text(f"{values[workload.name]:.2f}" if workload.name in values else "-"))
         table.add_row(*cells)

@@ -21,7 +21,7 @@ from deltaproof.bench.device import Run
 from deltaproof.bench.inputs import decode_sets, dense_call, output_gradients, sequence_sets
 from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
 from deltaproof.contracts.conventions import GateSpace
-from deltaproof.ops.common.calls import DecodeCall, SequenceCall
+from deltaproof.ops.common.calls import DecodeCall, Drafts, SequenceCall
 from deltaproof.ops.common.torch_inputs import normalize, sigmoid, softplus
 
 Call = SequenceCall | DecodeCall
@@ -80,7 +80,8 @@ def widened(call: Any) -> Any:
     """Return the call with its tokens in float32 and a state of its own."""
     tokens = {name: getattr(call, name).float() for name in ("q", "k", "v", "g", "beta")}
     if isinstance(call, DecodeCall):
-        return call.with_(**tokens, pool=call.pool.clone(), out=None)
+        drafts = None if call.drafts is None else Drafts(*(x.float() for x in call.drafts))
+        return call.with_(**tokens, pool=call.pool.clone(), out=None, drafts=drafts)
     return call.with_(**tokens)
 
 
@@ -240,7 +241,7 @@ IN_KERNEL = ("normalize_qk", "gate_in_kernel", "beta_sigmoid")
 
 
 class Decode:
-    """One token a row: in place in a pool, or for a backend that has no pool its recurrent form on dense states."""
+    """One token a row, or a speculative step: in place in a pool; without a pool the recurrent form on dense states."""
 
     name = "decode"
 
@@ -289,6 +290,8 @@ class Decode:
         )
 
     def _dense(self, backend: Backend, calls: list[DecodeCall]) -> Plan:
+        if calls[0].drafts is not None:
+            raise Unsupported("it has no pool, and so no drafts")
         dense = [dense_call(call) for call in calls]
         beforehand = [name for name in IN_KERNEL if name in missing(backend, "recurrent", dense[0])]
         dense = [_computed(call, beforehand) for call in dense]

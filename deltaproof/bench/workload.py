@@ -72,7 +72,7 @@ class SequenceWorkload:
 
 @dataclass(frozen=True, kw_only=True, config=FORBID)
 class DecodeWorkload:
-    """One token a row against a pool whose slots lie apart.
+    """One token a row against a pool whose slots lie apart, or a speculative step.
 
     Attributes:
         heads: q,k heads and value heads.
@@ -81,6 +81,7 @@ class DecodeWorkload:
         state_dtype: dtype of the pool.
         layout: layout of the pool.
         slot_padding: elements between two slots, which belong to no state.
+        drafts: tokens of a speculative step, which takes in as many of the step before it; 0 for one token.
     """
 
     heads: tuple[Count, Count]
@@ -90,6 +91,7 @@ class DecodeWorkload:
     state_dtype: StateDtype = "float32"
     layout: StateLayout = StateLayout.V_FIRST
     slot_padding: Annotated[int, Field(ge=0, multiple_of=8)] = 1024
+    drafts: Annotated[int, Field(ge=0, le=16)] = 0
 
     @model_validator(mode="after")
     def _whole_groups(self) -> DecodeWorkload:
@@ -102,6 +104,7 @@ class DecodeWorkload:
         state = "" if self.state_dtype == "float32" else f"{self.state_dtype} state"
         layout = "" if self.layout is StateLayout.V_FIRST else self.layout.value
         size = "1 row" if self.rows == 1 else f"{self.rows} rows"
+        size += f" {self.drafts} drafted" if self.drafts else ""
         return _label(self.heads, size, self.K, self.V, state, layout)
 
 
@@ -135,11 +138,23 @@ TINY = (
 # rows times value heads from 32 to 16384
 POOL = tuple(
     DecodeWorkload(heads=heads, rows=rows)
-    for heads, rows in (((16, 32), 1), ((16, 32), 8), ((16, 32), 32), ((16, 64), 64), ((16, 32), 128), ((16, 64), 256))
+    for heads, rows in (
+        ((16, 32), 1), ((16, 32), 8), ((16, 32), 32), ((16, 32), 64), ((16, 64), 64), ((16, 32), 128), ((16, 64), 256)
+    )
+)  # fmt: skip
+POOL_BF16 = (
+    *(DecodeWorkload(heads=heads, rows=256) for heads in ((16, 32), (16, 64))),
+    *(DecodeWorkload(heads=heads, rows=256, state_dtype="bfloat16") for heads in ((16, 32), (16, 64))),
+)
+SPECULATIVE = tuple(
+    DecodeWorkload(heads=heads, rows=rows, drafts=drafts)
+    for heads, rows in (((16, 32), 64), ((16, 32), 128), ((16, 64), 256))
+    for drafts in (0, 2, 3, 4, 8)
 )
 TINY_POOL = (
     DecodeWorkload(heads=(2, 4), rows=3, K=32, V=16),
     DecodeWorkload(heads=(2, 2), rows=8, K=32, V=32, layout=StateLayout.K_FIRST),
+    DecodeWorkload(heads=(2, 4), rows=3, K=32, V=16, drafts=2),
 )
 
 VERBS = ("prefill", "backward", "decode")
@@ -149,6 +164,8 @@ SETS: Mapping[str, Mapping[str, tuple[Workload, ...]]] = {
     "decode": {
         "pool": POOL,
         "pool_k_first": tuple(replace(workload, layout=StateLayout.K_FIRST) for workload in POOL),
+        "pool_bf16": POOL_BF16,
+        "speculative": SPECULATIVE,
         "tiny": TINY_POOL,
     },
 }

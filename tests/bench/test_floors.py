@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -38,6 +40,17 @@ def test_decode_moves_each_rows_state_twice():
     call = decode_sets(workload, torch.bfloat16, "cpu", 0)[0]
     tokens = sum(x.nbytes for x in (call.q, call.k, call.v, call.g, call.beta, call.out))
     assert floors.decode(workload, "bfloat16").bytes == tokens + 2 * 3 * call.pool[0].nbytes
+
+
+def test_a_speculative_step_reads_its_drafts_and_writes_new_ones():
+    plain = DecodeWorkload(heads=(2, 4), rows=3, K=32, V=16)
+    workload = replace(plain, drafts=2)
+    call = decode_sets(workload, torch.bfloat16, "cpu", 0)[0]
+    tokens = sum(x.nbytes for x in (call.q, call.k, call.v, call.g, call.beta, call.out))
+    drafts = sum(x[:3].nbytes for x in call.drafts)  # both halves of three slots
+    assert floors.decode(workload, "bfloat16").bytes == tokens + drafts + 2 * 3 * call.pool[0].nbytes
+    # two tokens, and two that are taken in without an output
+    assert floors.decode(workload, "bfloat16").flops == 3 * 4 * (2 * 7 + 2 * 5) * 32 * 16
 
 
 def test_operations_of_one_chunk_as_counted_by_hand():

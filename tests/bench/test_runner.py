@@ -7,6 +7,8 @@ import json
 from io import StringIO
 from pathlib import Path
 
+from dataclasses import replace
+
 import pytest
 import torch
 from jsonschema import Draft202012Validator
@@ -130,6 +132,21 @@ def test_a_peer_without_a_pool_is_timed_on_dense_states_with_what_it_lacks_compu
     assert set(rows["torch"].to_peers) == {"dense"}
     text = shown(report)
     assert "dense (recurrent) ms" in text and "computed beforehand" in text
+
+
+def test_a_decode_is_held_to_a_copy_of_as_many_bytes_and_a_speculative_step_to_one_token():
+    speculative = replace(ROWS, drafts=3)
+    report = bench("decode", "torch", "Dense", workloads=(ROWS, speculative))
+    one, dense, step, refused = report.rows
+    for info, row in zip(report.workloads, (one, step), strict=True):
+        assert info.copy_time is not None and row.time is not None
+        assert row.to_copy == info.copy_time.median_ms / row.time.median_ms
+    assert one.to_one_token is None and dense.to_one_token is None
+    assert step.to_one_token == step.time.median_ms / one.time.median_ms
+    assert refused.status is RowStatus.UNSUPPORTED and "no drafts" in refused.reason
+    text = shown(report)
+    assert "of copy" in text and "÷ 1 token" in text
+    assert bench("prefill", "torch").workloads[0].copy_time is None
 
 
 def test_what_a_backend_declares_is_shown_with_its_reason():
