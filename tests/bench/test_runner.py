@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-
-from dataclasses import replace
 
 import pytest
 import torch
