@@ -70,6 +70,8 @@ PROBES = set(
         "leases",
         "conv_values",
         "conv_slots",
+        "drafts",
+        "conv_drafts",
         "conv_rows",
         "conv_large_offsets",
     ]

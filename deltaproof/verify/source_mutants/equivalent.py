@@ -38,7 +38,7 @@ def _widened() -> Iterator[Equivalent]:
         (f"{INPUTS}:head_gradients_kernel", "tl.load(parts + place, mask=inside, other=0.0)"),
         (f"{INPUTS}:gate_gradients_kernel", "tl.load(dt_bias + head, mask=head < HV, other=0.0)"),
         (RECURRENCE, VALUE),
-        (RECURRENCE, "tl.load(dt_bias + head)"),
+        ("common/triton_token:gated", "tl.load(dt_bias + head)"),
         ("common/triton_recurrence_backward:_scalars", "tl.load(dt_bias + head)"),
         (RECURRENCE_BACKWARD, VALUE),
         (RECURRENCE_BACKWARD, "tl.load(v + value, mask=v_in, other=0.0)"),

@@ -26,7 +26,7 @@ def cases(probe: str, form: str) -> list[ConvCase]:
 
 
 def test_the_operators_have_probes_of_their_own() -> None:
-    assert set(PROBES) == {"conv_values", "conv_slots", "conv_rows", "conv_large_offsets"}
+    assert set(PROBES) == {"conv_values", "conv_slots", "conv_rows", "conv_drafts", "conv_large_offsets"}
     assert not set(PROBES) & set(probes_of(operator("gated_delta_rule")))
     assert set(probes()) == set(PROBES) | set(probes_of(operator("gated_delta_rule")))
 
