@@ -51,8 +51,8 @@ def build(case: ConvCase, seed: int, device: str = "cpu", *, fill: Fill = "nan",
         if not case.drafts:
             return call
         tokens = {"": normal(N, case.drafts, case.C).to(call.x.dtype)}
-        place_ = Placement(case.slots, case.halves, case.accepted, case.slot_padding > 0)
-        drafts, half, accepted = place_drafts(tokens, call.writes.tolist(), place_, fill, call.device)
+        lying = Placement(case.slots, case.halves, case.accepted, case.slot_padding > 0)
+        drafts, half, accepted = place_drafts(tokens, call.writes.tolist(), lying, fill, call.device)
         drafted: ConvCall = call.with_(drafts=drafts[""], draft_half=half, accepted=accepted)
         return drafted
     bounds = None
