@@ -90,6 +90,7 @@ def _of(report: BenchReport, workload: WorkloadInfo, column: tuple[str, str]) ->
 
 def _times(report: BenchReport) -> Table:
     columns, ratios, both = _titles(report), pairs(report), report.verb == "backward"
+    extras = _extras(report)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("workload", no_wrap=True)
     table.add_column("floor ms", justify="right")
@@ -98,14 +99,14 @@ def _times(report: BenchReport) -> Table:
         table.add_column("÷ floor", justify="right")
         if both:
             table.add_column("with fwd ms", justify="right")
-        for _, extra, _ in _extras(report):
+        for _, extra, _ in extras:
             table.add_column(extra, justify="right")
     for own, peer in ratios:
         table.add_column(f"{own}/{peer}", justify="right")
     for workload in report.workloads:
         cells = [Text(workload.name), Text(ms(workload.floor_ms) + (" m" if workload.bound_by == "matmul" else ""))]
         for column in columns:
-            cells += _cells(_of(report, workload, column), both, _extras(report))
+            cells += _cells(_of(report, workload, column), both, extras)
         for values in ratios.values():
             cells.append(Text(f"{values[workload.name]:.2f}" if workload.name in values else "-"))
         table.add_row(*cells)

@@ -14,6 +14,7 @@ import torch
 from deltaproof.contracts.conventions import ConvLayout, StateLayout
 from deltaproof.contracts.errors import ContractError
 from deltaproof.ops.common.checks import MAX_DECODE_TOKENS
+from deltaproof.ops.common.draft_checks import HALVES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_SIZE = 256
@@ -126,10 +127,6 @@ class Part:
     def block(self) -> int:
         """Elements that lie side by side: all of them."""
         return math.prod(self.shape)
-
-
-HALVES = 2
-"""Halves of a slot's drafts: one is read while the other is written (clause P7)."""
 
 
 @dataclass(frozen=True)

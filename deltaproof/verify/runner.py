@@ -255,15 +255,15 @@ class Runner:
         """Give a task that took too long one more try, which finds what the first compiled; then call it a failure."""
         task = worker.task
         assert task is not None
-        timeout = probes()[task.probe].timeout
-        check = self._lost(worker, f"no answer within {timeout:g} s, twice: the backend hangs or is far too slow")
+        key = (task.probe, task.case.id)
+        if key in self.late:
+            timeout = probes()[task.probe].timeout
+            finish(self._lost(worker, f"no answer within {timeout:g} s, twice: the backend hangs or is far too slow"))
+        else:
+            self.late.add(key)
+            waiting.append(task)
         self._restart(worker)
         worker.task = None
-        if (task.probe, task.case.id) in self.late:
-            finish(check)
-        else:
-            self.late.add((task.probe, task.case.id))
-            waiting.append(task)
 
     def _restart(self, worker: _Worker) -> None:
         worker.stop()

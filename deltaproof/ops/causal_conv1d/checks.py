@@ -10,9 +10,9 @@ import torch
 from deltaproof.contracts.errors import ContractError
 from deltaproof.contracts.operator import Operator
 from deltaproof.ops.causal_conv1d.calls import ConvCall, ConvDecodeCall, ConvPrefillCall
-from deltaproof.ops.common.checks import ALIGNMENT, FLOATS, MAX_DECODE_TOKENS, check_tensor, checked_bounds
+from deltaproof.ops.common.checks import FLOATS, MAX_DECODE_TOKENS, check_tensor, checked_bounds
 from deltaproof.ops.common.draft_checks import check_draft_values, check_drafts
-from deltaproof.ops.common.slot_checks import INTS, check_writers, inside, share
+from deltaproof.ops.common.slot_checks import INTS, check_slot_memory, check_writers, inside, share
 
 MAX_WIDTH = 16
 
@@ -25,21 +25,7 @@ def _check_pool(call: ConvCall) -> None:
         shape = f"shape [S, {inner[0]}, {inner[1]}] in layout {layout.value}"
         raise ContractError("pool", shape, f"shape {list(pool.shape)}, the other layout")
     check_tensor("pool", pool, ("S", *inner), FLOATS, call.x.device)
-    if pool.numel() == 0:
-        return
-    if not pool[0].is_contiguous():
-        raise ContractError("pool", "contiguous windows (a pool is never copied)", f"strides {pool.stride()}")
-    step = pool.stride(0)
-    if pool.shape[0] > 1 and abs(step) < pool[0].numel():
-        raise ContractError("pool", "slots that do not overlap", f"a slot stride of {step} elements")
-    if not torch.compiler.is_dynamo_compiling() and pool.data_ptr() % ALIGNMENT:
-        address = f"address % {ALIGNMENT} = {pool.data_ptr() % ALIGNMENT}"
-        raise ContractError("pool", f"memory aligned to {ALIGNMENT} bytes", address)
-    if pool.shape[0] > 1 and step * pool.element_size() % ALIGNMENT:
-        bytes_ = f"{step * pool.element_size()} bytes"
-        raise ContractError("pool", f"a slot stride that is a multiple of {ALIGNMENT} bytes", bytes_)
-    if pool.requires_grad:
-        raise ContractError("pool", "a tensor without gradient", "requires_grad=True")
+    check_slot_memory("pool", pool, "contiguous windows (a pool is never copied)")
 
 
 def _check_operands(call: ConvCall) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from deltaproof.contracts.errors import ContractError
-from deltaproof.ops.common.checks import ALIGNMENT, check_tensor
-from deltaproof.ops.common.slot_checks import INTS, inside, share
+from deltaproof.ops.common.checks import check_tensor
+from deltaproof.ops.common.slot_checks import INTS, check_slot_memory, inside, share
 
 HALVES = 2
+"""Halves of a slot's drafts: one is read while the other is written (clause P7)."""
 
 
 def check_drafts(call: Any, parts: Mapping[str, tuple[Any, torch.Tensor]], slots: int) -> None:
@@ -42,7 +43,7 @@ def check_drafts(call: Any, parts: Mapping[str, tuple[Any, torch.Tensor]], slots
     for name, (part, own) in parts.items():
         name = f"drafts.{name}" if name else "drafts"
         check_tensor(name, part, (slots, HALVES, D, *own.shape[2:]), (own.dtype,), own.device)
-        _check_memory(name, part)
+        check_slot_memory(name, part, "contiguous slots (drafts are never copied)")
         D = part.shape[2]
         if T > D:
             raise ContractError(name, f"room for T = {T} tokens", f"D = {D}")
@@ -55,24 +56,6 @@ def check_drafts(call: Any, parts: Mapping[str, tuple[Any, torch.Tensor]], slots
     device = call.device
     check_tensor("draft_half", call.draft_half, (N,), INTS, device)
     check_tensor("accepted", call.accepted, (slots,), INTS, device)
-
-
-def _check_memory(name: str, part: torch.Tensor) -> None:
-    if part.numel() == 0:
-        return
-    size = part[0].numel()
-    if not part[0].is_contiguous():
-        raise ContractError(name, "contiguous slots (drafts are never copied)", f"strides {part.stride()}")
-    if part.shape[0] > 1 and part.stride(0) < size:
-        raise ContractError(name, "slots that do not overlap", f"a slot stride of {part.stride(0)} elements")
-    step = part.stride(0) * part.element_size() if part.shape[0] > 1 else 0
-    if step % ALIGNMENT:
-        raise ContractError(name, f"a slot stride that is a multiple of {ALIGNMENT} bytes", f"{step} bytes")
-    if not torch.compiler.is_dynamo_compiling() and part.data_ptr() % ALIGNMENT:
-        address = f"address % {ALIGNMENT} = {part.data_ptr() % ALIGNMENT}"
-        raise ContractError(name, f"memory aligned to {ALIGNMENT} bytes", address)
-    if part.requires_grad:
-        raise ContractError(name, "a tensor without gradient", "requires_grad=True")
 
 
 def check_draft_values(call: Any, slots: int, capacity: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from deltaproof.contracts.errors import ContractError
+from deltaproof.ops.common.checks import ALIGNMENT
 
 INTS = (torch.int32, torch.int64)
 
@@ -24,6 +25,34 @@ def share(x: torch.Tensor, y: torch.Tensor) -> bool:
         return False
     (first, end), (other_first, other_end) = _extent(x), _extent(y)
     return x.device == y.device and first < other_end and other_first < end
+
+
+def check_slot_memory(name: str, x: torch.Tensor, contiguous: str) -> None:
+    """Check clause P5 for a tensor of slots [S, ...] that are each one block: how they lie, and no gradient.
+
+    Args:
+        name: the argument.
+        x: the tensor.
+        contiguous: what is expected of a slot, in words.
+
+    Raises:
+        ContractError: slots are not contiguous, overlap, are not aligned, or want a gradient.
+    """
+    if x.numel() == 0:
+        return
+    if not x[0].is_contiguous():
+        raise ContractError(name, contiguous, f"strides {x.stride()}")
+    step = x.stride(0)
+    if x.shape[0] > 1 and abs(step) < x[0].numel():
+        raise ContractError(name, "slots that do not overlap", f"a slot stride of {step} elements")
+    if not torch.compiler.is_dynamo_compiling() and x.data_ptr() % ALIGNMENT:
+        address = f"address % {ALIGNMENT} = {x.data_ptr() % ALIGNMENT}"
+        raise ContractError(name, f"memory aligned to {ALIGNMENT} bytes", address)
+    if x.shape[0] > 1 and step * x.element_size() % ALIGNMENT:
+        bytes_ = f"{step * x.element_size()} bytes"
+        raise ContractError(name, f"a slot stride that is a multiple of {ALIGNMENT} bytes", bytes_)
+    if x.requires_grad:
+        raise ContractError(name, "a tensor without gradient", "requires_grad=True")
 
 
 def inside(index: torch.Tensor, slots: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ from deltaproof.ops.common.calls import DecodeCall, SequenceCall
 from deltaproof.ops.common.triton_host import aligned, given, state_strides, zero_tail
 from deltaproof.ops.common.triton_recurrence import recurrence_kernel
 from deltaproof.ops.common.triton_speculation import speculation_kernel
-from deltaproof.ops.gated_delta_rule.triton_tables import recurrence, speculation
+from deltaproof.ops.gated_delta_rule.triton_tables import recurrence
 
 
 def _launch(
@@ -86,7 +86,7 @@ def _speculate(call: DecodeCall, o: torch.Tensor) -> None:
     N, T, H, HV, K, V = call.dims
     options, drafts = call.options, call.drafts
     assert drafts is not None
-    launch = speculation(K, V, options.layout)
+    launch = recurrence(K, V, options.layout)
     speculation_kernel[(N * HV * triton.cdiv(V, launch.BV),)](
         *(aligned(x) for x in (call.q, call.k, call.v, call.g, call.beta)),
         given(call.A_log, o),

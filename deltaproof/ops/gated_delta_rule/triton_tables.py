@@ -77,7 +77,7 @@ class ChunkTable:
 
 
 def recurrence(K: int, V: int, layout: StateLayout) -> Launch:
-    """Return the configuration of the recurrent kernel from head sizes and layout.
+    """Return the configuration of the recurrent kernel, and of a speculative step's, from head sizes and layout.
 
     A block is contiguous in memory in layout v_first, so small blocks read at full speed; in k_first its lines are BV
     long. On an H200, K = V = 128: 8 x 128 on one warp, and 64 x 128 on four, were the fastest of eleven.
@@ -86,11 +86,6 @@ def recurrence(K: int, V: int, layout: StateLayout) -> Launch:
     wide = layout is StateLayout.K_FIRST
     BV = min(triton.next_power_of_2(V), max(1, (8192 if wide else 1024) // BK), 64 if BK >= 128 else 32)
     return Launch(BK, BV, 4 if wide and BK * BV > 1024 else 1)
-
-
-def speculation(K: int, V: int, layout: StateLayout) -> Launch:
-    """Return the configuration of a speculative step from head sizes and layout."""
-    return recurrence(K, V, layout)
 
 
 SEGMENT = 32
