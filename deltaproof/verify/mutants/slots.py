@@ -7,44 +7,27 @@ from dataclasses import replace
 import torch
 
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall
+from deltaproof.verify.mutants.indices import AnyIndex, Clamped, Unbounded, Wrapped
 from deltaproof.verify.mutants.model import ModelBackend
 from deltaproof.verify.mutants.model.grid import Grid
 from deltaproof.verify.mutants.model.memory import Call
 from deltaproof.verify.mutants.mutant import Mutant
 
 
-class RawNegative(ModelBackend):
+class RawNegative(AnyIndex, ModelBackend):
     """Every index is an address: -1 is the memory just before the pool."""
 
-    def slot_mask(self, slot: torch.Tensor, slots: int) -> torch.Tensor:
-        return torch.ones_like(slot, dtype=torch.bool)
 
-
-class ClampedToFirst(ModelBackend):
+class ClampedToFirst(Clamped, ModelBackend):
     """A negative index is moved to slot 0, which is then read, advanced and stored."""
 
-    def slot_mask(self, slot: torch.Tensor, slots: int) -> torch.Tensor:
-        return slot < slots
 
-    def slot_of(self, index: torch.Tensor, slots: int) -> torch.Tensor:
-        return index.clamp(min=0)
-
-
-class WrappedToLast(ModelBackend):
+class WrappedToLast(Wrapped, ModelBackend):
     """A negative index counts from the end, as Python's does."""
 
-    def slot_mask(self, slot: torch.Tensor, slots: int) -> torch.Tensor:
-        return (slot >= -slots) & (slot < slots)
 
-    def slot_of(self, index: torch.Tensor, slots: int) -> torch.Tensor:
-        return torch.where(index < 0, index + slots, index)
-
-
-class NoUpperBound(ModelBackend):
+class NoUpperBound(Unbounded, ModelBackend):
     """Only negative indices are padding."""
-
-    def slot_mask(self, slot: torch.Tensor, slots: int) -> torch.Tensor:
-        return slot >= 0
 
 
 class ReadSlotOverwritten(ModelBackend):

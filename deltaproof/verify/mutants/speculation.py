@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from deltaproof.ops.common.calls import DecodeCall
+from deltaproof.verify.mutants.halves import ReadHalf, WrappedDrafts
 from deltaproof.verify.mutants.model import ModelBackend
 from deltaproof.verify.mutants.mutant import Mutant
 
@@ -37,11 +38,8 @@ class OtherHalf(ModelBackend):
         return changed
 
 
-class OneHalf(ModelBackend):
+class OneHalf(ReadHalf, ModelBackend):
     """New drafts go where the old ones are still read."""
-
-    def new_half(self, half: int) -> int:
-        return half if half in (0, 1) else 0
 
 
 class DraftsOfReadSlot(ModelBackend):
@@ -66,11 +64,8 @@ class StateAfterDrafts(ModelBackend):
         return changed
 
 
-class PaddingDrafts(ModelBackend):
+class PaddingDrafts(WrappedDrafts, ModelBackend):
     """The drafts of a padding row go to the last slot, where -1 points."""
-
-    def draft_slot(self, index: int, slots: int) -> int | None:
-        return index % slots if -slots <= index < slots else None
 
 
 STALE = "vllm #39273: after speculation a step read a state that was not that of the accepted tokens"

@@ -6,6 +6,7 @@ import torch
 
 from deltaproof.ops.causal_conv1d.calls import ConvDecodeCall
 from deltaproof.verify.mutants.conv.model import ConvModel, Rows
+from deltaproof.verify.mutants.halves import ReadHalf, WrappedDrafts
 from deltaproof.verify.mutants.mutant import Mutant
 
 
@@ -31,18 +32,12 @@ class TapsSkipDrafts(ConvModel):
         return old
 
 
-class OneHalf(ConvModel):
+class OneHalf(ReadHalf, ConvModel):
     """New drafts go where the old ones are still read."""
 
-    def new_half(self, half: int) -> int:
-        return half if half in (0, 1) else 0
 
-
-class PaddingDrafts(ConvModel):
+class PaddingDrafts(WrappedDrafts, ConvModel):
     """The drafts of a padding row go to the last slot, where -1 points."""
-
-    def draft_slot(self, index: int, slots: int) -> int | None:
-        return index % slots if -slots <= index < slots else None
 
 
 STALE = "vllm #39273: after speculation a step read a state that was not that of the accepted tokens"

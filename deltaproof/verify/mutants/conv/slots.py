@@ -8,34 +8,20 @@ import torch
 
 from deltaproof.ops.causal_conv1d.calls import ConvCall
 from deltaproof.verify.mutants.conv.model import ConvModel, Rows
+from deltaproof.verify.mutants.indices import AnyIndex, Clamped, Unbounded, Wrapped
 from deltaproof.verify.mutants.mutant import Mutant
 
 
-class RawNegative(ConvModel):
+class RawNegative(AnyIndex, ConvModel):
     """Every index is an address: -1 is the memory just before the pool."""
 
-    def slot_mask(self, index: torch.Tensor, slots: int) -> torch.Tensor:
-        return torch.ones_like(index, dtype=torch.bool)
 
-
-class ClampedToFirst(ConvModel):
+class ClampedToFirst(Clamped, ConvModel):
     """A negative index is moved to slot 0, whose window is then shifted and stored."""
 
-    def slot_mask(self, index: torch.Tensor, slots: int) -> torch.Tensor:
-        return index < slots
 
-    def slot_of(self, index: torch.Tensor, slots: int) -> torch.Tensor:
-        return index.long().clamp(min=0)
-
-
-class WrappedToLast(ConvModel):
+class WrappedToLast(Wrapped, ConvModel):
     """A negative index counts from the end, as Python's does."""
-
-    def slot_mask(self, index: torch.Tensor, slots: int) -> torch.Tensor:
-        return (index >= -slots) & (index < slots)
-
-    def slot_of(self, index: torch.Tensor, slots: int) -> torch.Tensor:
-        return torch.where(index < 0, index.long() + slots, index.long())
 
 
 class Remainder(ConvModel):
@@ -48,11 +34,8 @@ class Remainder(ConvModel):
         return torch.remainder(index.long(), slots)
 
 
-class NoUpperBound(ConvModel):
+class NoUpperBound(Unbounded, ConvModel):
     """Only negative indices are padding."""
-
-    def slot_mask(self, index: torch.Tensor, slots: int) -> torch.Tensor:
-        return index >= 0
 
 
 class NarrowIndex(ConvModel):

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from deltaproof.ops.causal_conv1d.calls import ConvDecodeCall
+from deltaproof.verify.mutants.halves import Halves
 
 
-class ConvSpeculation:
+class ConvSpeculation(Halves):
     """What a backend with the model's rows, windows and outputs makes of drafts."""
 
     def taken_count(self, call: ConvDecodeCall, slot: int) -> int:
@@ -27,14 +28,6 @@ class ConvSpeculation:
     def seen_window(self, old: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
         """Return the windows that the outputs see, out of that of the slot and the one with the drafts."""
         return window
-
-    def new_half(self, half: int) -> int:
-        """Return the half that takes the row's own tokens."""
-        return 1 - half if half in (0, 1) else 0
-
-    def draft_slot(self, index: int, slots: int) -> int | None:
-        """Return the slot whose drafts an index names, or None."""
-        return index if 0 <= index < slots else None
 
     @torch.no_grad()
     def speculate(self: Any, call: ConvDecodeCall) -> torch.Tensor:

@@ -11,9 +11,10 @@ import torch
 
 from deltaproof.ops.common.calls import DecodeCall, Drafts
 from deltaproof.ops.gated_delta_rule.oracle import unrolled
+from deltaproof.verify.mutants.halves import Halves
 
 
-class Speculation:
+class Speculation(Halves):
     """What a backend with ``decode`` and the model's memory makes of drafts."""
 
     def taken(self, call: DecodeCall) -> DecodeCall:
@@ -23,14 +24,6 @@ class Speculation:
     def state_after(self, call: DecodeCall, plain: DecodeCall, counts: list[int]) -> DecodeCall:
         """Return the decode of all tokens, which stores the state after each row's accepted drafts."""
         return plain
-
-    def new_half(self, half: int) -> int:
-        """Return the half that takes the row's own tokens."""
-        return 1 - half if half in (0, 1) else 0
-
-    def draft_slot(self, index: int, slots: int) -> int | None:
-        """Return the slot whose drafts a write index names, or None."""
-        return index if 0 <= index < slots else None
 
     def speculate(self: Any, call: DecodeCall) -> torch.Tensor:
         """Run a speculative step."""
