@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, PrefillCall, SequenceCall
+from deltaproof.ops.gated_delta_rule import hopper_decode
 from deltaproof.ops.gated_delta_rule.triton_backend import TritonBackend
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -27,6 +30,7 @@ class Case:
         write: pool forms: "in_place", "other" (another slot) or "each" (decode: a slot a token).
         checkpoints: prefill: how many tokens apart states are kept.
         state: dtype of states.
+        hopper: the kernels for compute capability 9.0 are taken where they take a call.
     """
 
     form: str
@@ -44,6 +48,7 @@ class Case:
     write: str = "in_place"
     checkpoints: int | None = None
     state: str = "fp32"
+    hopper: bool = False
 
     @property
     def label(self) -> str:
@@ -53,6 +58,7 @@ class Case:
         words += [] if self.chunk == 64 else [f"c{self.chunk}"]
         words += [f"t{self.tokens}"] if self.form == "decode" else []
         words += [f"drafts{self.drafts}"] if self.drafts else []
+        words += ["hopper"] if self.hopper else []
         words += [] if self.write == "in_place" else [f"write-{self.write}"]
         words += [f"every{self.checkpoints}"] if self.checkpoints else []
         return " ".join([*words, *([] if self.state == "fp32" else [f"state-{self.state}"])])
@@ -115,10 +121,21 @@ def _call(case: Case, grad: bool) -> SequenceCall | DecodeCall | PrefillCall:
     return PrefillCall(**common, **pool, cu_seqlens=cu_seqlens)
 
 
+@contextmanager
+def _hopper(there: bool) -> Iterator[None]:
+    """Let the host code see a GPU of compute capability 9.0, or none."""
+    really = hopper_decode.is_hopper
+    hopper_decode.is_hopper = lambda device: there
+    try:
+        yield
+    finally:
+        hopper_decode.is_hopper = really
+
+
 def run(backend: Any, case: Case) -> None:
     """Make the case's calls: forward, and where the backend has gradients forward and backward."""
     form = getattr(backend, case.form)
-    with torch.no_grad():
+    with torch.no_grad(), _hopper(case.hopper):
         form(_call(case, grad=False))
     if case.form in SEQUENCE_FORMS and "backward" not in backend.unsupported:
         call = _call(case, grad=True)
@@ -159,6 +176,11 @@ def _table() -> list[Case]:
             for K, V in ((64, 64), (128, 128), (33, 40), (256, 256)):
                 cases += [Case("decode", dtype, K, V, layout=layout, tokens=4, drafts=4)]
     cases += [Case("decode", "bf16", 128, 128, layout="v_first", tokens=2, drafts=8, full=False, state="bf16")]
+    if hopper_decode.hopper_speculation_kernel is not None:
+        hopper = Case("decode", "bf16", 128, 128, layout="v_first", tokens=4, drafts=4, hopper=True)
+        for state in DTYPES:
+            cases += [replace(hopper, state=state), replace(hopper, drafts=8, full=False, state=state)]
+        cases += [replace(hopper, K=64, V=size, drafts=drafts) for size in (64, 80) for drafts in (3, 8)]
     return cases
 
 

@@ -18,6 +18,7 @@ os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels are never compil
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
@@ -47,7 +48,8 @@ class Launch:
 
     def source(self) -> ASTSource:
         """Return what Triton compiles."""
-        return ASTSource(self.fn, self.signature, self.constants, self.attributes)
+        kind = GluonASTSource if self.fn.is_gluon() else ASTSource
+        return kind(self.fn, self.signature, self.constants, self.attributes)
 
     def compile(self) -> Any:
         """Compile as the launch would."""

@@ -9,6 +9,7 @@ from deltaproof.ops.common.calls import DecodeCall, SequenceCall
 from deltaproof.ops.common.triton_host import aligned, given, state_strides, zero_tail
 from deltaproof.ops.common.triton_recurrence import recurrence_kernel
 from deltaproof.ops.common.triton_speculation import speculation_kernel
+from deltaproof.ops.gated_delta_rule import hopper_decode
 from deltaproof.ops.gated_delta_rule.triton_tables import recurrence
 
 
@@ -129,5 +130,7 @@ def decode(call: DecodeCall, out: torch.Tensor) -> None:
         return
     if call.drafts is None:
         _launch(call, out, call.q.shape[0], call.pool, call.pool)
+    elif hopper_decode.takes(call):
+        hopper_decode.speculate(call, out)
     else:
         _speculate(call, out)

@@ -45,6 +45,26 @@ class DraftsProbe(Probe):
     forms = ("decode",)
 
     def cases(self, plan: Plan) -> Iterator[Case]:
+        usual = list(self._usual())
+        yield from usual
+        if not plan.full:
+            return
+        some = usual[0]
+        for K, V in ((128, 128), (64, 64), (1, 1), (256, 33), (33, 256)):
+            for layout in ("k_first", "v_first"):
+                for dtype in ("float32", "bfloat16", "float16"):
+                    yield some.but(label="sizes", K=K, V=V, layout=layout, dtype=dtype, H=2, HV=4)
+        for drafts in (1, 2, 8, 16):
+            long = some.but(label="room", drafts=drafts, T=drafts, accepted=(drafts, drafts - 1, 0, 1))
+            yield long
+            yield long.but(gate_in_kernel=True, beta_sigmoid=True, normalize=False, state_dtype="float16")
+        for dtype in ("int32", "int64"):
+            yield some.but(label="index", index_dtype=dtype, read=(2**31 - 1, 3, -(2**31), 0))
+        yield some.but(label="heads outermost", heads_outermost=True, slot_padding=8)
+        yield some.but(label="gates", gates="mixed")
+        yield from self._wide(usual)
+
+    def _usual(self) -> Iterator[Case]:
         base = Case("decode", B=4, T=3, H=1, HV=2, K=16, V=24, slots=SLOTS, drafts=4, read=(2, 5, 1, 6))
         some = base.but(halves=(0, 1, -1, 1), accepted=(3, 1, 0, 4))
         yield some
@@ -66,20 +86,19 @@ class DraftsProbe(Probe):
         )
         yield some.but(label="fresh", fresh=(True, False, True, False), nan_slots=(2,))
         yield some.but(label="heads", H=2, HV=6, K=9, V=13, layout="v_first", dtype="float16", gate_dtype="bfloat16")
-        if not plan.full:
-            return
-        for K, V in ((128, 128), (64, 64), (1, 1), (256, 33), (33, 256)):
-            for layout in ("k_first", "v_first"):
-                for dtype in ("float32", "bfloat16", "float16"):
-                    yield some.but(label="sizes", K=K, V=V, layout=layout, dtype=dtype, H=2, HV=4)
-        for drafts in (1, 2, 8, 16):
-            long = some.but(label="room", drafts=drafts, T=drafts, accepted=(drafts, drafts - 1, 0, 1))
-            yield long
-            yield long.but(gate_in_kernel=True, beta_sigmoid=True, normalize=False, state_dtype="float16")
-        for dtype in ("int32", "int64"):
-            yield some.but(label="index", index_dtype=dtype, read=(2**31 - 1, 3, -(2**31), 0))
-        yield some.but(label="heads outermost", heads_outermost=True, slot_padding=8)
-        yield some.but(label="gates", gates="mixed")
+
+    def _wide(self, usual: list[Case]) -> Iterator[Case]:
+        """Yield what serving runs, and a backend may have a kernel of its own for: bf16, states [V, K], K from 64."""
+        for case in usual:
+            wide = case.but(K=128, V=48, layout="v_first", dtype="bfloat16", slot_padding=16 * (case.slot_padding > 0))
+            yield wide
+            yield wide.but(K=64, state_dtype="bfloat16", gate_dtype="bfloat16")
+        for drafts, T in ((1, 1), (2, 2), (3, 1), (5, 4), (6, 6), (7, 7), (8, 3), (8, 8), (9, 9)):
+            room = usual[0].but(label="room", K=64, V=80, H=2, HV=4, layout="v_first", dtype="bfloat16")
+            room = room.but(drafts=drafts, T=T, accepted=(drafts, drafts - 1, 0, 1), gate_in_kernel=True)
+            yield room
+            yield room.but(K=128, V=16, beta_sigmoid=True, num_tokens=(T, 0, T - 1, T), dead_tokens=True)
+            yield room.but(K=128, V=32, normalize=False, gates="mixed", state_dtype="float16")
 
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         fills: tuple[Fill, ...] = ("nan", "stale")
