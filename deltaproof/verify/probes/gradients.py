@@ -68,6 +68,8 @@ class GradientsProbe(Probe):
         raw = {"gate_in_kernel": True, "dt_bias": False, "beta_sigmoid": True, "gate_dtype": "bfloat16"}
         yield base.but(label="some-inputs", **raw)
         yield base.but(label="parameters", T=19, chunk_size=16, gate_in_kernel=True, parameter_dtype="bfloat16")
+        # more heads than a program sums up
+        yield base.but(label="parameters", B=1, T=2, HV=20, K=4, V=3, gate_in_kernel=True, beta_sigmoid=True)
         # more than one block of K or V: several programs have a share in a gradient
         blocks = base.but(label="blocks", gate_in_kernel=True)
         if chunk:

@@ -74,7 +74,7 @@ class RedZones(Probe):
         else:
             yield base.but(seqlens=(7, 0, 9), tail=3, K=9, V=13)
             # gradients of A_log and dt_bias are sums over tokens: one token too many shows
-            yield base.but(label=BOUNDS, seqlens=(7, 3, 9), chunk_size=16, K=9, V=13, gate_in_kernel=True)
+            yield base.but(label=BOUNDS, seqlens=(24, 3, 22), chunk_size=16, K=9, V=13, gate_in_kernel=True)
         if not base.is_pool:
             yield base.but(label=BACKWARD, T=5, K=9, V=13, gate_in_kernel=True)
             yield base.but(label=BACKWARD, seqlens=(3, 0, 4), tail=2, H=1, HV=3, K=9, V=13, gate_in_kernel=True)
@@ -121,7 +121,8 @@ class RedZones(Probe):
 
     def _bounds(self, case: Case, context: Context) -> Iterator[Observation]:
         T, backward = case.tokens, not case.is_pool and "backward" not in context.target.backend.unsupported
-        for wrong in ((0, T + 5, 3, FAR), (-FAR, 9, -2, T + 1)):
+        # the last two: a length below 0 in front of others, and more chunks than as many tokens have
+        for wrong in ((0, T + 5, 3, FAR), (-FAR, 9, -2, T + 1), (FAR, 0, T, 2), (0, T, 0, T)):
             for fill, what in AROUND.items():
                 canaries = Canaries(fill)
                 call: Any = context.call(case, fill=fill)

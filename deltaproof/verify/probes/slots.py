@@ -114,6 +114,7 @@ class Slots(Probe):
             yield dead.but(index_dtype=dtype, read=(3, -1, SLOTS + 5), write=(-1, 0, 1))
         # padding wins over has_initial_state, and a fresh row's slot is never looked at
         yield dead.but(label="fresh", read=(3, -1, 5), fresh=(True, True, False), nan_slots=(3,))
+        yield dead.but(label="fresh", read=(3, INT32_MAX, 5), fresh=(True, False, False), nan_slots=(3,))
         yield base.but(label="fresh", read=(3, 4, 6), write=(5, 0, 2), fresh=(True, False, True), nan_slots=(3, 6))
         yield base.but(label="64-bit", index_dtype="int64", read=(CUT, 4, 5), write=(1, CUT + 1, -CUT))
 
@@ -165,6 +166,9 @@ class Slots(Probe):
             dead_tokens=True,
             chunk_size=max(every // 2, 16),
         )
+        # not after every chunk, and the first reaches more of them than there are slots for
+        sparse = reached.but(checkpoint_every=32, chunk_size=16, seqlens=(65, 17, 5))
+        yield sparse.but(read=(0, 1, 2), checkpoints=((3,), (5,), (7,)))
         dense = base.but(seqlens=None, B=2, T=2 * every)
         yield dense.but(read=(0, 1), checkpoints=((3, -1), (-12, 6)), layout="v_first", index_dtype="int32")
 

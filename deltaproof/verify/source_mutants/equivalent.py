@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from deltaproof.verify.source_mutants.equivalent_conv import CONVOLUTION
+from deltaproof.verify.source_mutants.equivalent_interpreted import INTERPRETED
 from deltaproof.verify.source_mutants.generate import SourceMutant
 from deltaproof.verify.source_mutants.reviewed import (
+    BELOW_SIGHT,
     COLUMN_DROPPED,
     FITS,
     INTERPRETED_ONLY,
-    ONE_THREAD,
+    NO_ROW,
     PROMOTED,
     ROW_DROPPED,
-    TOO_LARGE,
     TWICE,
     WIDE_ALREADY,
     Equivalent,
@@ -61,6 +62,7 @@ def _wide() -> Iterator[Equivalent]:
     """Yield casts to 64 bits beside which nothing stays narrow."""
     for place, loaded in (
         (f"{INPUTS}:_tokens", "tl.load(cu_seqlens + N)"),
+        (f"{PLACES}:sequence_bounds", "tl.load(cu_seqlens + n + 1)"),
         (f"{PLACES}:zero_tail_kernel", "tl.load(cu_seqlens + N)"),
         (f"{PLACES}:sequence_place", "tl.load(chunk_offsets + n + 1)"),
         (RECURRENCE, "tl.load(num_tokens + row)"),
@@ -111,10 +113,24 @@ def _dropped() -> Iterator[Equivalent]:
         (f"{INPUTS}:gate_gradients_kernel", "tl.load(A_log + head, mask=head < HV, other=0.0)"),
     ):
         yield Equivalent(place, COLUMN_DROPPED.format(alone), "drop-load-mask", loaded)
-    for line in ("x += tl.load(dt_bias", "rate = -tl.exp(tl.load(A_log"):
+    for line in ("inside = used", "x += tl.load(dt_bias", "rate = -tl.exp(tl.load(A_log"):
         yield Equivalent(
             f"{INPUTS}:gate_gradients_kernel", COLUMN_DROPPED.format(alone), "shift-bound", "head < HV", within=line
         )
+    stored = "each is a row of its own, which the mask of the store drops"
+    yield Equivalent(
+        f"{OUTPUTS}:outputs_kernel", ROW_DROPPED.format(stored), "drop-mask-term",
+        "inside[:, None] & k_in[None, :]", "k_in[None, :]", "b_q = tl.load(q",
+    )  # fmt: skip
+    yield Equivalent(
+        f"{STATES}:reverse_states_kernel",
+        "an empty sequence has no chunk that takes the value; only a memory checker sees the read",
+        "shift-bound", "chunks > 0",
+    )  # fmt: skip
+    yield Equivalent(
+        RECURRENCE_BACKWARD, "one segment more has no tokens; only a memory checker sees the read",
+        "drop-offset", "count + SEGMENT - 1", "count + SEGMENT",
+    )  # fmt: skip
     errors = "b_e = tl.load(errors"
     yield Equivalent(
         f"{OUTPUTS}:outputs_kernel", COLUMN_DROPPED.format(alone), "drop-mask-term",
@@ -143,48 +159,24 @@ def _said_twice() -> Iterator[Equivalent]:
     yield Equivalent(place, zero, "drop-select", "tl.where(at[:, None] < i, inverse, 0.0)")
 
 
-def _interpreted() -> Iterator[Equivalent]:
-    """Yield what the interpreter alone cannot show."""
+def _out_of_sight() -> Iterator[Equivalent]:
+    """Yield what adds nothing, or less than any bound lets through."""
+    for place, before, why in (
+        (f"{GRADIENTS}:score_gradients_kernel", "tl.where(inside, tl.sum(both, 1) - tl.sum(both, 0), 0.0)", "decays"),
+        (f"{GRADIENTS}:key_gradients_kernel", "tl.where(inside, tl.exp(end - b_G), 0.0)", "errors and gradients"),
+        (f"{STATES}:reverse_states_kernel", "tl.where(inside, b_b * tl.exp(end - b_G), 0.0)", "strengths"),
+    ):
+        yield Equivalent(place, NO_ROW.format(f"their {why} are"), "drop-select", before)
+    for count in (16, 32):
+        whole = NO_ROW.format(f"a chunk of exactly {count} tokens has none behind them")
+        yield Equivalent(f"{PREPARE}:prepare_kernel", whole, "shift-bound", f"count > {count}")
+    yield Equivalent("common/triton_token:advanced", BELOW_SIGHT, "drop-clamp", "tl.maximum(b_g, MIN_LOG_GATE)")
     yield Equivalent(
-        "common/triton_language:_dot_fp32", "the interpreter multiplies fp32 operands as they are", device="cpu"
+        f"{INPUTS}:gate_gradients_kernel", BELOW_SIGHT, "drop-select", "tl.where(y >= MIN_LOG_GATE, d, 0.0)"
     )
-    yield Equivalent(RECURRENCE_BACKWARD, ONE_THREAD, "drop-barrier", device="cpu")
-    zeroed = "block[:, None] < block[None, :]"
     yield Equivalent(
-        f"{PREPARE}:prepare_kernel", f"the blocks on the diagonal are stored afterwards; {ONE_THREAD}", "shift-bound",
-        zeroed, device="cpu",
-    )  # fmt: skip
-    shared = f"programs share what each writes before it reads; {ONE_THREAD}"
-    place = "(first // SEGMENT + n) * HV"
-    for operator, before, after in (
-        ("drop-offset", f"kept += {place} * V * K", ""),
-        ("drop-stride", place, ""),
-        ("drop-stride", f"{place} * V", ""),
-        ("drop-stride", f"{place} * V * K", ""),
-        ("drop-offset", "first // SEGMENT + n", ""),
-        ("drop-offset", "before += n * SEGMENT * HV * V * K", ""),
-        ("drop-stride", "n * SEGMENT", ""),
-        ("drop-stride", "n * SEGMENT * HV", ""),
-        ("drop-stride", "n * SEGMENT * HV * V", ""),
-        ("drop-stride", "n * SEGMENT * HV * V * K", ""),
-    ):
-        yield Equivalent(RECURRENCE_BACKWARD, shared, operator, before, after, device="cpu")
-    for place, line, what in (
-        (RECURRENCE_BACKWARD, "count =", "kept states"),
-        (f"{INPUTS}:gate_gradients_kernel", "rows =", "partial gradients"),
-    ):
-        for operator, before, after in (
-            ("drop-offset", "tl.zeros([], tl.int64) + T", "T"),
-            ("narrow-zero", "tl.int64", "tl.int32"),
-        ):
-            yield Equivalent(place, TOO_LARGE.format(what), operator, before, after, line, "cpu")
-    yield Equivalent(
-        f"{GRADIENTS}:score_gradients_kernel", TOO_LARGE.format("chunk matrices"), "drop-widening",
-        "tl.program_id(0).to(tl.int64)", device="cpu",
-    )  # fmt: skip
-    yield Equivalent(
-        RECURRENCE_BACKWARD, "the interpreter lets a loop change a variable's type; the first product widens it",
-        "drop-upcast", "tl.load(source + at, mask=inner, other=0.0).to(tl.float32)", device="cpu",
+        f"{PLACES}:chunk_table_kernel", "a number is stored in every place", "drop-addend",
+        "tl.zeros([BLOCK], tl.int32) + n", "n",
     )  # fmt: skip
 
 
@@ -195,7 +187,8 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     *_wide(),
     *_dropped(),
     *_said_twice(),
-    *_interpreted(),
+    *_out_of_sight(),
+    *INTERPRETED,
     *CONVOLUTION,
 )
 

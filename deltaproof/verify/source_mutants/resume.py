@@ -14,7 +14,10 @@ from deltaproof.verify.source_mutants.generate import SourceMutant
 PACKAGE = Path(__file__).resolve().parents[2]
 ROOMS = ("backends", "contracts", "operators", "ops", "verify")
 """Folders of the package whose text decides what a check says."""
-REASONS = ("verify/source_mutants/equivalent.py", "verify/source_mutants/equivalent_conv.py")
+REASONS = tuple(
+    f"verify/source_mutants/{name}.py"
+    for name in ("equivalent", "equivalent_conv", "equivalent_interpreted", "reviewed")
+)
 """Reasons say why a mutant lives, not whether it does."""
 SAME = ("operator", "backend", "device", "tier", "forms", "probes", "cases", "seed", "sources")
 PACKAGES = ("torch", "triton", "numpy")
