@@ -23,7 +23,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
-from deltaproof.ops.common.triton_token import gated, strengthened
+from deltaproof.ops.common.triton_token import gate_at, gated, strengthened
 
 QUERIES = gl.constexpr(8)
 """Queries a program answers: the narrowest operand there is."""
@@ -136,6 +136,7 @@ def hopper_speculation_kernel(
     row = (program // (BLOCKS * HV)).to(gl.int64)
     group = head // (HV // H)
 
+    b_A_log, b_bias = gate_at(A_log, dt_bias, head, GATE, DT_BIAS)
     read_slot = gl.load(read_index + row).to(gl.int64)
     write_slot = gl.load(write_index + row).to(gl.int64)
     half = gl.load(draft_half + row).to(gl.int32)
@@ -205,9 +206,6 @@ def hopper_speculation_kernel(
     c_at = gl.where(is_own, v + (c_new * HV + head) * V, draft_v + (c * HV + head) * V)
     c_in = is_own | ((c < D) & (c < PAD) & replays)
     raw_v = gl.load(c_at[None, :] + v_at[:, None], mask=c_in[None, :], other=0.0)  # [BV, NK]
-    rate = 0.0
-    if GATE:
-        rate = -gl.exp(gl.load(A_log + head).to(gl.float32))
 
     # what several programs have at hand is stored by the first of them
     first = kept & (block == 0)
@@ -216,7 +214,7 @@ def hopper_speculation_kernel(
     own_v = draft_v + ((away + c_new) * HV + head) * V
     gl.store(own_v[None, :] + v_at[:, None], raw_v, mask=(is_own & kept)[None, :])
     counts = is_new | (token < count)
-    b_g = gl.maximum(gated(raw_g.to(gl.float32), rate, dt_bias, head, GATE, DT_BIAS), MIN_LOG_GATE)
+    b_g = gl.maximum(gated(raw_g.to(gl.float32), b_A_log, b_bias, GATE), MIN_LOG_GATE)
     b_g = gl.where(counts, b_g, 0.0)
     b_beta = gl.where(counts, strengthened(raw_beta.to(gl.float32), BETA_SIGMOID, NEG_EIGVAL), 0.0)
     G = gl.allocate_shared_memory(gl.float32, [32], LINE, gl.associative_scan(b_g, 0, _plus))

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from deltaproof.ops.common.triton_language import normalized, stored
 from deltaproof.ops.common.triton_places import sequence_bounds
-from deltaproof.ops.common.triton_token import advanced, gated, strengthened
+from deltaproof.ops.common.triton_token import advanced, gate_at, gated, strengthened, token_at
 
 
 @triton.jit(do_not_specialize=["T", "slots"])
@@ -70,15 +70,17 @@ def recurrence_kernel(
     row = program // (BLOCKS * HV)
     k_at = tl.arange(0, BK)  # [BK]
     v_at = block * BV + tl.arange(0, BV)  # [BV]
-    k_in = k_at < K
     v_in = v_at < V
-    inner = v_in[:, None] & k_in[None, :]  # [BV, BK]
+    inner = v_in[:, None] & (k_at < K)[None, :]  # [BV, BK]
 
     if VARLEN:
         first, count = sequence_bounds(cu_seqlens, row, T)
     else:
         first = row * T
         count = tl.zeros([], tl.int64) + T
+    # what waits for no slot is under way while slots come
+    x_q, x_k, x_v, x_g, x_beta = token_at(q, k, v, g, beta, first, count > 0, head, k_at, v_at, H, HV, K, V)
+    b_A_log, b_bias = gate_at(A_log, dt_bias, head, GATE, DT_BIAS)
     live = count >= 0
     read_slot = row
     write_slot = row
@@ -100,21 +102,21 @@ def recurrence_kernel(
         at = read_slot * source_slot + head * source_head + v_at[:, None] * source_v + k_at[None, :] * source_k
         state = tl.load(source + at, mask=inner & used, other=0.0).to(tl.float32)
 
-    rate = 0.0
-    if GATE:
-        rate = -tl.exp(tl.load(A_log + head).to(tl.float32))
     for t in range(steps):
         token = first + t
-        qk = (token * H + head // (HV // H)) * K + k_at
-        b_q = tl.load(q + qk, mask=k_in, other=0.0).to(tl.float32)  # [BK]
-        b_k = tl.load(k + qk, mask=k_in, other=0.0).to(tl.float32)  # [BK]
-        b_v = tl.load(v + (token * HV + head) * V + v_at, mask=v_in, other=0.0).to(tl.float32)  # [BV]
-        b_g = tl.load(g + token * HV + head).to(tl.float32)
-        b_beta = tl.load(beta + token * HV + head).to(tl.float32)
+        b_q = x_q.to(tl.float32)  # [BK]
+        b_k = x_k.to(tl.float32)  # [BK]
+        b_v = x_v.to(tl.float32)  # [BV]
+        b_g = x_g.to(tl.float32)
+        b_beta = x_beta.to(tl.float32)
+        # the next token comes while this one is computed
+        x_q, x_k, x_v, x_g, x_beta = token_at(
+            q, k, v, g, beta, token + 1, t + 1 < steps, head, k_at, v_at, H, HV, K, V
+        )  # fmt: skip
         if NORMALIZE:
             b_q = normalized(b_q)
             b_k = normalized(b_k)
-        b_g = gated(b_g, rate, dt_bias, head, GATE, DT_BIAS)
+        b_g = gated(b_g, b_A_log, b_bias, GATE)
         state = advanced(state, b_k, b_v, b_g, strengthened(b_beta, BETA_SIGMOID, NEG_EIGVAL))
         b_o = tl.sum(state * b_q[None, :], 1) * scale  # [BV]
         tl.store(o + (token * HV + head) * V + v_at, stored(b_o, o.dtype.element_ty), mask=v_in)

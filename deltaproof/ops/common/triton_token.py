@@ -1,6 +1,6 @@
-"""One token of the delta rule in Triton, from registers: what the kernels that go token by token share.
+"""One token of the delta rule in Triton: what the kernels that go token by token share.
 
-Shape legend: BK, BV blocks of K and V that hold the head sizes.
+Shape legend: H query/key heads, HV value heads, K, V head sizes; BK, BV blocks of K and V that hold them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,38 @@ from deltaproof.ops.common.triton_language import sigmoid, softplus
 
 
 @triton.jit
-def gated(b_g, rate, dt_bias, head, GATE: tl.constexpr, DT_BIAS: tl.constexpr):
-    """Return a token's log gate from what was given as g; ``rate`` is -exp(A_log) of the head."""
+def token_at(
+    q, k, v, g, beta, token, there, head, k_at, v_at,
+    H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+):  # fmt: skip
+    """Return a token's q [BK], k [BK], v [BV], g and beta for a value head as they are stored, 0 if it is not there."""
+    key = (token * H + head // (HV // H)) * K + k_at
+    k_in = (k_at < K) & there
+    b_q = tl.load(q + key, mask=k_in, other=0.0)
+    b_k = tl.load(k + key, mask=k_in, other=0.0)
+    b_v = tl.load(v + (token * HV + head) * V + v_at, mask=(v_at < V) & there, other=0.0)
+    b_g = tl.load(g + token * HV + head, mask=there, other=0.0)
+    b_beta = tl.load(beta + token * HV + head, mask=there, other=0.0)
+    return b_q, b_k, b_v, b_g, b_beta
+
+
+@triton.jit
+def gate_at(A_log, dt_bias, head, GATE: tl.constexpr, DT_BIAS: tl.constexpr):
+    """Return a head's A_log and dt_bias, 0 where there is none."""
+    b_A_log = 0.0
+    b_bias = 0.0
     if GATE:
+        b_A_log = tl.load(A_log + head).to(tl.float32)
         if DT_BIAS:
-            b_g += tl.load(dt_bias + head).to(tl.float32)
-        b_g = rate * softplus(b_g)
+            b_bias = tl.load(dt_bias + head).to(tl.float32)
+    return b_A_log, b_bias
+
+
+@triton.jit
+def gated(b_g, b_A_log, b_bias, GATE: tl.constexpr):
+    """Return a token's log gate from what was given as g, A_log and dt_bias (0 for none); all of them fp32."""
+    if GATE:
+        b_g = -tl.exp(b_A_log) * softplus(b_g + b_bias)
     return b_g
 
 

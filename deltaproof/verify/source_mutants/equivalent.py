@@ -38,8 +38,8 @@ def _widened() -> Iterator[Equivalent]:
         (f"{INPUTS}:log_gate", "tl.load(dt_bias + head)"),
         (f"{INPUTS}:head_gradients_kernel", "tl.load(parts + place, mask=inside, other=0.0)"),
         (f"{INPUTS}:gate_gradients_kernel", "tl.load(dt_bias + head, mask=head < HV, other=0.0)"),
-        (RECURRENCE, VALUE),
-        ("common/triton_token:gated", "tl.load(dt_bias + head)"),
+        (RECURRENCE, "x_v"),
+        ("common/triton_token:gate_at", "tl.load(dt_bias + head)"),
         ("common/triton_recurrence_backward:_scalars", "tl.load(dt_bias + head)"),
         (RECURRENCE_BACKWARD, VALUE),
         (RECURRENCE_BACKWARD, "tl.load(v + value, mask=v_in, other=0.0)"),
@@ -107,7 +107,6 @@ def _dropped() -> Iterator[Equivalent]:
         yield Equivalent(place, ROW_DROPPED.format(why), "drop-load-mask", loaded)
     alone = "every column is computed by itself and stored under a mask"
     for place, loaded in (
-        (RECURRENCE, VALUE),
         (RECURRENCE_BACKWARD, VALUE),
         (f"{INPUTS}:gate_gradients_kernel", "tl.load(dt_bias + head, mask=head < HV, other=0.0)"),
         (f"{INPUTS}:gate_gradients_kernel", "tl.load(A_log + head, mask=head < HV, other=0.0)"),
