@@ -72,7 +72,7 @@ def judge_drafts(
         own: the tokens [N, T, ...] that ``clean`` gives, by name; and ``clean``'s drafts are changed here.
     """
     N, T = clean.read_index.shape[0], next(iter(own.values())).shape[1]
-    counts = [T] * N if clean.num_tokens is None else clean.num_tokens.tolist()
+    counts = [T] * N if clean.num_tokens is None else clean.num_tokens.clamp(0, T).tolist()
     slots = clean.pool.shape[0]
     for name, part in parts.items():
         before = getattr(clean.drafts, name) if name else clean.drafts

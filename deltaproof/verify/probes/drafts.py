@@ -4,7 +4,9 @@ What it does
     Makes speculative steps: rows that replay none, some and all of their drafts, from either half of their slot, with
     zero to all of their tokens drafted anew, in place and from another slot, fresh, padding, or with a write index
     outside the pool. Drafts that were not accepted, drafts of other slots, the counts of slots that replay nothing and
-    the gaps between slots hold NaN and huge numbers, and in a second call plausible stale values.
+    the gaps between slots hold NaN and huge numbers, and in a second call plausible stale values. One call has numbers
+    of tokens and of accepted drafts below 0 and above what there is, without the public functions' look at values, as
+    on a GPU.
 
 What it shows
     A state that a rejected token has moved; the state of a wrong column where nothing was accepted or nothing drafted;
@@ -14,7 +16,8 @@ What it shows
 How it judges
     Outputs and every written slot by the oracle: those of the accepted drafts and the row's tokens, decoded one after
     another; a state that nothing was replayed into must be itself to the bit. The half that was written must hold the
-    row's tokens to the bit; every other byte of pool and drafts must be as it was.
+    row's tokens to the bit; every other byte of pool and drafts must be as it was. A number out of range counts as the
+    nearest in it, or a backend refuses it with a ValueError.
 
 What it cannot see
     Whether the counts are those that were accepted: they are the caller's.
@@ -22,7 +25,9 @@ What it cannot see
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 from deltaproof.ops.common.calls import DecodeCall, Drafts
 from deltaproof.verify.case import Case
@@ -32,6 +37,7 @@ from deltaproof.verify.observation import Observation
 from deltaproof.verify.probe import Context, Plan, Probe
 
 ORDER = 21
+UNCHECKED = "unchecked"
 SLOTS = 7
 
 
@@ -40,7 +46,7 @@ class DraftsProbe(Probe):
 
     name = "drafts"
     clause = "P7"
-    clauses = ("P1", "P2", "P4", "P5", "P7", "N2")
+    clauses = ("P1", "P2", "P4", "P5", "P7", "N2", "E1")
     hazards = ("aliased-slot", "padding-slot-address", "appended-cache")
     forms = ("decode",)
 
@@ -84,6 +90,12 @@ class DraftsProbe(Probe):
             halves=(-1, 0, 1, 5),
             accepted=(0, 2, 3, 1),
         )
+        yield base.but(
+            label="elsewhere", read=(2, -1, 5, 3), write=(1, 4, SLOTS, -5), halves=(0, 1, 0, 1), accepted=(2, 3, 1, 4)
+        )
+        # more than one block of V: several programs share a head's drafts
+        yield some.but(label="blocks", K=12, V=40, T=2, H=1, HV=2)
+        yield base.but(label=UNCHECKED, halves=(0, 1, 0, 1), accepted=(9, -3, 5, 1), num_tokens=(5, -1, 2, 4))
         yield some.but(label="fresh", fresh=(True, False, True, False), nan_slots=(2,))
         yield some.but(label="heads", H=2, HV=6, K=9, V=13, layout="v_first", dtype="float16", gate_dtype="bfloat16")
 
@@ -101,10 +113,20 @@ class DraftsProbe(Probe):
             yield room.but(K=128, V=32, normalize=False, gates="mixed", state_dtype="float16")
 
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
+        if case.label == UNCHECKED:
+            # the public functions look at values in CPU tensors; below them nothing does
+            context = copy.copy(context)
+            context.target = replace(context.target, face=False)
         fills: tuple[Fill, ...] = ("nan", "stale")
         for fill in fills:
             call: DecodeCall = context.call(case, fill=fill)
-            outputs = context.run(case, call)
+            try:
+                outputs = context.run(case, call)
+            except ValueError as error:
+                if case.label != UNCHECKED:
+                    raise
+                yield Observation(True, "E1", f"refused: {error}")
+                return
             yield from context.judge(case, outputs, call, fill=fill, clause="P7", hazard=HAZARD)
             clean: DecodeCall = context.call(case, device="cpu", fill=fill)
             assert call.drafts is not None

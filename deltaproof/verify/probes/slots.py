@@ -142,7 +142,9 @@ class Slots(Probe):
         base = base.but(label="owner", T=3)
         outside = ((1, -1, 2), (SLOTS, 3, INT32_MAX), (-SLOTS, INT32_MIN, 0))
         yield base.but(read=(4, 5, 6), write=outside)
-        yield base.but(read=(4, -1, SLOTS), write=((4, 1, 2), (3, 0, 5), (6, -1, -1)), dead_tokens=True)
+        yield base.but(
+            read=(4, -1, SLOTS), write=((4, 1, 2), (3, 0, 5), (6, -1, -1)), dead_tokens=True, layout="v_first"
+        )
         shared = base.but(label="shared", index_dtype="int32")
         yield shared.but(read=(6, 6, 6), write=((1, -1, 2), (3, 4, 5), (-1, -1, -1)))
         ragged = base.but(num_tokens=(0, 2, 3), dead_tokens=True)

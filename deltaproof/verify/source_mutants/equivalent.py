@@ -26,6 +26,8 @@ from deltaproof.verify.source_mutants.reviewed import (
 INPUTS, PLACES = "common/triton_inputs", "common/triton_places"
 INVERSE, PREPARE = "common/triton_inverse", "gated_delta_rule/triton_prepare"
 RECURRENCE = "common/triton_recurrence:recurrence_kernel"
+SPECULATION = "common/triton_speculation:speculation_kernel"
+TOKEN = "common/triton_token:token_at"
 RECURRENCE_BACKWARD = "common/triton_recurrence_backward:recurrence_backward_kernel"
 GRADIENTS, STATES = "gated_delta_rule/triton_gradients", "gated_delta_rule/triton_states"
 OUTPUTS = "gated_delta_rule/triton_outputs"
@@ -39,6 +41,7 @@ def _widened() -> Iterator[Equivalent]:
         (f"{INPUTS}:head_gradients_kernel", "tl.load(parts + place, mask=inside, other=0.0)"),
         (f"{INPUTS}:gate_gradients_kernel", "tl.load(dt_bias + head, mask=head < HV, other=0.0)"),
         (RECURRENCE, "x_v"),
+        (SPECULATION, "x_v"),
         ("common/triton_token:gate_at", "tl.load(dt_bias + head)"),
         ("common/triton_recurrence_backward:_scalars", "tl.load(dt_bias + head)"),
         (RECURRENCE_BACKWARD, VALUE),
@@ -66,6 +69,7 @@ def _wide() -> Iterator[Equivalent]:
         (f"{PLACES}:zero_tail_kernel", "tl.load(cu_seqlens + N)"),
         (f"{PLACES}:sequence_place", "tl.load(chunk_offsets + n + 1)"),
         (RECURRENCE, "tl.load(num_tokens + row)"),
+        (SPECULATION, "tl.load(num_tokens + row)"),
     ):
         yield Equivalent(place, WIDE_ALREADY, "drop-widening", f"{loaded}.to(tl.int64)", loaded)
     place = f"{PLACES}:chunk_place"
@@ -73,7 +77,13 @@ def _wide() -> Iterator[Equivalent]:
     yield Equivalent(place, WIDE_ALREADY, "drop-widening", "tl.minimum(T - inside, C).to(tl.int64)")
     slot = "a slot that is only compared with the number of slots"
     yield Equivalent(f"{OUTPUTS}:outputs_kernel", slot, "drop-widening", "tl.load(read_index + n).to(tl.int64)")
-    for place, line in ((f"{PLACES}:sequence_place", "length ="), (RECURRENCE, "count =")):
+    half = "a half is 0 or 1, and every offset that it enters has a 64-bit operand besides"
+    yield Equivalent(SPECULATION, half, "drop-widening", "tl.load(draft_half + row).to(tl.int64)")
+    for place, line in (
+        (f"{PLACES}:sequence_place", "length ="),
+        (RECURRENCE, "count ="),
+        (SPECULATION, "steps ="),
+    ):
         yield Equivalent(place, FITS, "narrow-zero", within=line)
         yield Equivalent(place, FITS, "drop-offset", "tl.zeros([], tl.int64) + T", "T", line)
 
@@ -106,8 +116,14 @@ def _dropped() -> Iterator[Equivalent]:
     ):
         yield Equivalent(place, ROW_DROPPED.format(why), "drop-load-mask", loaded)
     alone = "every column is computed by itself and stored under a mask"
+    draft = "tl.load(draft_v + write_slot * draft_v_slot + (token * HV + head) * V + v_at, mask=v_in, other=0.0)"
+    value = "(v_at < V) & there"
+    yield Equivalent(TOKEN, COLUMN_DROPPED.format(alone), "drop-mask-term", value, "there")
+    yield Equivalent(TOKEN, COLUMN_DROPPED.format(alone), "shift-bound", "v_at < V")
     for place, loaded in (
         (RECURRENCE_BACKWARD, VALUE),
+        (SPECULATION, VALUE),
+        (SPECULATION, draft),
         (f"{INPUTS}:gate_gradients_kernel", "tl.load(dt_bias + head, mask=head < HV, other=0.0)"),
         (f"{INPUTS}:gate_gradients_kernel", "tl.load(A_log + head, mask=head < HV, other=0.0)"),
     ):
@@ -160,6 +176,9 @@ def _said_twice() -> Iterator[Equivalent]:
 
 def _out_of_sight() -> Iterator[Equivalent]:
     """Yield what adds nothing, or less than any bound lets through."""
+    alike = "every program that has it stores the same"
+    yield Equivalent(SPECULATION, alike, "drop-mask-term", "kept & (block == 0)", "kept")
+    yield Equivalent(SPECULATION, alike, "drop-mask-term", "first & (head % (HV // H) == 0)", "first")
     for place, before, why in (
         (f"{GRADIENTS}:score_gradients_kernel", "tl.where(inside, tl.sum(both, 1) - tl.sum(both, 0), 0.0)", "decays"),
         (f"{GRADIENTS}:key_gradients_kernel", "tl.where(inside, tl.exp(end - b_G), 0.0)", "errors and gradients"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deltaproof.verify.source_mutants.reviewed import ONE_THREAD, TOO_LARGE, TOO_LONG, Equivalent
+from deltaproof.verify.source_mutants.reviewed import MORE_BITS, ONE_THREAD, TOO_LARGE, TOO_LONG, Equivalent
 
 INPUTS, PLACES = "common/triton_inputs", "common/triton_places"
 PREPARE = "gated_delta_rule/triton_prepare"
 GRADIENTS = "gated_delta_rule/triton_gradients"
+RECURRENCE, SPECULATION = "common/triton_recurrence:recurrence_kernel", "common/triton_speculation:speculation_kernel"
 RECURRENCE_BACKWARD = "common/triton_recurrence_backward:recurrence_backward_kernel"
 
 
@@ -70,6 +71,13 @@ def _interpreted() -> Iterator[Equivalent]:
         f"{PREPARE}:prepare_kernel", f"the other blocks are stored afterwards; {ONE_THREAD}", "drop-store-mask",
         "tl.store(out + c_at[:, None] * C + c_at[None, :], zeros, mask=block[:, None] < block[None, :])", device="cpu",
     )  # fmt: skip
+    for place, given in (
+        (RECURRENCE, "x_g"),
+        (SPECULATION, "x_g"),
+        (SPECULATION, "x_beta"),
+        (SPECULATION, "tl.load(draft_g + write_slot * draft_g_slot + token * HV + head)"),
+    ):
+        yield Equivalent(place, MORE_BITS, "drop-upcast", f"{given}.to(tl.float32)", given, device="cpu")
     for loaded in ("source", "d_final"):
         yield Equivalent(
             RECURRENCE_BACKWARD, "the interpreter lets a loop change a variable's type; the first product widens it",

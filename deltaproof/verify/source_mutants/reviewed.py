@@ -51,6 +51,7 @@ PROMOTED = "the other operand is fp32, and Triton widens this one for the operat
 WIDE_ALREADY = "the other operand has 64 bits, and Triton widens this one for the operation"
 FITS = "T fits into 32 bits, and every offset that this enters has a 64-bit operand besides"
 TOO_LARGE = "differs only past 2 ** 31 elements of {}: more than a case in the interpreter can hold"
+MORE_BITS = "the interpreter takes functions of bf16 in fp32; on a GPU they do not compile"
 TOO_LONG = "differs only for a sequence of more than 128 chunks, longer than a case in the interpreter can be"
 BELOW_SIGHT = "a gate below -64 leaves less than 1e-27 of a state or gradient, which no bound sees"
 NO_ROW = "the rows that it adds or keeps are zero already: {}"
