@@ -71,7 +71,7 @@ class DraftsProbe(Probe):
         yield from self._wide(usual)
 
     def _usual(self) -> Iterator[Case]:
-        base = Case("decode", B=4, T=3, H=1, HV=2, K=16, V=24, slots=SLOTS, drafts=4, read=(2, 5, 1, 6))
+        base = Case("decode", B=4, T=3, H=1, HV=2, K=16, V=24, slots=SLOTS, drafts=4, read=(2, 5, 0, 6))
         some = base.but(halves=(0, 1, -1, 1), accepted=(3, 1, 0, 4))
         yield some
         yield some.but(layout="v_first", state_dtype="bfloat16", dtype="bfloat16", slot_padding=12)
@@ -91,10 +91,15 @@ class DraftsProbe(Probe):
             accepted=(0, 2, 3, 1),
         )
         yield base.but(
-            label="elsewhere", read=(2, -1, 5, 3), write=(1, 4, SLOTS, -5), halves=(0, 1, 0, 1), accepted=(2, 3, 1, 4)
+            label="elsewhere",
+            read=(2, 2**31 - 1, 5, 3),
+            write=(1, 4, SLOTS, -5),
+            halves=(0, 1, 0, 1),
+            accepted=(2, 3, 1, 4),
+            fresh=(False, False, True, False),
         )
         # more than one block of V: several programs share a head's drafts
-        yield some.but(label="blocks", K=12, V=40, T=2, H=1, HV=2)
+        yield some.but(label="blocks", K=12, V=64, T=2, H=1, HV=2)
         yield base.but(label=UNCHECKED, halves=(0, 1, 0, 1), accepted=(9, -3, 5, 1), num_tokens=(5, -1, 2, 4))
         yield some.but(label="fresh", fresh=(True, False, True, False), nan_slots=(2,))
         yield some.but(label="heads", H=2, HV=6, K=9, V=13, layout="v_first", dtype="float16", gate_dtype="bfloat16")

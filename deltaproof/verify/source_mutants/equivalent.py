@@ -42,6 +42,7 @@ def _widened() -> Iterator[Equivalent]:
         (f"{INPUTS}:gate_gradients_kernel", "tl.load(dt_bias + head, mask=head < HV, other=0.0)"),
         (RECURRENCE, "x_v"),
         (SPECULATION, "x_v"),
+        (SPECULATION, "b_v"),
         ("common/triton_token:gate_at", "tl.load(dt_bias + head)"),
         ("common/triton_recurrence_backward:_scalars", "tl.load(dt_bias + head)"),
         (RECURRENCE_BACKWARD, VALUE),
@@ -79,6 +80,11 @@ def _wide() -> Iterator[Equivalent]:
     yield Equivalent(f"{OUTPUTS}:outputs_kernel", slot, "drop-widening", "tl.load(read_index + n).to(tl.int64)")
     half = "a half is 0 or 1, and every offset that it enters has a 64-bit operand besides"
     yield Equivalent(SPECULATION, half, "drop-widening", "tl.load(draft_half + row).to(tl.int64)")
+    counted = "a count is cut to D, and only a loop's end"
+    accepted = "tl.load(accepted + write_slot, mask=replays, other=0)"
+    yield Equivalent(SPECULATION, counted, "drop-widening", f"{accepted}.to(tl.int64)", accepted)
+    none = "a loop to a number below 0 does nothing"
+    yield Equivalent(SPECULATION, none, "drop-limit", "tl.maximum(count, 0)", "count")
     for place, line in (
         (f"{PLACES}:sequence_place", "length ="),
         (RECURRENCE, "count ="),
@@ -120,6 +126,14 @@ def _dropped() -> Iterator[Equivalent]:
     value = "(v_at < V) & there"
     yield Equivalent(TOKEN, COLUMN_DROPPED.format(alone), "drop-mask-term", value, "there")
     yield Equivalent(TOKEN, COLUMN_DROPPED.format(alone), "shift-bound", "v_at < V")
+    behind = "the token behind the last is read and not used; only a memory checker sees the read"
+    for operator, before, after in (
+        ("drop-mask-term", value, "v_at < V"),
+        ("drop-mask-term", "(k_at < K) & there", "k_at < K"),
+        ("drop-load-mask", "tl.load(g + token * HV + head, mask=there, other=0.0)", ""),
+        ("drop-load-mask", "tl.load(beta + token * HV + head, mask=there, other=0.0)", ""),
+    ):
+        yield Equivalent(TOKEN, behind, operator, before, after)
     for place, loaded in (
         (RECURRENCE_BACKWARD, VALUE),
         (SPECULATION, VALUE),

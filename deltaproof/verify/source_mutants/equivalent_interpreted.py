@@ -57,8 +57,11 @@ def _interpreted() -> Iterator[Equivalent]:
         (f"{INPUTS}:head_gradients_kernel", "partial gradients"),
         (f"{PLACES}:zero_tail_kernel", "outputs"),
         (RECURRENCE_BACKWARD, "kept states"),
+        (SPECULATION, "states"),
     ):
         yield Equivalent(place, TOO_LARGE.format(what), "drop-widening", "tl.program_id(0).to(tl.int64)", device="cpu")
+    slot = "tl.load(read_index + row).to(tl.int64)"
+    yield Equivalent(SPECULATION, TOO_LARGE.format("the pool"), "drop-widening", slot, device="cpu")
     yield Equivalent(
         f"{PLACES}:sequence_bounds", TOO_LARGE.format("tokens"), "drop-widening",
         "tl.load(cu_seqlens + n).to(tl.int64)", device="cpu",
@@ -73,9 +76,11 @@ def _interpreted() -> Iterator[Equivalent]:
     )  # fmt: skip
     for place, given in (
         (RECURRENCE, "x_g"),
+        ("common/triton_token:gate_at", "tl.load(A_log + head)"),
         (SPECULATION, "x_g"),
         (SPECULATION, "x_beta"),
         (SPECULATION, "tl.load(draft_g + write_slot * draft_g_slot + token * HV + head)"),
+        (SPECULATION, "tl.load(draft_beta + write_slot * draft_beta_slot + token * HV + head)"),
     ):
         yield Equivalent(place, MORE_BITS, "drop-upcast", f"{given}.to(tl.float32)", given, device="cpu")
     for loaded in ("source", "d_final"):
