@@ -95,6 +95,8 @@ def speculation_kernel(
     inside = head * pool_head + v_at[:, None] * pool_v + k_at[None, :] * pool_k
     state = tl.load(pool + read_slot * pool_slot + inside, mask=inner & used, other=0.0).to(tl.float32)  # [BV, BK]
 
+    # the bias is not: held through the loops it costs spills
+    b_A_log, _ = gate_at(A_log, dt_bias, head, GATE, False)
     for t in range(count):
         token = half * D + t
         b_k = tl.load(draft_k + write_slot * draft_k_slot + (token * H + group) * K + k_at, mask=k_in, other=0.0)
@@ -104,8 +106,7 @@ def speculation_kernel(
         b_k = b_k.to(tl.float32)
         if NORMALIZE:
             b_k = normalized(b_k)
-        # not before the loop: held through it they cost spills
-        b_A_log, b_bias = gate_at(A_log, dt_bias, head, GATE, DT_BIAS)
+        _, b_bias = gate_at(A_log, dt_bias, head, GATE, DT_BIAS)
         b_g = gated(b_g, b_A_log, b_bias, GATE)
         state = advanced(state, b_k, b_v.to(tl.float32), b_g, strengthened(b_beta, BETA_SIGMOID, NEG_EIGVAL))
     tl.store(pool + write_slot * pool_slot + inside, stored(state, pool.dtype.element_ty), mask=inner & kept)
@@ -124,7 +125,7 @@ def speculation_kernel(
         if NORMALIZE:
             b_q = normalized(b_q)
             b_k = normalized(b_k)
-        b_A_log, b_bias = gate_at(A_log, dt_bias, head, GATE, DT_BIAS)
+        _, b_bias = gate_at(A_log, dt_bias, head, GATE, DT_BIAS)
         b_g = gated(x_g.to(tl.float32), b_A_log, b_bias, GATE)
         b_beta = strengthened(x_beta.to(tl.float32), BETA_SIGMOID, NEG_EIGVAL)
         state = advanced(state, b_k, x_v.to(tl.float32), b_g, b_beta)

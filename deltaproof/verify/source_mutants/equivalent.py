@@ -160,6 +160,10 @@ def _dropped() -> Iterator[Equivalent]:
         RECURRENCE_BACKWARD, "one segment more has no tokens; only a memory checker sees the read",
         "drop-offset", "count + SEGMENT - 1", "count + SEGMENT",
     )  # fmt: skip
+    yield Equivalent(
+        f"{OUTPUTS}:outputs_kernel", COLUMN_DROPPED.format(alone), "drop-mask-term",
+        "k_in[:, None] & v_in[None, :]", "k_in[:, None]",
+    )  # fmt: skip
     errors = "b_e = tl.load(errors"
     yield Equivalent(
         f"{OUTPUTS}:outputs_kernel", COLUMN_DROPPED.format(alone), "drop-mask-term",

@@ -32,6 +32,7 @@ def _interpreted() -> Iterator[Equivalent]:
         ("drop-stride", f"{place} * V", ""),
         ("drop-stride", f"{place} * V * K", ""),
         ("drop-offset", "first // SEGMENT + n", ""),
+        ("drop-offset", "head * V + v_at[:, None]", "v_at[:, None]"),
         ("drop-offset", "before += n * SEGMENT * HV * V * K", ""),
         ("drop-stride", "n * SEGMENT", ""),
         ("drop-stride", "n * SEGMENT * HV", ""),
