@@ -48,7 +48,7 @@ class Speculation(Halves):
             slot = self.draft_slot(write, slots)
             if slot is None or self.draft_slot(read, slots) is None:
                 continue
-            count = T if call.num_tokens is None else int(call.num_tokens[row])
+            count = T if call.num_tokens is None else min(max(int(call.num_tokens[row]), 0), T)
             for name in Drafts._fields:
                 half = self.new_half(int(call.draft_half[row]))
                 getattr(call.drafts, name)[slot, half, :count] = getattr(call, name)[row, :count]
