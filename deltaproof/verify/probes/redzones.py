@@ -29,6 +29,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -122,21 +123,21 @@ class RedZones(Probe):
     def _bounds(self, case: Case, context: Context) -> Iterator[Observation]:
         T, backward = case.tokens, not case.is_pool and "backward" not in context.target.backend.unsupported
         # the last two: a length below 0 in front of others, and more chunks than as many tokens have
-        for wrong in ((0, T + 5, 3, FAR), (-FAR, 9, -2, T + 1), (FAR, 0, T, 2), (0, T, 0, T)):
-            for fill, what in AROUND.items():
-                canaries = Canaries(fill)
-                call: Any = context.call(case, fill=fill)
-                given = torch.tensor(wrong, dtype=call.cu_seqlens.dtype)
-                call = call.with_(cu_seqlens=inputs.guarded(given, fill, context.device))
-                try:
-                    run = make(case, context, call, fill=fill, backward=backward, inside=canaries)
-                except ValueError as error:
-                    yield Observation(True, "E1", f"refused: {error}")
-                    continue
-                where = f"cu_seqlens {list(wrong)} of {T} tokens"
-                for seen in (*canaries.observe(), *self._around(case, context, run, fill)):
-                    yield seen if seen.ok else replace(seen, clause="E1", message=f"{where}: {seen.message}")
-                yield from finite(run, "E1", "unmasked-load", f"{where}; {what}")
+        wrongs = ((0, T + 5, 3, FAR), (-FAR, 9, -2, T + 1), (FAR, 0, T, 2), (0, T, 0, T))
+        for wrong, (fill, what) in zip(wrongs, cycle(AROUND.items())):
+            canaries = Canaries(fill)
+            call: Any = context.call(case, fill=fill)
+            given = torch.tensor(wrong, dtype=call.cu_seqlens.dtype)
+            call = call.with_(cu_seqlens=inputs.guarded(given, fill, context.device))
+            try:
+                run = make(case, context, call, fill=fill, backward=backward, inside=canaries)
+            except ValueError as error:
+                yield Observation(True, "E1", f"refused: {error}")
+                continue
+            where = f"cu_seqlens {list(wrong)} of {T} tokens"
+            for seen in (*canaries.observe(), *self._around(case, context, run, fill)):
+                yield seen if seen.ok else replace(seen, clause="E1", message=f"{where}: {seen.message}")
+            yield from finite(run, "E1", "unmasked-load", f"{where}; {what}")
 
     def _make(self, case: Case, context: Context, fill: Fill, canaries: Canaries) -> Run:
         call: Any = context.call(case, fill=fill)
