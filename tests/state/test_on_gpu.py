@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 from deltaproof import causal_conv1d_update, gated_delta_rule_decode
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.state import ConvDraftField, ConvField, DraftField, Lease, RecurrentField, StatePool, StepPlan
+from deltaproof.verify.probes._cuda import Cuda
 
 pytestmark = [
     pytest.mark.gpu,
@@ -168,16 +168,6 @@ def test_graphs_at_padded_sizes_give_each_request_the_bits_that_it_has_alone(dra
     assert pool.disturbed() == []
 
 
-@contextmanager
-def waiting_is_an_error() -> Iterator[None]:
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
-
-
 @pytest.mark.parametrize("captured", [False, True], ids=["launched", "replayed"])
 def test_steady_decode_waits_for_nothing_and_takes_no_memory(captured: bool) -> None:
     pool = pool_of(CAPACITY)
@@ -188,7 +178,7 @@ def test_steady_decode_waits_for_nothing_and_takes_no_memory(captured: bool) -> 
         steps.run(padded(rows), plan.decode(leases[:rows]))
     torch.cuda.synchronize()
     taken = torch.cuda.memory_stats()["allocation.all.allocated"]
-    with waiting_is_an_error():
+    with Cuda().no_sync():
         for number in range(50):
             rows = number % 8 + 1
             arguments = plan.decode(leases[:rows])

@@ -19,9 +19,7 @@ What it cannot see
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from deltaproof.verify.conv.case import ConvCase
@@ -107,11 +105,8 @@ class ConvSlots(Probe):
 
     def run(self, case: ConvCase, context: Context) -> Iterator[Observation]:  # type: ignore[override]
         clause, hazard = CLAUSES[case.label], HAZARDS.get(case.label, HAZARD)
-        reached = context
-        if case.label == "unchecked":
-            # on a CPU our own checks would refuse what a GPU's never see
-            reached = copy.copy(context)
-            reached.target = replace(context.target, face=False)
+        # on a CPU our own checks would refuse what a GPU's never see
+        reached = context.unchecked() if case.label == "unchecked" else context
         for fill in FILLS:
             call = build(case, context.seed, context.device, fill=fill)
             yield from judge(context, case, call, run(reached, case, call), fill, clause, hazard)

@@ -26,7 +26,6 @@ What it cannot see
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import cycle
@@ -94,9 +93,7 @@ class RedZones(Probe):
         if case.label == BACKWARD:
             require(context, BACKWARD)
         if case.label in (UNCHECKED, BOUNDS):
-            # the public functions look at values in CPU tensors; below them nothing does
-            context = copy.copy(context)
-            context.target = replace(context.target, face=False)
+            context = context.unchecked()
         if case.label == BOUNDS:
             yield from self._bounds(case, context)
             return
