@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 
 from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.common.calls import DecodeCall
 from deltaproof.ops.common.triton_places import zero_tail_kernel
 
 
@@ -26,6 +29,48 @@ def state_strides(state: torch.Tensor | None, layout: StateLayout) -> tuple[int,
         return 0, 0, 0, 0
     slot, head, first, second = state.stride()
     return (slot, head, first, second) if layout is StateLayout.K_FIRST else (slot, head, second, first)
+
+
+def speculative_arguments(call: DecodeCall, o: torch.Tensor) -> tuple[Any, ...]:
+    """Return what every kernel for speculative steps takes first: tensors, scale and counts, up to the strides."""
+    assert call.drafts is not None
+    return (
+        *(aligned(x) for x in (call.q, call.k, call.v, call.g, call.beta)),
+        given(call.A_log, o),
+        given(call.dt_bias, o),
+        o,
+        call.pool,
+        *call.drafts,
+        aligned(call.read_index),
+        aligned(call.writes),
+        given(call.num_tokens, o),
+        given(call.has_initial_state, o),
+        given(call.draft_half, o),
+        given(call.accepted, o),
+        call.options.scale,
+        call.dims[1],
+        call.drafts.k.shape[2],
+        call.pool.shape[0],
+    )
+
+
+def speculative_constants(call: DecodeCall) -> dict[str, Any]:
+    """Return the constants of every kernel for speculative steps: sizes, and what is asked for."""
+    _, _, H, HV, K, V = call.dims
+    options = call.options
+    return {
+        "H": H,
+        "HV": HV,
+        "K": K,
+        "V": V,
+        "RAGGED": call.num_tokens is not None,
+        "FRESH": call.has_initial_state is not None,
+        "NORMALIZE": options.normalize_qk,
+        "GATE": options.gate_in_kernel,
+        "DT_BIAS": call.dt_bias is not None,
+        "BETA_SIGMOID": options.beta_sigmoid,
+        "NEG_EIGVAL": options.neg_eigval,
+    }
 
 
 def zero_tail(o: torch.Tensor, cu_seqlens: torch.Tensor | None) -> None:

@@ -7,7 +7,7 @@ import triton
 
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.ops.common.calls import DecodeCall
-from deltaproof.ops.common.triton_host import aligned, given, state_strides
+from deltaproof.ops.common.triton_host import speculative_arguments, speculative_constants, state_strides
 from deltaproof.ops.common.triton_language import INTERPRETED
 
 try:
@@ -64,44 +64,18 @@ def takes(call: DecodeCall) -> bool:
 
 def speculate(call: DecodeCall, o: torch.Tensor) -> None:
     """Make a speculative step that ``takes`` says yes to, into ``o`` [N, T, HV, V]."""
-    N, T, H, HV, K, V = call.dims
-    options, drafts = call.options, call.drafts
+    N, _, _, HV, _, V = call.dims
+    drafts = call.drafts
     assert drafts is not None and hopper_speculation_kernel is not None
-    D = drafts.k.shape[2]
-    slot, head, _, of_v = state_strides(call.pool, options.layout)
+    slot, head, _, of_v = state_strides(call.pool, call.options.layout)
     hopper_speculation_kernel[(N * HV * triton.cdiv(V, BLOCK),)](
-        *(aligned(x) for x in (call.q, call.k, call.v, call.g, call.beta)),
-        given(call.A_log, o),
-        given(call.dt_bias, o),
-        o,
-        call.pool,
-        *drafts,
-        aligned(call.read_index),
-        aligned(call.writes),
-        given(call.num_tokens, o),
-        given(call.has_initial_state, o),
-        given(call.draft_half, o),
-        given(call.accepted, o),
-        options.scale,
-        T,
-        D,
-        call.pool.shape[0],
+        *speculative_arguments(call, o),
         slot,
         head,
         of_v,
         *(x.stride(0) for x in drafts),
-        H=H,
-        HV=HV,
-        K=K,
-        V=V,
-        PAD=4 if D <= 4 else ROOM,
+        **speculative_constants(call),
+        PAD=4 if drafts.k.shape[2] <= 4 else ROOM,
         BK=32,
-        RAGGED=call.num_tokens is not None,
-        FRESH=call.has_initial_state is not None,
-        NORMALIZE=options.normalize_qk,
-        GATE=options.gate_in_kernel,
-        DT_BIAS=call.dt_bias is not None,
-        BETA_SIGMOID=options.beta_sigmoid,
-        NEG_EIGVAL=options.neg_eigval,
         num_warps=1,
     )

@@ -6,7 +6,14 @@ import torch
 import triton
 
 from deltaproof.ops.common.calls import DecodeCall, SequenceCall
-from deltaproof.ops.common.triton_host import aligned, given, state_strides, zero_tail
+from deltaproof.ops.common.triton_host import (
+    aligned,
+    given,
+    speculative_arguments,
+    speculative_constants,
+    state_strides,
+    zero_tail,
+)
 from deltaproof.ops.common.triton_recurrence import recurrence_kernel
 from deltaproof.ops.common.triton_speculation import speculation_kernel
 from deltaproof.ops.gated_delta_rule import hopper_decode
@@ -84,40 +91,14 @@ def recurrent_forward(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | 
 
 
 def _speculate(call: DecodeCall, o: torch.Tensor) -> None:
-    N, T, H, HV, K, V = call.dims
-    options, drafts = call.options, call.drafts
-    assert drafts is not None
-    launch = recurrence(K, V, options.layout)
+    N, _, _, HV, K, V = call.dims
+    assert call.drafts is not None
+    launch = recurrence(K, V, call.options.layout)
     speculation_kernel[(N * HV * triton.cdiv(V, launch.BV),)](
-        *(aligned(x) for x in (call.q, call.k, call.v, call.g, call.beta)),
-        given(call.A_log, o),
-        given(call.dt_bias, o),
-        o,
-        call.pool,
-        *drafts,
-        aligned(call.read_index),
-        aligned(call.writes),
-        given(call.num_tokens, o),
-        given(call.has_initial_state, o),
-        given(call.draft_half, o),
-        given(call.accepted, o),
-        options.scale,
-        T,
-        drafts.k.shape[2],
-        call.pool.shape[0],
-        *state_strides(call.pool, options.layout),
-        *(x.stride(0) for x in drafts),
-        H=H,
-        HV=HV,
-        K=K,
-        V=V,
-        RAGGED=call.num_tokens is not None,
-        FRESH=call.has_initial_state is not None,
-        NORMALIZE=options.normalize_qk,
-        GATE=options.gate_in_kernel,
-        DT_BIAS=call.dt_bias is not None,
-        BETA_SIGMOID=options.beta_sigmoid,
-        NEG_EIGVAL=options.neg_eigval,
+        *speculative_arguments(call, o),
+        *state_strides(call.pool, call.options.layout),
+        *(x.stride(0) for x in call.drafts),
+        **speculative_constants(call),
         BK=launch.BK,
         BV=launch.BV,
         **launch.options,
