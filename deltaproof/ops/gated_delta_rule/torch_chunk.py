@@ -98,7 +98,8 @@ def chunk(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
     if call.initial_state is None:
         state = torch.zeros(call.sequences, HV, K, V, dtype=torch.float32, device=device)
     else:
-        state = k_first(call.initial_state, layout).float()
+        # a library matmul may sum in another order where strides differ (clause M3)
+        state = k_first(call.initial_state, layout).float().contiguous()
     out = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=device)
     out, final, _ = chunk_delta_rule(q, k, v, g, beta, state, scale=call.options.scale, packing=packing, out=out)
     return out, store_final(call, final) if call.output_final_state else None

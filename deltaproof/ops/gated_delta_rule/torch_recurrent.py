@@ -45,7 +45,8 @@ def recurrent(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
     if call.initial_state is None:
         state = torch.zeros(call.sequences, HV, K, V, dtype=torch.float32, device=q.device)
     else:
-        state = packing.sort(k_first(call.initial_state, call.options.layout).float())
+        # a library matmul may sum in another order where strides differ (clause M3)
+        state = packing.sort(k_first(call.initial_state, call.options.layout).float().contiguous())
     finished: list[torch.Tensor] = []
     outputs = []
     for count, rows in zip(packing.active, steps, strict=True):
