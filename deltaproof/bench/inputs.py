@@ -94,33 +94,39 @@ def output_gradients(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor]:
     return do, dht.to(call.initial_state.dtype)
 
 
-def decode_sets(workload: DecodeWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[DecodeCall]:
-    """Return calls on one pool [S, HV, ...] with gaps between its slots; no slot is named twice in all of them."""
-    (H, HV), K, V, R = workload.heads, workload.K, workload.V, workload.rows
-    source = Source(device)
-    state_dtype = dtype_of(workload.state_dtype)
-    token = dtype.itemsize * (2 * H * K + HV * V + 2 * HV)
-    sets = set_count(R * (HV * K * V * state_dtype.itemsize + token), cache_bytes)
-    slots = sets * R + max(2, sets * R // 8)
-    stride = HV * K * V + workload.slot_padding
-    memory = torch.zeros(slots * stride, dtype=state_dtype, device=device)
-    rows, columns = workload.layout.inner_shape(K, V)
+def _pool(workload: DecodeWorkload, slots: int, source: Source) -> torch.Tensor:
+    """Return random states [S, HV, ...] with gaps between slots."""
+    HV = workload.heads[1]
+    stride = HV * workload.K * workload.V + workload.slot_padding
+    memory = torch.zeros(slots * stride, dtype=dtype_of(workload.state_dtype), device=source.device)
+    rows, columns = workload.layout.inner_shape(workload.K, workload.V)
     pool = memory.as_strided((slots, HV, rows, columns), (stride, rows * columns, columns, 1))
     for slot in pool:
         slot.copy_(0.1 * source.normal(*slot.shape))
-    order = torch.randperm(slots, generator=source.generator, device=device).int()
+    return pool
+
+
+def decode_sets(workload: DecodeWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[DecodeCall]:
+    """Return the calls that a model's layers make in one step, as many as exceed twice the cache together.
+
+    A set is a layer: it has tokens, gate parameters, drafts and a pool [S, HV, ...] of its own. The rows' slots, in
+    random order, and a speculative step's counts are the step's, in buffers that all layers read.
+    """
+    (H, HV), K, V, R = workload.heads, workload.K, workload.V, workload.rows
+    source = Source(device)
+    token = dtype.itemsize * (2 * H * K + HV * V + 2 * HV)
+    layers = set_count(R * (HV * K * V * dtype_of(workload.state_dtype).itemsize + token), cache_bytes)
+    slots = R + max(2, R // 8)
     options = DeltaRuleOptions(
         scale=K**-0.5, normalize_qk=True, gate_in_kernel=True, beta_sigmoid=True, layout=workload.layout
     )
-    A_log, dt_bias = 0.5 * source.normal(HV) - 1.5, source.normal(HV)
     T, D = max(workload.drafts, 1), workload.drafts
-    more: dict[str, Any] = {}
+    step: dict[str, Any] = {"read_index": torch.randperm(slots, generator=source.generator, device=device)[:R].int()}
     if D:
         # half 0 is taken in and half 1 written, so that every call does the same
-        shapes = ((H, K), (HV, V), (HV,), (HV,))
-        more["drafts"] = Drafts(*(source.normal(slots, 2, D, *shape).to(dtype) for shape in shapes))
-        more["draft_half"] = torch.zeros(R, dtype=torch.int32, device=device)
-        more["accepted"] = torch.full((slots,), D, dtype=torch.int32, device=device)
+        step["draft_half"] = torch.zeros(R, dtype=torch.int32, device=device)
+        step["accepted"] = torch.full((slots,), D, dtype=torch.int32, device=device)
+    shapes = ((H, K), (HV, V), (HV,), (HV,))
     return [
         DecodeCall(
             source.normal(R, T, H, K).to(dtype),
@@ -129,14 +135,14 @@ def decode_sets(workload: DecodeWorkload, dtype: torch.dtype, device: str, cache
             source.normal(R, T, HV).to(dtype),
             source.normal(R, T, HV).to(dtype),
             options,
-            A_log,
-            dt_bias,
-            pool=pool,
-            read_index=order[index * R : (index + 1) * R],
+            0.5 * source.normal(HV) - 1.5,
+            source.normal(HV),
+            pool=_pool(workload, slots, source),
             out=torch.empty(R, T, HV, V, dtype=dtype, device=device),
-            **more,
+            drafts=Drafts(*(source.normal(slots, 2, D, *shape).to(dtype) for shape in shapes)) if D else None,
+            **step,
         )
-        for index in range(sets)
+        for _ in range(layers)
     ]
 
 

@@ -254,7 +254,7 @@ class Decode:
         return floors.decode(workload, dtype)
 
     def draw(self, workload: DecodeWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[DecodeCall]:
-        """Return one call a set, all on one pool."""
+        """Return one call a set, each on a pool of its own."""
         return decode_sets(workload, dtype, device, cache_bytes)
 
     def plan(self, backend: Backend, calls: list[DecodeCall]) -> Plan:
@@ -267,9 +267,9 @@ class Decode:
         _refuse(backend, "decode", calls[0])
         run = _form(backend, "decode")
         first = calls[0]
-        # the drawn pool stays as it is for the reference and for the next backend
-        pool = _same_strides(first.pool)
-        given = [call.with_(pool=pool) for call in calls]
+        # the drawn pools stay as they are for the reference and for the next backend
+        given = [call.with_(pool=_same_strides(call.pool)) for call in calls]
+        pool = given[0].pool
 
         def outputs() -> Outputs:
             pool.copy_(first.pool)

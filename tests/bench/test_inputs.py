@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -35,18 +37,32 @@ def test_a_single_sequence_is_no_pack():
     assert call.cu_seqlens is None and call.sequences == 1
 
 
-def test_a_slot_is_named_once_over_all_sets_and_slots_lie_apart():
-    sets = decode_sets(POOL, torch.bfloat16, "cpu", 50_000)
-    assert sum(map(call_bytes, sets)) > 100_000
-    pool = sets[0].pool
-    assert all(call.pool is pool for call in sets)
-    named = torch.cat([call.read_index for call in sets])
-    assert named.unique().numel() == named.numel() == 5 * len(sets) < pool.shape[0]
+def test_a_set_is_a_layer_of_one_step():
+    first, *more = sets = decode_sets(POOL, torch.bfloat16, "cpu", 50_000)
+    assert more and sum(map(call_bytes, sets)) > 100_000
+    named, pool = first.read_index, first.pool
+    assert named.unique().numel() == named.numel() == 5 < pool.shape[0]
     assert not torch.equal(named.sort().values, named)
-    assert pool.shape[1:] == (4, 8, 16) and pool.dtype == torch.float32
-    assert pool.stride() == (4 * 8 * 16 + 24, 8 * 16, 16, 1)
-    options = sets[0].options
-    assert options.normalize_qk and options.gate_in_kernel and options.beta_sigmoid
+    for call in more:
+        assert call.read_index is named
+        for own in ("q", "pool", "A_log", "dt_bias", "out"):
+            assert getattr(call, own).data_ptr() != getattr(first, own).data_ptr(), own
+        assert not torch.equal(call.pool, pool) and not torch.equal(call.dt_bias, first.dt_bias)
+
+
+def test_the_slots_of_a_pool_lie_apart_and_the_kernel_does_what_comes_before_the_rule():
+    call = decode_sets(POOL, torch.bfloat16, "cpu", 0)[0]
+    assert call.pool.shape[1:] == (4, 8, 16) and call.pool.dtype == torch.float32
+    assert call.pool.stride() == (4 * 8 * 16 + 24, 8 * 16, 16, 1)
+    assert call.options.normalize_qk and call.options.gate_in_kernel and call.options.beta_sigmoid
+
+
+def test_the_layers_of_a_speculative_step_share_its_counts_and_not_its_drafts():
+    first, second, *_ = decode_sets(replace(POOL, drafts=3), torch.bfloat16, "cpu", 0)
+    assert first.accepted is second.accepted and first.accepted.tolist() == [3] * first.pool.shape[0]
+    assert first.draft_half is second.draft_half
+    assert first.drafts.k.shape == (first.pool.shape[0], 2, 3, 2, 16)
+    assert not torch.equal(first.drafts.v, second.drafts.v)
 
 
 @pytest.mark.parametrize("layout", ["v_first", "k_first"])

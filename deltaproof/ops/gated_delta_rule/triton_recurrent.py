@@ -17,7 +17,7 @@ from deltaproof.ops.common.triton_host import (
 from deltaproof.ops.common.triton_recurrence import recurrence_kernel
 from deltaproof.ops.common.triton_speculation import speculation_kernel
 from deltaproof.ops.gated_delta_rule import hopper_decode
-from deltaproof.ops.gated_delta_rule.triton_tables import recurrence
+from deltaproof.ops.gated_delta_rule.triton_tables import recurrence, speculation
 
 
 def _launch(
@@ -29,8 +29,8 @@ def _launch(
 ) -> None:
     B, T, H, HV, K, V = call.dims
     options = call.options
-    launch = recurrence(K, V, options.layout)
     decode = call if isinstance(call, DecodeCall) else None
+    launch = recurrence(K, V, options.layout, None if decode is None else decode.pool.dtype)
     write = None if decode is None else decode.writes
 
     recurrence_kernel[(rows * HV * triton.cdiv(V, launch.BV),)](
@@ -93,7 +93,7 @@ def recurrent_forward(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | 
 def _speculate(call: DecodeCall, o: torch.Tensor) -> None:
     N, _, _, HV, K, V = call.dims
     assert call.drafts is not None
-    launch = recurrence(K, V, call.options.layout)
+    launch = speculation(K, V, call.options.layout)
     speculation_kernel[(N * HV * triton.cdiv(V, launch.BV),)](
         *speculative_arguments(call, o),
         *state_strides(call.pool, call.options.layout),

@@ -76,16 +76,24 @@ class ChunkTable:
         )
 
 
-def recurrence(K: int, V: int, layout: StateLayout) -> Launch:
-    """Return the configuration of the recurrent kernel, and of a speculative step's, from head sizes and layout.
+def recurrence(K: int, V: int, layout: StateLayout, pool: torch.dtype | None) -> Launch:
+    """Return the configuration of the recurrent kernel from head sizes, a state's layout and a pool's dtype, if any.
 
     A block is contiguous in memory in layout v_first, so small blocks read at full speed; in k_first its lines are BV
-    long. On an H200, K = V = 128: 8 x 128 on one warp, and 64 x 128 on four, were the fastest of eleven.
+    long. On an H200, K = V = 128: 8 x 128 on one warp, and 64 x 128 on four, were the fastest of eleven. A pool of two
+    bytes an element needs more of them under way: 32 x 128 on two warps, of seven.
     """
     BK = triton.next_power_of_2(K)
     wide = layout is StateLayout.K_FIRST
-    BV = min(triton.next_power_of_2(V), max(1, (8192 if wide else 1024) // BK), 64 if BK >= 128 else 32)
-    return Launch(BK, BV, 4 if wide and BK * BV > 1024 else 1)
+    narrow = pool is not None and pool.itemsize == 2
+    most, warps = (8192, 4) if wide else (4096, 2) if narrow else (1024, 1)
+    BV = min(triton.next_power_of_2(V), max(1, most // BK), 64 if BK >= 128 else 32)
+    return Launch(BK, BV, warps if BK * BV > 1024 else 1)
+
+
+def speculation(K: int, V: int, layout: StateLayout) -> Launch:
+    """Return the configuration of a speculative step's kernel, which holds more beside the state."""
+    return recurrence(K, V, layout, None)
 
 
 SEGMENT = 32

@@ -12,7 +12,13 @@ import torch
 pytest.importorskip("triton")
 
 from deltaproof.contracts.conventions import StateLayout
-from deltaproof.ops.gated_delta_rule.triton_tables import ChunkTable, Launch, recurrence, recurrence_backward
+from deltaproof.ops.gated_delta_rule.triton_tables import (
+    ChunkTable,
+    Launch,
+    recurrence,
+    recurrence_backward,
+    speculation,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SIZES = (1, 2, 3, 7, 8, 15, 16, 17, 24, 31, 32, 33, 40, 63, 64, 65, 72, 100, 127, 128, 129, 136, 160, 192, 255, 256)
@@ -32,7 +38,8 @@ def power_of_two(number: int) -> bool:
     ("table", "keys"),
     [
         (ChunkTable.of, {"K", "V", "HV", "dtype"}),
-        (recurrence, {"K", "V", "layout"}),
+        (recurrence, {"K", "V", "layout", "pool"}),
+        (speculation, {"K", "V", "layout"}),
         (recurrence_backward, {"K", "V"}),
     ],
 )
@@ -43,7 +50,7 @@ def test_a_table_knows_neither_the_number_of_tokens_nor_of_sequences(table, keys
 def test_a_table_says_the_same_every_time():
     for K, V, dtype in SHAPES[::17]:
         assert astuple(ChunkTable.of(K, V, 4, dtype)) == astuple(ChunkTable.of(K, V, 4, dtype))
-        assert recurrence(K, V, StateLayout.V_FIRST) == recurrence(K, V, StateLayout.V_FIRST)
+        assert recurrence(K, V, StateLayout.V_FIRST, dtype) == recurrence(K, V, StateLayout.V_FIRST, dtype)
 
 
 @pytest.mark.parametrize("HV", [1, 16, 17, 64])
@@ -62,12 +69,12 @@ def test_the_kernels_that_carry_a_state_hold_all_of_its_keys():
         assert table.states.BK >= K and table.reverse.BK >= K, (K, V, dtype)
         assert recurrence_backward(K, V).BK >= K
         for layout in StateLayout:
-            assert recurrence(K, V, layout).BK >= K
+            assert recurrence(K, V, layout, dtype).BK >= K
 
 
 def test_the_recurrent_kernels_hold_states_that_fit_into_registers():
-    for K, V, _ in SHAPES:
-        for launch in (*(recurrence(K, V, layout) for layout in StateLayout), recurrence_backward(K, V)):
+    for K, V, dtype in SHAPES:
+        for launch in (*(recurrence(K, V, layout, dtype) for layout in StateLayout), recurrence_backward(K, V)):
             assert power_of_two(launch.BK) and power_of_two(launch.BV), (K, V, launch)
             assert launch.BV < 2 * V and launch.BK * launch.BV <= 8192, (K, V, launch)
 
