@@ -96,6 +96,16 @@ class DraftsProbe(Probe):
             accepted=(2, 3, 1, 4),
             fresh=(False, False, True, False),
         )
+        # a kernel may look at the indices of rows to come
+        yield base.but(
+            label="padding",
+            B=12,
+            T=1,
+            slots=16,
+            read=(3, 9, 14, 0, 7, 12, 5, 1, -1, 2**31 - 1, -(2**31), 16),
+            halves=(0, 1, -1, 1, 0, 0, 1, 1, 0, 1, 0, -1),
+            accepted=(3, 1, 0, 4, 2, 0, 1, 4, 0, 2, 3, 1),
+        )
         # more than one block of V: several programs share a head's drafts
         yield some.but(label="blocks", K=12, V=64, T=2)
         yield base.but(label=UNCHECKED, halves=(0, 1, 0, 1), accepted=(9, -3, 5, 1), num_tokens=(5, -1, 2, 4))

@@ -104,6 +104,10 @@ class Slots(Probe):
         for slot in outside:
             yield base.but(label="padding", read=(2, slot, 5))
             yield base.but(label="write-outside", read=(2, 4, 5), write=(3, slot, 1))
+        if base.form == "decode":
+            # a kernel may look at the indices of rows to come
+            many = base.but(label="padding", B=12, T=1, slots=16)
+            yield many.but(read=(3, 9, 14, 0, 7, 12, 5, 1, -1, INT32_MAX, INT32_MIN, 16))
         dead = base.but(label="padding", dead_tokens=True)
         yield dead.but(read=(-1, 2, 5))
         yield dead.but(read=(2, 5, -1))
