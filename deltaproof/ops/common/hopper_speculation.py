@@ -23,7 +23,6 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
-from deltaproof.ops.common.triton_slots import asked_ahead
 from deltaproof.ops.common.triton_token import gate_at, gated, strengthened
 
 QUERIES = gl.constexpr(8)
@@ -191,7 +190,6 @@ def hopper_speculation_kernel(
     source = pool + read_slot * pool_slot + head.to(gl.int64) * pool_head
     async_copy.async_copy_global_to_shared(values, source + (s_v * pool_v)[:, None] + s_k[None, :], mask=used)
     async_copy.commit_group()
-    asked_ahead(pool, read_index, row, slots, pool_slot, head.to(gl.int64) * pool_head, block == 0, BLOCKS * HV)
 
     # a lane has a token's scalars
     count = gl.minimum(gl.maximum(count, 0), D)

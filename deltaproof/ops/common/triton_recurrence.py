@@ -13,7 +13,6 @@ import triton.language as tl
 
 from deltaproof.ops.common.triton_language import normalized, stored
 from deltaproof.ops.common.triton_places import sequence_bounds
-from deltaproof.ops.common.triton_slots import asked_ahead
 from deltaproof.ops.common.triton_token import advanced, gate_at, gated, strengthened, token_at
 
 
@@ -90,7 +89,6 @@ def recurrence_kernel(
         live = (read_slot >= 0) & (read_slot < slots)
         if not WRITE_EACH:
             write_slot = tl.load(write_index + row).to(tl.int64)
-        asked_ahead(source, read_index, row, slots, source_slot, head * source_head, block == 0, BLOCKS * HV)
     steps = count
     if RAGGED:
         steps = tl.minimum(tl.maximum(tl.load(num_tokens + row).to(tl.int64), 0), count)

@@ -13,7 +13,6 @@ import triton
 import triton.language as tl
 
 from deltaproof.ops.common.triton_language import normalized, stored
-from deltaproof.ops.common.triton_slots import asked_ahead
 from deltaproof.ops.common.triton_token import advanced, gate_at, gated, strengthened
 
 
@@ -95,7 +94,6 @@ def speculation_kernel(
         used = used & (tl.load(has_initial_state + row).to(tl.int32) != 0)
     inside = head * pool_head + v_at[:, None] * pool_v + k_at[None, :] * pool_k
     state = tl.load(pool + read_slot * pool_slot + inside, mask=inner & used, other=0.0).to(tl.float32)  # [BV, BK]
-    asked_ahead(pool, read_index, row, slots, pool_slot, head * pool_head, block == 0, BLOCKS * HV)
 
     # the bias is not: held through the loops it costs spills
     b_A_log, _ = gate_at(A_log, dt_bias, head, GATE, False)

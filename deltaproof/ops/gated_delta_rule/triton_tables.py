@@ -88,7 +88,7 @@ def recurrence(K: int, V: int, layout: StateLayout, pool: torch.dtype | None) ->
     narrow = pool is not None and pool.itemsize == 2
     most, warps = (8192, 4) if wide else (4096, 2) if narrow else (1024, 1)
     BV = min(triton.next_power_of_2(V), max(1, most // BK), 64 if BK >= 128 else 32)
-    return Launch(BK, BV, min(warps, max(1, BK * BV // 1024)))
+    return Launch(BK, BV, warps if BK * BV > 1024 else 1)
 
 
 def speculation(K: int, V: int, layout: StateLayout) -> Launch:
