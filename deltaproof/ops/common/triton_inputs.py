@@ -150,8 +150,9 @@ def gate_gradients_kernel(
         d = tl.where(x >= MIN_LOG_GATE, d, 0.0)
     tl.store(dg + at, stored(d, dg.dtype.element_ty), mask=written)
     if BETA_SIGMOID:
-        b = sigmoid(tl.load(beta + at, mask=inside, other=0.0).to(tl.float32))
-        s = s * b * (1.0 - b)
+        b = tl.load(beta + at, mask=inside, other=0.0).to(tl.float32)
+        # 1 - sigmoid(b) would lose its digits where the sigmoid is near 1
+        s = s * sigmoid(b) * sigmoid(-b)
         if NEG_EIGVAL:
             s = 2.0 * s
     tl.store(dbeta + at, stored(s, dbeta.dtype.element_ty), mask=written)

@@ -15,10 +15,12 @@ _WIDEN = tl.constexpr(INTERPRETED)
 
 @triton.jit
 def dot(a, b):
-    """Return ``a @ b`` accumulated in fp32, without TF32; every matmul of our kernels is this one.
+    """Return ``a @ b`` accumulated in fp32, without TF32, or in fp64; every matmul of our kernels is this one.
 
     The interpreter multiplies the raw bits of bf16 operands, so there they are widened first.
     """
+    if a.dtype == tl.float64:
+        return tl.dot(a, b, out_dtype=tl.float64)
     if _WIDEN:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
     if a.dtype == tl.float32:

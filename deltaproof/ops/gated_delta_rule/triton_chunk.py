@@ -74,7 +74,12 @@ class Prepared:
 
     G: torch.Tensor  # [B, T, HV] fp32, cumulative log gate inside a chunk
     strength: torch.Tensor  # [B, T, HV] fp32
-    inverse: torch.Tensor  # [chunks, HV, C, C]
+    inverse: torch.Tensor  # [chunks, HV, C, C] in inverse_dtype
+
+
+def inverse_dtype(operands: torch.dtype) -> torch.dtype:
+    """Return the dtype in which a chunk's inverse is kept: the operands', but float64 for float32."""
+    return torch.float64 if operands == torch.float32 else operands
 
 
 def _normalized(call: Call, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -96,7 +101,7 @@ def prepare(chunks: Chunks) -> Prepared:
     prepared = Prepared(
         chunks.new(B, T, HV, dtype=torch.float32),
         chunks.new(B, T, HV, dtype=torch.float32),
-        chunks.new(chunks.count, HV, C, C),
+        chunks.new(chunks.count, HV, C, C, dtype=inverse_dtype(chunks.q.dtype)),
     )
     g, beta = aligned(call.g), aligned(call.beta)
     if chunks.count:

@@ -124,7 +124,7 @@ def score_gradients_kernel(
         at = gate[:, None] * V + v_at[None, :]
         b_e = tl.load(errors + at, mask=mask, other=0.0)  # [C, BV]
         b_do = tl.load(do + at, mask=mask, other=0.0).to(low)  # [C, BV]
-        b_dv = stored(dot(b_i, tl.load(d_errors + at, mask=mask, other=0.0)), low)  # [C, BV]
+        b_dv = stored(dot(b_i, tl.load(d_errors + at, mask=mask, other=0.0).to(b_i.dtype)), low)  # [C, BV]
         tl.store(dv + at, b_dv, mask=mask)
         b_da += dot(b_do, tl.trans(b_e))
         b_ds -= dot(b_dv, tl.trans(b_e))

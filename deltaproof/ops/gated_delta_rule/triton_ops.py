@@ -122,7 +122,7 @@ def _chunk_fake(*arguments: Any) -> tuple[Tensor, ...]:
         chunks = triton.cdiv(T, C) + N - 1 if N and T else 0
     low = torch.promote_types(torch.promote_types(call.q.dtype, call.k.dtype), call.v.dtype)
     gates = [call.v.new_empty(B, T, HV, dtype=torch.float32) for _ in range(2)]
-    return *_results_like(call), *gates, call.v.new_empty(chunks, HV, C, C, dtype=low)
+    return *_results_like(call), *gates, call.v.new_empty(chunks, HV, C, C, dtype=triton_chunk.inverse_dtype(low))
 
 
 def _chunk_backward(

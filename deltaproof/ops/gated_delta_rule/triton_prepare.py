@@ -1,7 +1,8 @@
 """The part of the chunked gated delta rule that needs no state: a program a chunk and value head.
 
 Shape legend: C chunk size, H query/key heads, HV value heads, K, V head sizes, cut into blocks of BK, BV. ``G`` is the
-cumulative log gate inside a chunk, T the inverse of the chunk's triangular matrix.
+cumulative log gate inside a chunk, T the inverse of the chunk's triangular matrix. For operands in fp32, T is made,
+kept and applied in fp64: where keys are equal and beta is 2, the rounding errors of a chunk's rows all add up.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def _rows(k, first, count, k_at, H: tl.constexpr, K: tl.constexpr, BLOCK: tl.con
     """Return 16 tokens' keys [16, BK], those of the chunk's block BLOCK; zero behind the chunk's end."""
     at = BLOCK * 16 + tl.arange(0, 16)
     mask = (at < count)[:, None] & (k_at < K)[None, :]
-    return tl.load(k + (first + at)[:, None] * H * K + k_at[None, :], mask=mask, other=0.0)
+    rows = tl.load(k + (first + at)[:, None] * H * K + k_at[None, :], mask=mask, other=0.0)
+    return rows.to(tl.float64) if k.dtype.element_ty == tl.float32 else rows
 
 
 @triton.jit
@@ -85,7 +87,7 @@ def prepare_kernel(
     k += head // (HV // H) * K
     out = inverse + program * C * C
 
-    none = tl.zeros([16, 16], tl.float32)
+    none = tl.zeros([16, 16], tl.float64 if out.dtype.element_ty == tl.float64 else tl.float32)
     a_00, a_10, a_11, a_20, a_21 = none, none, none, none, none
     a_22, a_30, a_31, a_32, a_33 = none, none, none, none, none
     for start in range(0, K, BK):
@@ -200,11 +202,11 @@ def transform_kernel(
         at = start + tl.arange(0, BK)
         mask = inside[:, None] & (at < K)[None, :]
         b_k = tl.load(k + (token * H + group)[:, None] * K + at[None, :], mask=mask, other=0.0)  # [C, BK]
-        b_w = dot(b_i, stored(b_k.to(tl.float32) * b_grown, low))
+        b_w = dot(b_i, stored(b_k.to(tl.float32) * b_grown, low).to(b_i.dtype))
         tl.store(w + (token * HV + head)[:, None] * K + at[None, :], stored(b_w, low), mask=mask)
     for start in tl.range(0, V, BV, loop_unroll_factor=UNROLL):
         at = start + tl.arange(0, BV)
         mask = inside[:, None] & (at < V)[None, :]
         place = (token * HV + head)[:, None] * V + at[None, :]
         b_v = tl.load(v + place, mask=mask, other=0.0)  # [C, BV]
-        tl.store(u + place, stored(dot(b_i, b_v), low), mask=mask)
+        tl.store(u + place, stored(dot(b_i, b_v.to(b_i.dtype)), low), mask=mask)

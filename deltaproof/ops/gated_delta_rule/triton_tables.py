@@ -61,7 +61,10 @@ class ChunkTable:
             warps = 8 if plain else 2
             small = Launch(min(BK, 32), min(BV, 32), warps)
             walk = Launch(BK, 16, warps)
-            return cls(Launch(min(BK, 32), BV, 1), small, walk, small, small, walk, small, small)
+            # fp64, which has no warpgroup matmuls
+            first = Launch(min(BK, 16), BV, 4) if single else Launch(min(BK, 32), BV, 1)
+            second = Launch(min(BK, 32), min(BV, 32), 8) if single else small
+            return cls(first, second, walk, small, small, walk, small, small)
         narrow = min(BV, 16 if K > 128 or HV <= 16 else 32)
         stages = 2 if K > 128 else 3
         return cls(
