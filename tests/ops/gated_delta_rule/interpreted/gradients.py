@@ -14,7 +14,7 @@ from deltaproof.ops.common.allocation import forced_init
 from deltaproof.ops.common.calls import SequenceCall
 from deltaproof.ops.common.triton_host import aligned
 from deltaproof.ops.common.triton_language import INTERPRETED
-from deltaproof.ops.gated_delta_rule import triton_recurrent_backward
+from deltaproof.ops.gated_delta_rule import oracle, triton_recurrent_backward
 from deltaproof.ops.gated_delta_rule.triton_backend import TritonBackend
 from deltaproof.ops.registry import operator
 from deltaproof.reports.model import Status
@@ -173,3 +173,17 @@ def test_aligned_copies_only_what_does_not_lie_on_16_bytes():
         copy = aligned(view)
         assert copy.is_contiguous() and copy.data_ptr() % 16 == 0
         assert torch.equal(copy, view)
+
+
+@FORMS
+def test_the_gradient_of_a_strength_near_1_keeps_its_digits(form):
+    """sigmoid'(6) = 0.0025: one minus a sigmoid in fp32 would be off by 1e-5 of it."""
+    case = small(form, beta_sigmoid=True)
+    call, do, d_final = drawn(case)
+    call = call.with_(beta=torch.full_like(call.beta, 6.0))
+    got = pulled_back(case, call, do, d_final)[0]["beta"].double().cpu()
+    wide = {name: getattr(call, name).double().cpu() for name in ("q", "k", "v", "g", "beta", "initial_state")}
+    beta = wide["beta"].requires_grad_()
+    o, final = oracle.sequence(call.with_(**wide))
+    (want,) = torch.autograd.grad([o, final], [beta], [do.double().cpu(), d_final.double().cpu()])
+    assert float((got - want).norm() / want.norm()) < 2e-6
