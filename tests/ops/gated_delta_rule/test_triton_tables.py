@@ -85,7 +85,9 @@ def test_warpgroup_matmuls_are_kept_from_shapes_they_are_wrong_for():
         ragged = K * dtype.itemsize % 16 or V * dtype.itemsize % 16
         if ragged or min(K, V) <= 32:
             for name, launch in launches(ChunkTable.of(K, V, 4, dtype)).items():
-                assert launch.warps <= 2, (K, V, dtype, name)
+                # the products of these two are fp64, for which there are none
+                if dtype != torch.float32 or name not in ("prepare", "transform"):
+                    assert launch.warps <= 2, (K, V, dtype, name)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
