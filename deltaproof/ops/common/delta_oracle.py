@@ -53,7 +53,8 @@ def recurrence(
     states = [state]
     outputs = []
     for t in range(q.shape[0]):
-        decayed = g[t].exp().reshape(g.shape[1], -1, 1) * states[-1]
+        fade = g[t].exp()[:, None] if g.dim() == 2 else g[t].exp()  # [HV, 1 or K]
+        decayed = fade[..., None] * states[-1]
         predicted = torch.einsum("hkv,hk->hv", decayed, k[t])
         error = beta[t][:, None] * (v[t] - predicted)
         states.append(decayed + torch.einsum("hk,hv->hkv", k[t], error))

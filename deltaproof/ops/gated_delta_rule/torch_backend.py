@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from deltaproof.contracts.conventions import Conventions
+from deltaproof.ops.common import torch_chunk, torch_pool_forms, torch_recurrent
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
-from deltaproof.ops.gated_delta_rule import torch_chunk, torch_pool, torch_recurrent
+from deltaproof.ops.gated_delta_rule.torch_chunk import RULE
 
 
 class TorchBackend:
@@ -26,16 +27,16 @@ class TorchBackend:
 
     def chunk(self, call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the chunked form."""
-        return torch_chunk.chunk(call)
+        return torch_chunk.chunk(call, RULE)
 
     def recurrent(self, call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the token-by-token form."""
-        return torch_recurrent.recurrent(call)
+        return torch_recurrent.recurrent(call, RULE)
 
     def decode(self, call: DecodeCall) -> torch.Tensor:
         """Run up to 16 tokens a row against a pool."""
-        return torch_pool.decode(call)
+        return torch_pool_forms.decode(call, RULE)
 
     def prefill(self, call: PrefillCall) -> torch.Tensor:
         """Run whole sequences against a pool."""
-        return torch_pool.prefill(call)
+        return torch_pool_forms.prefill(call, RULE)

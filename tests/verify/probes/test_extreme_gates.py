@@ -7,9 +7,11 @@ from unittest import mock
 import pytest
 import torch
 
+from deltaproof.ops.common import torch_chunk
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
-from deltaproof.ops.gated_delta_rule import torch_chunk
+from deltaproof.ops.common.torch_rule import TorchRule
 from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
+from deltaproof.ops.gated_delta_rule.torch_chunk import intra
 from deltaproof.ops.registry import operator
 from deltaproof.reports.model import Check, Status
 from deltaproof.verify.case import Case
@@ -91,8 +93,7 @@ class NaiveSoftplus(TorchBackend):
         def log_gate(call, dtype):
             return -call.A_log.exp() * (1 + (call.g + call.dt_bias).exp()).log()
 
-        with mock.patch.object(torch_chunk, "log_gate", log_gate):
-            return super().chunk(call)
+        return torch_chunk.chunk(call, TorchRule(log_gate, intra))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,4 +1,4 @@
-"""Recurrent gated delta rule in PyTorch: token by token, differentiable, any device.
+"""The recurrent delta rule in PyTorch: token by token, differentiable, any device.
 
 Shape legend: N sequences, HV value heads, K key size, V value size; states are [N, HV, K, V] in fp32.
 """
@@ -9,9 +9,9 @@ import torch
 
 from deltaproof.ops.common.calls import SequenceCall
 from deltaproof.ops.common.packing import Packing
+from deltaproof.ops.common.torch_chunk import store_final
 from deltaproof.ops.common.torch_inputs import MIN_LOG_GATE, k_first, operands, repeat_heads
-from deltaproof.ops.gated_delta_rule.gate import log_gate
-from deltaproof.ops.gated_delta_rule.torch_chunk import store_final
+from deltaproof.ops.common.torch_rule import TorchRule
 
 
 def token_step(
@@ -24,23 +24,25 @@ def token_step(
     *,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Advance ``state`` [N, HV, K, V] by one token; q, k [N, HV, K], v [N, HV, V], g, beta [N, HV].
+    """Advance ``state`` [N, HV, K, V] by one token; q, k [N, HV, K], v [N, HV, V], g [N, HV] or [N, HV, K],
+    beta [N, HV].
 
     Returns the output [N, HV, V] and the new state; ``state`` stays as it was.
     """
-    decayed = state * g.clamp(min=MIN_LOG_GATE).exp()[..., None, None]
+    fade = g.clamp(min=MIN_LOG_GATE).exp()[..., None]  # [N, HV, 1] or [N, HV, K, 1]
+    decayed = state * (fade if g.dim() == 3 else fade[..., None])
     error = (v - (k.unsqueeze(-2) @ decayed).squeeze(-2)) * beta[..., None]
     state = decayed + k.unsqueeze(-1) * error.unsqueeze(-2)
     return (q.unsqueeze(-2) @ state).squeeze(-2) * scale, state
 
 
-def recurrent(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
+def recurrent(call: SequenceCall, rule: TorchRule) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Form ``recurrent`` of the torch backend."""
     B, T, _, HV, K, V = call.dims
     packing = Packing.of((B, T), call.cu_seqlens, 1)
     live = packing.live(call)
     q, k, v, beta = operands(live.q, live.k, live.v, live.beta, call.options)
-    heads = (repeat_heads(q, HV), repeat_heads(k, HV), v, log_gate(live, torch.float32), beta)
+    heads = (repeat_heads(q, HV), repeat_heads(k, HV), v, rule.log_gate(live, torch.float32), beta)
     steps = zip(*(packing.gather(x)[:, 0].split(packing.active) for x in heads), strict=True)  # [count, HV, ...] each
     if call.initial_state is None:
         state = torch.zeros(call.sequences, HV, K, V, dtype=torch.float32, device=q.device)

@@ -1,4 +1,4 @@
-"""Decode and prefill of the gated delta rule against a state pool, in PyTorch. Inference only.
+"""Decode and prefill of the delta rule against a state pool, in PyTorch. Inference only.
 
 Shape legend: N rows or sequences, T tokens a row, S slots, H query/key heads, HV value heads, K, V head sizes.
 """
@@ -11,20 +11,20 @@ from deltaproof.ops.common.calls import DecodeCall, Drafts, PrefillCall
 from deltaproof.ops.common.drafts import drafted, keep_drafts, replayed
 from deltaproof.ops.common.packing import Packing
 from deltaproof.ops.common.slot_checks import inside
+from deltaproof.ops.common.torch_chunk import chunk_delta_rule
 from deltaproof.ops.common.torch_inputs import operands, repeat_heads
 from deltaproof.ops.common.torch_pool import read_slots, write_slots
-from deltaproof.ops.gated_delta_rule.gate import log_gate
-from deltaproof.ops.gated_delta_rule.torch_chunk import chunk_delta_rule
-from deltaproof.ops.gated_delta_rule.torch_recurrent import token_step
+from deltaproof.ops.common.torch_recurrent import token_step
+from deltaproof.ops.common.torch_rule import TorchRule
 
 
 @torch.no_grad()
-def decode(call: DecodeCall) -> torch.Tensor:
+def decode(call: DecodeCall, rule: TorchRule) -> torch.Tensor:
     """Form ``decode`` of the torch backend."""
     N, T, _, HV, _, V = call.dims
     layout = call.options.layout
     q, k, v, beta = operands(call.q, call.k, call.v, call.beta, call.options)
-    q, k, g = repeat_heads(q, HV), repeat_heads(k, HV), log_gate(call, torch.float32)
+    q, k, g = repeat_heads(q, HV), repeat_heads(k, HV), rule.log_gate(call, torch.float32)
     state, valid = read_slots(call.pool, call.read_index, call.has_initial_state, layout)
     write_index = call.writes
     out = call.out
@@ -32,7 +32,7 @@ def decode(call: DecodeCall) -> torch.Tensor:
         out = call.allocate((N, T, HV, V), dtype=call.v.dtype, device=q.device)
     kept = []
     if call.drafts is not None:
-        state = _replay(call, state, valid)
+        state = _replay(call, state, valid, rule)
     for t in range(T):
         # a padding row's tokens may be anything, NaN too: selected away below
         o, advanced = token_step(
@@ -50,7 +50,7 @@ def decode(call: DecodeCall) -> torch.Tensor:
     return out
 
 
-def _replay(call: DecodeCall, state: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def _replay(call: DecodeCall, state: torch.Tensor, valid: torch.Tensor, rule: TorchRule) -> torch.Tensor:
     """Advance the states [N, HV, K, V] by the accepted drafts, store them, and keep the rows' tokens as new drafts."""
     assert call.drafts is not None and call.draft_half is not None and call.accepted is not None
     (N, T, _, HV, _, _), D = call.dims, call.drafts.k.shape[2]
@@ -61,7 +61,7 @@ def _replay(call: DecodeCall, state: torch.Tensor, valid: torch.Tensor) -> torch
     old = {name: drafted(getattr(call.drafts, name), call.writes, kept, half) for name in Drafts._fields}
     past = call.with_(q=old["k"], **old)
     _, k, v, beta = operands(past.q, past.k, past.v, past.beta, call.options)
-    k, g = repeat_heads(k, HV), log_gate(past, torch.float32)
+    k, g = repeat_heads(k, HV), rule.log_gate(past, torch.float32)
     for t in range(D):
         _, advanced = token_step(state, k[:, t], k[:, t], v[:, t], g[:, t], beta[:, t], scale=call.options.scale)
         state = torch.where((t < count)[:, None, None, None], advanced, state)
@@ -73,16 +73,17 @@ def _replay(call: DecodeCall, state: torch.Tensor, valid: torch.Tensor) -> torch
 
 
 @torch.no_grad()
-def prefill(call: PrefillCall) -> torch.Tensor:
+def prefill(call: PrefillCall, rule: TorchRule) -> torch.Tensor:
     """Form ``prefill`` of the torch backend."""
     B, T, _, HV, _, V = call.dims
     layout = call.options.layout
     q, k, v, beta = operands(call.q, call.k, call.v, call.beta, call.options)
-    g = log_gate(call, torch.float32)
+    g = rule.log_gate(call, torch.float32)
     state, valid = read_slots(call.pool, call.read_index, call.has_initial_state, layout)
     packing = Packing.of((B, T), call.cu_seqlens, call.options.chunk_size)
     out = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=q.device)
-    out, final, after = chunk_delta_rule(q, k, v, g, beta, state, scale=call.options.scale, packing=packing, out=out)
+    scale = call.options.scale
+    out, final, after = chunk_delta_rule(q, k, v, g, beta, state, scale=scale, packing=packing, out=out, rule=rule)
     if call.cu_seqlens is None:
         live = valid[:, None]  # [B, 1]
     else:

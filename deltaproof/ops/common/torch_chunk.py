@@ -1,0 +1,80 @@
+"""The chunked delta rule in PyTorch: differentiable, any device.
+
+Shape legend: N sequences, H query/key heads, HV value heads, C chunk size, K key size, V value size.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from deltaproof.ops.common.calls import SequenceCall
+from deltaproof.ops.common.packing import Packing
+from deltaproof.ops.common.torch_inputs import k_first, operands
+from deltaproof.ops.common.torch_rule import TorchRule
+
+
+def chunk_delta_rule(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    state: torch.Tensor,
+    *,
+    scale: float,
+    packing: Packing,
+    out: torch.Tensor,
+    rule: TorchRule,
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Run fp32 operands [B, T, ...] chunk by chunk from ``state`` [N, HV, K, V].
+
+    Returns ``out`` filled, the final states [N, HV, K, V] and, for every step, the states of the sequences still
+    running after it (longest first).
+    """
+    steps = zip(*(packing.gather(x).split(packing.active) for x in (q, k, v, g, beta)), strict=True)
+    running = packing.sort(state)
+    finished: list[torch.Tensor] = []
+    outputs, after = [], []
+    for count, rows in zip(packing.active, steps, strict=True):
+        if count < running.shape[0]:
+            finished.append(running[count:])
+            running = running[:count]
+        # one step at a time: a library matmul over all chunks would choose its order of summation by their number
+        step = rule.intra(*rows)
+        new_values = step.u - step.w @ running  # [count, HV, C, V]
+        outputs.append(step.q @ running + step.attention @ new_values)
+        running = step.decay * running + step.k.mT @ new_values
+        after.append(running)
+    if outputs:
+        packing.scatter((scale * torch.cat(outputs)).transpose(1, 2), out)
+    else:
+        out.zero_()
+    final = packing.unsort(torch.cat([running, *reversed(finished)]))
+    return out, final, after
+
+
+def chunk(call: SequenceCall, rule: TorchRule) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Form ``chunk`` of the torch backend."""
+    B, T, _, HV, K, V = call.dims
+    packing = Packing.of((B, T), call.cu_seqlens, call.options.chunk_size)
+    live = packing.live(call)
+    q, k, v, beta = operands(live.q, live.k, live.v, live.beta, call.options)
+    g = rule.log_gate(live, torch.float32)
+    device = q.device
+    layout = call.options.layout
+    if call.initial_state is None:
+        state = torch.zeros(call.sequences, HV, K, V, dtype=torch.float32, device=device)
+    else:
+        # a library matmul may sum in another order where strides differ (clause M3)
+        state = k_first(call.initial_state, layout).float().contiguous()
+    out = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=device)
+    scale = call.options.scale
+    out, final, _ = chunk_delta_rule(q, k, v, g, beta, state, scale=scale, packing=packing, out=out, rule=rule)
+    return out, store_final(call, final) if call.output_final_state else None
+
+
+def store_final(call: SequenceCall, final: torch.Tensor) -> torch.Tensor:
+    """Return ``final`` [N, HV, K, V] in the call's layout and dtype, in memory of its own."""
+    dtype = torch.float32 if call.initial_state is None else call.initial_state.dtype
+    view = k_first(final, call.options.layout)
+    return call.allocate(view.shape, dtype=dtype, device=view.device).copy_(view)
