@@ -156,6 +156,11 @@ def _dropped() -> Iterator[Equivalent]:
         "an empty sequence has no chunk that takes the value; only a memory checker sees the read",
         "shift-bound", "chunks > 0",
     )  # fmt: skip
+    for rest in ("1", "t"):
+        yield Equivalent(
+            RECURRENCE, "the token behind the last is read and not taken; only a memory checker sees the read",
+            "drop-addend", "t + 1", rest,
+        )  # fmt: skip
     yield Equivalent(
         RECURRENCE_BACKWARD, "one segment more has no tokens; only a memory checker sees the read",
         "drop-offset", "count + SEGMENT - 1", "count + SEGMENT",
