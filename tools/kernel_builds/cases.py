@@ -166,6 +166,8 @@ def _table() -> list[Case]:
         cases += _forms(replace(case, dtype="fp32"))
     case = Case("chunk", "bf16", 128, 128, full=False)
     cases += [replace(case, chunk=16, varlen=True), replace(case, chunk=32, full=True), replace(case, H=2, HV=4)]
+    # products of a chunk are fp64 here
+    cases += [replace(case, dtype="fp32", chunk=chunk) for chunk in (16, 32)]
     cases += _forms(Case("chunk", "bf16", 64, 128))
     for dtype in ("bf16", "fp32"):
         for K, V in ODD_SIZES:
