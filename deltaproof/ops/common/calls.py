@@ -175,3 +175,7 @@ class PrefillCall(_Call):
     def sequences(self) -> int:
         """Return N."""
         return self.q.shape[0] if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1
+
+
+DeltaRuleCall = SequenceCall | DecodeCall | PrefillCall
+"""A call of any form of a delta rule."""

@@ -17,10 +17,8 @@ from itertools import pairwise
 
 import torch
 
-from deltaproof.ops.common.calls import DecodeCall, Drafts, PrefillCall, SequenceCall
+from deltaproof.ops.common.calls import DecodeCall, DeltaRuleCall, Drafts, PrefillCall, SequenceCall
 from deltaproof.ops.common.torch_inputs import NORM_EPS, k_first
-
-Call = SequenceCall | DecodeCall | PrefillCall
 
 
 @dataclass(frozen=True)
@@ -127,9 +125,9 @@ class DeltaRuleOracle:
         log_gate: returns a call's log gate [B, T, HV] or [B, T, HV, K] in a dtype.
     """
 
-    log_gate: Callable[[Call, torch.dtype], torch.Tensor]
+    log_gate: Callable[[DeltaRuleCall, torch.dtype], torch.Tensor]
 
-    def operands64(self, call: SequenceCall | DecodeCall | PrefillCall) -> tuple[torch.Tensor, ...]:
+    def operands64(self, call: DeltaRuleCall) -> tuple[torch.Tensor, ...]:
         """Return q, k (repeated to HV heads), v, g, beta of a call in float64, with every option applied."""
         groups = call.v.shape[2] // call.q.shape[2]
         q, k = (x.double().repeat_interleave(groups, 2) for x in (call.q, call.k))

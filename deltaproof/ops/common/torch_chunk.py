@@ -55,22 +55,24 @@ def chunk_delta_rule(
 
 def chunk(call: SequenceCall, rule: TorchRule) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Form ``chunk`` of the torch backend."""
-    B, T, _, HV, K, V = call.dims
+    B, T, _, HV, _, V = call.dims
     packing = Packing.of((B, T), call.cu_seqlens, call.options.chunk_size)
     live = packing.live(call)
     q, k, v, beta = operands(live.q, live.k, live.v, live.beta, call.options)
     g = rule.log_gate(live, torch.float32)
-    device = q.device
-    layout = call.options.layout
-    if call.initial_state is None:
-        state = torch.zeros(call.sequences, HV, K, V, dtype=torch.float32, device=device)
-    else:
-        # a library matmul may sum in another order where strides differ (clause M3)
-        state = k_first(call.initial_state, layout).float().contiguous()
-    out = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=device)
-    scale = call.options.scale
+    out = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=q.device)
+    state, scale = start_state(call), call.options.scale
     out, final, _ = chunk_delta_rule(q, k, v, g, beta, state, scale=scale, packing=packing, out=out, rule=rule)
     return out, store_final(call, final) if call.output_final_state else None
+
+
+def start_state(call: SequenceCall) -> torch.Tensor:
+    """Return the initial states, or zeros, [N, HV, K, V] in fp32."""
+    _, _, _, HV, K, V = call.dims
+    if call.initial_state is None:
+        return torch.zeros(call.sequences, HV, K, V, dtype=torch.float32, device=call.device)
+    # contiguous: a library matmul may sum in another order where strides differ (clause M3)
+    return k_first(call.initial_state, call.options.layout).float().contiguous()
 
 
 def store_final(call: SequenceCall, final: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,8 @@ import torch
 
 from deltaproof.ops.common.calls import SequenceCall
 from deltaproof.ops.common.packing import Packing
-from deltaproof.ops.common.torch_chunk import store_final
-from deltaproof.ops.common.torch_inputs import MIN_LOG_GATE, k_first, operands, repeat_heads
+from deltaproof.ops.common.torch_chunk import start_state, store_final
+from deltaproof.ops.common.torch_inputs import MIN_LOG_GATE, operands, repeat_heads
 from deltaproof.ops.common.torch_rule import TorchRule
 
 
@@ -38,17 +38,13 @@ def token_step(
 
 def recurrent(call: SequenceCall, rule: TorchRule) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Form ``recurrent`` of the torch backend."""
-    B, T, _, HV, K, V = call.dims
+    B, T, _, HV, _, V = call.dims
     packing = Packing.of((B, T), call.cu_seqlens, 1)
     live = packing.live(call)
     q, k, v, beta = operands(live.q, live.k, live.v, live.beta, call.options)
     heads = (repeat_heads(q, HV), repeat_heads(k, HV), v, rule.log_gate(live, torch.float32), beta)
     steps = zip(*(packing.gather(x)[:, 0].split(packing.active) for x in heads), strict=True)  # [count, HV, ...] each
-    if call.initial_state is None:
-        state = torch.zeros(call.sequences, HV, K, V, dtype=torch.float32, device=q.device)
-    else:
-        # a library matmul may sum in another order where strides differ (clause M3)
-        state = packing.sort(k_first(call.initial_state, call.options.layout).float().contiguous())
+    state = packing.sort(start_state(call))
     finished: list[torch.Tensor] = []
     outputs = []
     for count, rows in zip(packing.active, steps, strict=True):

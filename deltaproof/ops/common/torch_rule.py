@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.ops.common.calls import DeltaRuleCall
 
 
 @dataclass(frozen=True)
@@ -34,5 +34,5 @@ class TorchRule:
         intra: takes q, k [R, C, H, K], v [R, C, HV, V], the log gate and beta [R, C, HV] in fp32.
     """
 
-    log_gate: Callable[[SequenceCall | DecodeCall | PrefillCall, torch.dtype], torch.Tensor]
+    log_gate: Callable[[DeltaRuleCall, torch.dtype], torch.Tensor]
     intra: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], Intra]

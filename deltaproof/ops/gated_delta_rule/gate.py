@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.ops.common.calls import DeltaRuleCall
 from deltaproof.ops.common.torch_inputs import softplus
 
 
-def log_gate(call: SequenceCall | DecodeCall | PrefillCall, dtype: torch.dtype) -> torch.Tensor:
+def log_gate(call: DeltaRuleCall, dtype: torch.dtype) -> torch.Tensor:
     """Return the log gate [B, T, HV] in ``dtype``: g itself, or -exp(A_log) * softplus(g + dt_bias)."""
     g = call.g.to(dtype)
     if not call.options.gate_in_kernel:

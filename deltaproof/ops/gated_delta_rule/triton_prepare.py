@@ -87,7 +87,7 @@ def prepare_kernel(
     k += head // (HV // H) * K
     out = inverse + program * C * C
 
-    none = tl.zeros([16, 16], tl.float64 if out.dtype.element_ty == tl.float64 else tl.float32)
+    none = tl.zeros([16, 16], tl.float64 if k.dtype.element_ty == tl.float32 else tl.float32)
     a_00, a_10, a_11, a_20, a_21 = none, none, none, none, none
     a_22, a_30, a_31, a_32, a_33 = none, none, none, none, none
     for start in range(0, K, BK):
