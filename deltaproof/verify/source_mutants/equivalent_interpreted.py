@@ -18,6 +18,9 @@ def _interpreted() -> Iterator[Equivalent]:
     yield Equivalent(
         "common/triton_language:_dot_fp32", "the interpreter multiplies fp32 operands as they are", device="cpu"
     )
+    ahead = "the interpreter has no page addresses to find, so nothing is asked for ahead"
+    yield Equivalent("common/triton_recurrence:ask_ahead", ahead, device="cpu")
+    yield Equivalent(RECURRENCE, ahead, within="ask_ahead(", device="cpu")
     yield Equivalent(RECURRENCE_BACKWARD, ONE_THREAD, "drop-barrier", device="cpu")
     zeroed = "block[:, None] < block[None, :]"
     yield Equivalent(
