@@ -11,19 +11,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from deltaproof.ops.common.triton_language import INTERPRETED, normalized, stored
+from deltaproof.ops.common.triton_language import normalized, stored
 from deltaproof.ops.common.triton_places import sequence_bounds
 from deltaproof.ops.common.triton_token import advanced, gate_at, gated, strengthened, token_at
 
-AHEAD = tl.constexpr(0 if INTERPRETED else 8)
-"""Rows between a program and the one whose slot it asks for: more than are under way at a time on an H200.
-
-Zero, for none, in the interpreter, which knows no instructions of a GPU.
-"""
-
 
 @triton.jit
-def ask_ahead(pool, read_index, row, slots, slot_stride, inside, asks, PROGRAMS: tl.constexpr):
+def ask_ahead(
+    pool, read_index, row, slots, slot_stride, inside, asks, AHEAD: tl.constexpr, PROGRAMS: tl.constexpr
+):  # fmt: skip
     """Ask for a byte of the slot that the row AHEAD rows later reads, where ``asks``; ``inside`` is its place there.
 
     A row has PROGRAMS programs. Slots lie in any order, so a row's first access to its slot waits until its memory
@@ -78,6 +74,7 @@ def recurrence_kernel(
     V: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    AHEAD: tl.constexpr,
     POOL: tl.constexpr,
     VARLEN: tl.constexpr,
     RAGGED: tl.constexpr,
@@ -129,9 +126,9 @@ def recurrence_kernel(
             used = used & (tl.load(has_initial_state + row).to(tl.int32) != 0)
         at = read_slot * source_slot + head * source_head + v_at[:, None] * source_v + k_at[None, :] * source_k
         state = tl.load(source + at, mask=inner & used, other=0.0).to(tl.float32)
-    # measured: fp32 states gain 1 to 8 %; states of two bytes would lose 10
-    if POOL and AHEAD > 0 and source.dtype.element_ty == tl.float32:
-        ask_ahead(source, read_index, row, slots, source_slot, head * source_head, block == 0, BLOCKS * HV)
+    if AHEAD:
+        inside = head * source_head
+        ask_ahead(source, read_index, row, slots, source_slot, inside, block == 0, AHEAD, BLOCKS * HV)
 
     for t in range(steps):
         token = first + t

@@ -17,7 +17,7 @@ from deltaproof.ops.common.triton_host import (
 from deltaproof.ops.common.triton_recurrence import recurrence_kernel
 from deltaproof.ops.common.triton_speculation import speculation_kernel
 from deltaproof.ops.gated_delta_rule import hopper_decode
-from deltaproof.ops.gated_delta_rule.triton_tables import recurrence, speculation
+from deltaproof.ops.gated_delta_rule.triton_tables import ahead, recurrence, speculation
 
 
 def _launch(
@@ -68,6 +68,7 @@ def _launch(
         NEG_EIGVAL=options.neg_eigval,
         BK=launch.BK,
         BV=launch.BV,
+        AHEAD=0 if decode is None else ahead(K, options.layout, decode.pool.dtype),
         **launch.options,
     )
 

@@ -8,6 +8,7 @@ import torch
 import triton
 
 from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.common.triton_language import INTERPRETED
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,17 @@ def recurrence(K: int, V: int, layout: StateLayout, pool: torch.dtype | None) ->
     most, warps = (8192, 4) if wide else (4096, 2) if narrow else (1024, 1)
     BV = min(triton.next_power_of_2(V), max(1, most // BK), 64 if BK >= 128 else 32)
     return Launch(BK, BV, warps if BK * BV > 1024 else 1)
+
+
+def ahead(K: int, layout: StateLayout, pool: torch.dtype) -> int:
+    """Return how many rows later the row is whose slot a decode's program asks for early, 0 for none.
+
+    On an H200 fp32 states in layout v_first take 1 % less time for it from rows x HV of 2048 on, and 2 to 8 % less
+    below; from 4 rows on the number changes nothing. Others lose: k_first 0.5 %, K = 64 up to 5 %, 2-byte states 10 %.
+    It is an instruction of NVIDIA's, which the interpreter does not know.
+    """
+    gains = pool == torch.float32 and layout is StateLayout.V_FIRST and K > 64
+    return 8 if gains and not INTERPRETED and torch.version.hip is None else 0
 
 
 def speculation(K: int, V: int, layout: StateLayout) -> Launch:

@@ -21,6 +21,7 @@ def _interpreted() -> Iterator[Equivalent]:
     ahead = "the interpreter has no page addresses to find, so nothing is asked for ahead"
     yield Equivalent("common/triton_recurrence:ask_ahead", ahead, device="cpu")
     yield Equivalent(RECURRENCE, ahead, within="ask_ahead(", device="cpu")
+    yield Equivalent(RECURRENCE, ahead, within="inside = head * source_head", device="cpu")
     yield Equivalent(RECURRENCE_BACKWARD, ONE_THREAD, "drop-barrier", device="cpu")
     zeroed = "block[:, None] < block[None, :]"
     yield Equivalent(

@@ -12,9 +12,11 @@ import torch
 pytest.importorskip("triton")
 
 from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.gated_delta_rule import triton_tables
 from deltaproof.ops.gated_delta_rule.triton_tables import (
     ChunkTable,
     Launch,
+    ahead,
     recurrence,
     recurrence_backward,
     speculation,
@@ -39,6 +41,7 @@ def power_of_two(number: int) -> bool:
     [
         (ChunkTable.of, {"K", "V", "HV", "dtype"}),
         (recurrence, {"K", "V", "layout", "pool"}),
+        (ahead, {"K", "layout", "pool"}),
         (speculation, {"K", "V", "layout"}),
         (recurrence_backward, {"K", "V"}),
     ],
@@ -101,3 +104,18 @@ def test_a_launch_names_its_constants_as_kernels_do():
     launch = Launch(64, 32, 4, stages=3, unroll=2)
     assert launch.tiles == {"BK": 64, "BV": 32, "UNROLL": 2}
     assert launch.options == {"num_warps": 4, "num_stages": 3}
+
+
+@pytest.mark.parametrize(
+    ("K", "layout", "pool", "interpreted", "rows"),
+    [
+        (128, StateLayout.V_FIRST, torch.float32, False, 8),
+        (64, StateLayout.V_FIRST, torch.float32, False, 0),
+        (128, StateLayout.K_FIRST, torch.float32, False, 0),
+        (128, StateLayout.V_FIRST, torch.bfloat16, False, 0),
+        (128, StateLayout.V_FIRST, torch.float32, True, 0),
+    ],
+)
+def test_a_slot_is_asked_for_early_where_that_was_faster(monkeypatch, K, layout, pool, interpreted, rows):
+    monkeypatch.setattr(triton_tables, "INTERPRETED", interpreted)
+    assert ahead(K, layout, pool) == rows
