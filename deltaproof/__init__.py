@@ -4,6 +4,7 @@ The public face, loaded on first use, so that ``import deltaproof`` itself needs
 
 - ``chunk_gated_delta_rule``, ``fused_recurrent_gated_delta_rule``: whole sequences, chunked or token by token.
 - ``gated_delta_rule_decode``, ``gated_delta_rule_prefill``: against a pool of states, updated in place.
+- ``chunk_kda``, ``fused_recurrent_kda``, ``kda_decode``, ``kda_prefill``: the same of Kimi delta attention.
 - ``causal_conv1d_update``, ``causal_conv1d_prefill``: the convolution before it, against a pool of windows.
 - ``StatePool``: slots for the states of a model's requests, leased; its parts are in ``deltaproof.state``.
 - ``StateLayout``: the order of a state's two inner dimensions.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         gated_delta_rule_decode,
         gated_delta_rule_prefill,
     )
+    from deltaproof.operators.kda import chunk_kda, fused_recurrent_kda, kda_decode, kda_prefill
     from deltaproof.state.pool import StatePool
 
     __version__: str
@@ -38,9 +40,13 @@ __all__ = [
     "causal_conv1d_prefill",
     "causal_conv1d_update",
     "chunk_gated_delta_rule",
+    "chunk_kda",
     "fused_recurrent_gated_delta_rule",
+    "fused_recurrent_kda",
     "gated_delta_rule_decode",
     "gated_delta_rule_prefill",
+    "kda_decode",
+    "kda_prefill",
 ]
 
 _HOMES = {
@@ -53,6 +59,7 @@ _HOMES = {
     "fused_recurrent_gated_delta_rule": "deltaproof.operators.gated_delta_rule",
     "gated_delta_rule_decode": "deltaproof.operators.gated_delta_rule",
     "gated_delta_rule_prefill": "deltaproof.operators.gated_delta_rule",
+    **dict.fromkeys(("chunk_kda", "fused_recurrent_kda", "kda_decode", "kda_prefill"), "deltaproof.operators.kda"),
 }
 
 

@@ -6,85 +6,26 @@ head hv // (HV // H)), K key size, V value size (both 1 to 256), N sequences, S 
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 
 from deltaproof.backends.protocol import Backend
-from deltaproof.backends.registry import select
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.contracts.errors import ContractError
-from deltaproof.operators.arguments import Validate, allocator, looks_at_values
+from deltaproof.operators.arguments import Validate, allocator
+from deltaproof.operators.delta_rule import (
+    check_indices,
+    layout_of,
+    refuse,
+    run_decode,
+    run_prefill,
+    run_sequence,
+    scale_of,
+)
 from deltaproof.ops.common.allocation import Init
 from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, PrefillCall, SequenceCall
-from deltaproof.ops.common.checks import check_sequence, check_tensor
-from deltaproof.ops.common.pool_checks import check_decode, check_prefill
-
-NAME = "gated_delta_rule"
-
-
-def _layout(
-    state_layout: StateLayout | str | None, state_v_first: bool = False, transpose_state_layout: bool | None = None
-) -> StateLayout:
-    """Resolve the three spellings of the state layout; any two at once are an error."""
-    if transpose_state_layout is not None:
-        if state_v_first or state_layout is not None:
-            other = "state_v_first" if state_v_first else "state_layout"
-            raise ContractError("transpose_state_layout", "one spelling of the state layout", f"{other} beside it")
-        if not isinstance(transpose_state_layout, bool):
-            raise ContractError("transpose_state_layout", "True or False", transpose_state_layout)
-        warnings.warn("transpose_state_layout is deprecated: use state_v_first", DeprecationWarning, stacklevel=3)
-        state_v_first = transpose_state_layout
-    if not isinstance(state_v_first, bool):
-        raise ContractError("state_v_first", "True or False", state_v_first)
-    if state_layout is None:
-        return StateLayout.V_FIRST if state_v_first else StateLayout.K_FIRST
-    if state_v_first:
-        raise ContractError("state_layout", "one spelling of the state layout", "state_v_first beside it")
-    try:
-        return StateLayout(state_layout)
-    except ValueError:
-        raise ContractError("state_layout", "'k_first' or 'v_first'", repr(state_layout)) from None
-
-
-def _refuse(**options: object) -> None:
-    """Raise for options that other libraries have and this operator does not support yet."""
-    for name, value in options.items():
-        if value is not None:
-            raise ContractError(name, "None: it is not supported yet", type(value).__name__)
-
-
-def _scale(scale: float | None, q: torch.Tensor) -> float:
-    if scale is not None:
-        return scale
-    known = isinstance(q, torch.Tensor) and q.dim() > 0 and q.shape[-1] > 0
-    return float(q.shape[-1]) ** -0.5 if known else 1.0
-
-
-def _check_indices(
-    cu_seqlens: torch.Tensor | None, cu_seqlens_cpu: torch.Tensor | None, chunk_indices: torch.Tensor | None
-) -> None:
-    """Check the two derived forms of cu_seqlens, which our backends derive themselves."""
-    for name, x in (("cu_seqlens_cpu", cu_seqlens_cpu), ("chunk_indices", chunk_indices)):
-        if x is not None and cu_seqlens is None:
-            raise ContractError(name, "cu_seqlens beside it", "cu_seqlens=None")
-    ints = (torch.int32, torch.int64)
-    if cu_seqlens is not None:
-        check_tensor("cu_seqlens", cu_seqlens, ("N + 1",), ints)
-    if cu_seqlens_cpu is not None and cu_seqlens is not None:
-        check_tensor("cu_seqlens_cpu", cu_seqlens_cpu, tuple(cu_seqlens.shape), ints, torch.device("cpu"))
-    if chunk_indices is not None:
-        check_tensor("chunk_indices", chunk_indices, ("chunks", 2), ints)
-
-
-def _sequence(
-    form: str, call: SequenceCall, backend: str | Backend | None, validate: str | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    check_sequence(call, gate_per_channel=False, values=looks_at_values(validate, call.q))
-    chosen = select(NAME, form, call, backend)
-    result: tuple[torch.Tensor, torch.Tensor | None] = getattr(chosen, form)(call)
-    return result
+from deltaproof.ops.gated_delta_rule.contract import OPERATOR
 
 
 def chunk_gated_delta_rule(
@@ -160,15 +101,15 @@ def chunk_gated_delta_rule(
     Raises:
         ContractError: an argument breaks the contract; the message names it, what was expected and what came.
     """
-    _refuse(cp_context=cp_context)
-    _check_indices(cu_seqlens, cu_seqlens_cpu, chunk_indices)
+    refuse(cp_context=cp_context)
+    check_indices(cu_seqlens, cu_seqlens_cpu, chunk_indices)
     options = DeltaRuleOptions(
-        scale=_scale(scale, q),
+        scale=scale_of(scale, q),
         normalize_qk=use_qk_l2norm_in_kernel,
         gate_in_kernel=use_gate_in_kernel,
         beta_sigmoid=use_beta_sigmoid_in_kernel,
         neg_eigval=allow_neg_eigval,
-        layout=_layout(state_layout, state_v_first, transpose_state_layout),
+        layout=layout_of(state_layout, state_v_first, transpose_state_layout),
         chunk_size=chunk_size,
         batch_invariant=batch_invariant,
     )
@@ -176,7 +117,7 @@ def chunk_gated_delta_rule(
         q, k, v, g, beta, options, A_log, dt_bias, initial_state=initial_state,
         output_final_state=output_final_state, cu_seqlens=cu_seqlens, allocate=allocator(out_init),
     )  # fmt: skip
-    return _sequence("chunk", call, backend, validate)
+    return run_sequence(OPERATOR, "chunk", call, backend, validate)
 
 
 def fused_recurrent_gated_delta_rule(
@@ -244,17 +185,17 @@ def fused_recurrent_gated_delta_rule(
     Raises:
         ContractError: an argument breaks the contract; the message names it, what was expected and what came.
     """
-    _refuse(gk=gk, gv=gv)
+    refuse(gk=gk, gv=gv)
     for name, x, option in (("g", g, use_gate_in_kernel), ("beta", beta, use_beta_sigmoid_in_kernel)):
         if x is None and option:
             raise ContractError(name, "a tensor [B, T, HV], the raw input of the kernel's own step", "None")
     options = DeltaRuleOptions(
-        scale=_scale(scale, q),
+        scale=scale_of(scale, q),
         normalize_qk=use_qk_l2norm_in_kernel,
         gate_in_kernel=use_gate_in_kernel,
         beta_sigmoid=use_beta_sigmoid_in_kernel,
         neg_eigval=allow_neg_eigval,
-        layout=_layout(state_layout, state_v_first, transpose_state_layout),
+        layout=layout_of(state_layout, state_v_first, transpose_state_layout),
         batch_invariant=batch_invariant,
     )
     if isinstance(v, torch.Tensor) and v.dim() == 4:
@@ -264,7 +205,7 @@ def fused_recurrent_gated_delta_rule(
         q, k, v, g, beta, options, A_log, dt_bias, initial_state=initial_state,  # type: ignore[arg-type]
         output_final_state=output_final_state, cu_seqlens=cu_seqlens, allocate=allocator(out_init),
     )  # fmt: skip
-    return _sequence("recurrent", call, backend, validate)
+    return run_sequence(OPERATOR, "recurrent", call, backend, validate)
 
 
 def gated_delta_rule_decode(
@@ -347,12 +288,12 @@ def gated_delta_rule_decode(
         ContractError: an argument breaks the contract; the pool is then as it was.
     """
     options = DeltaRuleOptions(
-        scale=_scale(scale, q),
+        scale=scale_of(scale, q),
         normalize_qk=use_qk_l2norm_in_kernel,
         gate_in_kernel=use_gate_in_kernel,
         beta_sigmoid=use_beta_sigmoid_in_kernel,
         neg_eigval=allow_neg_eigval,
-        layout=_layout(state_layout),
+        layout=layout_of(state_layout),
         batch_invariant=batch_invariant,
     )
     call = DecodeCall(
@@ -360,10 +301,7 @@ def gated_delta_rule_decode(
         write_index=write_index, num_tokens=num_tokens, has_initial_state=has_initial_state, out=out,
         drafts=drafts, draft_half=draft_half, accepted=accepted, allocate=allocator(out_init),
     )  # fmt: skip
-    check_decode(call, gate_per_channel=False, values=looks_at_values(validate, q))
-    chosen: Any = select(NAME, "decode", call, backend)
-    o: torch.Tensor = chosen.decode(call)
-    return o
+    return run_decode(OPERATOR, call, backend, validate)
 
 
 def gated_delta_rule_prefill(
@@ -433,12 +371,12 @@ def gated_delta_rule_prefill(
         ContractError: an argument breaks the contract; the pool is then as it was.
     """
     options = DeltaRuleOptions(
-        scale=_scale(scale, q),
+        scale=scale_of(scale, q),
         normalize_qk=use_qk_l2norm_in_kernel,
         gate_in_kernel=use_gate_in_kernel,
         beta_sigmoid=use_beta_sigmoid_in_kernel,
         neg_eigval=allow_neg_eigval,
-        layout=_layout(state_layout),
+        layout=layout_of(state_layout),
         chunk_size=chunk_size,
         batch_invariant=batch_invariant,
     )
@@ -447,7 +385,4 @@ def gated_delta_rule_prefill(
         write_index=write_index, has_initial_state=has_initial_state, cu_seqlens=cu_seqlens,
         checkpoint_every=checkpoint_every, checkpoint_index=checkpoint_index, allocate=allocator(out_init),
     )  # fmt: skip
-    check_prefill(call, gate_per_channel=False, values=looks_at_values(validate, q))
-    chosen: Any = select(NAME, "prefill", call, backend)
-    o: torch.Tensor = chosen.prefill(call)
-    return o
+    return run_prefill(OPERATOR, call, backend, validate)

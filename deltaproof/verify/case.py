@@ -52,7 +52,8 @@ class Case:
         heads_outermost: the pool lies in memory as [HV, slots, ...], a permuted view.
         index_dtype: dtype of read and write indices and checkpoints; None means int32 reads and int64 writes.
         nan_slots: slots that hold NaN.
-        dt_bias: with gate_in_kernel, whether dt_bias is passed.
+        A_log, dt_bias: with gate_in_kernel, whether they are passed; A_log always is where the gate is one a head.
+        lower_bound, safe_gate: options of operators with a gate a channel; log gates are drawn to keep the promise.
         dead_tokens: tokens of padding rows, and of a row past its num_tokens, hold what the red zones hold.
         drafts: room for drafts in a slot; decode is then a speculative step.
         halves, accepted: of each row, which half of its slot's drafts is replayed and how many tokens of it.
@@ -99,6 +100,9 @@ class Case:
     index_dtype: str | None = None
     nan_slots: tuple[int, ...] = ()
     dt_bias: bool = True
+    A_log: bool = True
+    lower_bound: float | None = None
+    safe_gate: bool = False
     dead_tokens: bool = False
     drafts: int = 0
     halves: tuple[int, ...] = ()

@@ -158,15 +158,13 @@ class Reference:
             if name == "initial_state":
                 draws, lead = k_first(draws, call.options.layout).unflatten(0, (DRAWS, -1)), 2
             elif name in ("A_log", "dt_bias"):
-                # one value a head: sequences add up, and a row is a single number
-                draws, exact_grad, lead = (
-                    draws.unflatten(0, (DRAWS, -1)).sum((1, 2))[..., None],
-                    exact_grad[..., None],
-                    0,
-                )
+                # sequences add up, and a row is a single number, or a head's channels
+                draws, lead = draws.unflatten(0, (DRAWS, -1)).sum((1, 2)), 0
+                if exact_grad.dim() == 1:
+                    draws, exact_grad = draws[..., None], exact_grad[..., None]
             else:
                 draws = batch.unpad(draws)
-                if name in ("g", "beta"):
+                if exact_grad.dim() == 3:
                     draws, exact_grad = draws[..., None], exact_grad[..., None]
                 result[name] = batch.exact_outside(_tokens(f"gradient of {name}", exact_grad, draws, dtype))
                 continue

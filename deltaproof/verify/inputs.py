@@ -12,6 +12,7 @@ import torch
 
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, PrefillCall, SequenceCall
+from deltaproof.ops.common.checks import SAFE_GATE
 from deltaproof.verify.case import Case
 
 Call = SequenceCall | DecodeCall | PrefillCall
@@ -84,6 +85,11 @@ class Draw:
                 kind = torch.randint(0, 3, shape, generator=self.generator)
                 return torch.where(kind == 0, 100.0, torch.where(kind == 1, -100.0, raw))
             return raw
+        drawn = self._log_gates(shape)
+        return drawn.clamp(min=SAFE_GATE) if case.safe_gate else drawn
+
+    def _log_gates(self, shape: tuple[int, ...]) -> torch.Tensor:
+        case = self.case
         # half-lives from about one token to about a thousand
         ordinary = -torch.exp(self.normal(*shape) * 1.5 - 3.0)
         if case.gates == "zero":
@@ -137,6 +143,7 @@ def build(case: Case, seed: int, device: str = "cpu", *, fill: Fill = "nan", gat
     k, v, g, beta = draw.keys(), draw.normal(B, T, case.HV, V), draw.gates(), draw.betas()
     channels = (K,) if gate_per_channel else ()
     A_log = place(draw.normal(case.HV) * 0.5 - 1.5, case.parameter_dtype) if case.gate_in_kernel else None
+    A_log = A_log if case.A_log else None
     biased = case.gate_in_kernel and case.dt_bias
     dt_bias = place(draw.time_bias(*channels), case.parameter_dtype) if biased else None
     end = T - case.tail
@@ -158,6 +165,8 @@ def build(case: Case, seed: int, device: str = "cpu", *, fill: Fill = "nan", gat
         layout=layout,
         chunk_size=case.chunk_size,
         batch_invariant=case.batch_invariant,
+        lower_bound=case.lower_bound,
+        safe_gate=case.safe_gate,
     )
     tokens: dict[str, Any] = {
         "q": place(q, case.dtype),

@@ -47,6 +47,9 @@ class DeltaRuleOptions:
         layout: layout of initial, final and pooled states.
         chunk_size: 16, 32 or 64; used by chunk and prefill.
         batch_invariant: a sequence's results may not depend on its neighbours (clause I2).
+        lower_bound: L < 0: the gate in the kernel is L * sigmoid(exp(A_log) * (g + dt_bias)) instead; for gates a
+            channel.
+        safe_gate: the caller's promise that log gates are at least -5; never changes the function.
     """
 
     scale: float
@@ -57,12 +60,15 @@ class DeltaRuleOptions:
     layout: StateLayout = StateLayout.K_FIRST
     chunk_size: int = 64
     batch_invariant: bool = False
+    lower_bound: float | None = None
+    safe_gate: bool = False
 
 
 class Drafts(NamedTuple):
     """What speculative steps keep of their tokens, by slot: two halves of up to D tokens each (clause P7).
 
-    k [S, 2, D, H, K]; v [S, 2, D, HV, V]; g, beta [S, 2, D, HV], of the dtypes of the call's own; any slot stride.
+    k [S, 2, D, H, K]; v [S, 2, D, HV, V]; g [S, 2, D, HV] or [S, 2, D, HV, K]; beta [S, 2, D, HV]; of the dtypes of the
+    call's own; any slot stride.
     """
 
     k: torch.Tensor
@@ -111,14 +117,20 @@ class _Call:
 class SequenceCall(_Call):
     """Forms ``chunk`` and ``recurrent``; returns ``(o, final_state or None)``.
 
-    q, k [B, T, H, K]; v [B, T, HV, V]; g, beta [B, T, HV]; initial_state [N, HV, K, V] or [N, HV, V, K];
-    cu_seqlens [N + 1] (then B = 1), else N = B. o is [B, T, HV, V] in v's dtype; the final state has the
-    initial state's dtype, float32 where there is none, and shares no memory with it.
+    q, k [B, T, H, K]; v [B, T, HV, V]; g [B, T, HV], or [B, T, HV, K] of an operator with gates a channel; beta
+    [B, T, HV]; A_log [HV]; dt_bias [HV] or [HV, K]; initial_state [N, HV, K, V] or [N, HV, V, K]; cu_seqlens [N + 1]
+    (then B = 1), else N = B. o is [B, T, HV, V] in v's dtype; the final state has the initial state's dtype, float32
+    where there is none, and shares no memory with it.
+
+    Form ``chunk`` also fills ``chunk_states`` [B, M, HV, K, V] or [B, M, HV, V, K], where it is given, with the state
+    before each chunk, in the final state's dtype: M chunks a sequence, or with cu_seqlens all chunks of all sequences
+    one after another.
     """
 
     initial_state: torch.Tensor | None = None
     output_final_state: bool = False
     cu_seqlens: torch.Tensor | None = None
+    chunk_states: torch.Tensor | None = None
 
     @property
     def sequences(self) -> int:
@@ -130,8 +142,8 @@ class SequenceCall(_Call):
 class DecodeCall(_Call):
     """Form ``decode``: 1 to 16 tokens a row against a pool; returns ``o`` and updates ``pool`` in place.
 
-    q, k [N, T, H, K]; v [N, T, HV, V]; g, beta [N, T, HV]; pool [S, HV, K, V] or [S, HV, V, K];
-    read_index [N]; write_index None (in place), [N] or [N, T] (the state after each token);
+    q, k [N, T, H, K]; v [N, T, HV, V]; g [N, T, HV] or [N, T, HV, K]; beta [N, T, HV]; pool [S, HV, K, V] or
+    [S, HV, V, K]; read_index [N]; write_index None (in place), [N] or [N, T] (the state after each token);
     num_tokens [N] or None; has_initial_state [N] bool or None; out [N, T, HV, V] or None.
 
     With ``drafts`` it is a speculative step (clause P7): first the ``accepted`` [S] tokens of the half ``draft_half``

@@ -30,6 +30,8 @@ CAPABILITIES: dict[str, str] = {
     "state:float16": "states in float16",
     "normalize_qk": "normalisation of q and k in the kernel",
     "gate_in_kernel": "the gate computed from A_log and dt_bias",
+    "lower_bound": "the gate in the kernel with a lower bound",
+    "chunk_states": "the state before each chunk in chunk",
     "beta_sigmoid": "the sigmoid of beta in the kernel",
     "neg_eigval": "2 * sigmoid(beta)",
     "chunk_size:16": "chunks of 16",
@@ -73,6 +75,7 @@ def required(call: SequenceCall | DecodeCall | PrefillCall) -> set[str]:
         ("odd_head_sizes", not (_power_of_two(K) and _power_of_two(V))),
         ("normalize_qk", options.normalize_qk),
         ("gate_in_kernel", options.gate_in_kernel),
+        ("lower_bound", options.lower_bound is not None),
         ("beta_sigmoid", options.beta_sigmoid),
         ("neg_eigval", options.neg_eigval),
         (f"chunk_size:{options.chunk_size}", options.chunk_size != 64),
@@ -87,6 +90,8 @@ def required(call: SequenceCall | DecodeCall | PrefillCall) -> set[str]:
             needs.add("initial_state")
         if call.output_final_state:
             needs.add("final_state")
+        if call.chunk_states is not None:
+            needs.add("chunk_states")
     else:
         state = call.pool
     if state is not None:

@@ -19,6 +19,8 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_SIZE = 256
 MAX_DECODE_TOKENS = 16
 CHUNK_SIZES = (16, 32, 64)
+SAFE_GATE = -5.0
+"""What ``safe_gate`` promises of every log gate."""
 ALIGNMENT = 16  # bytes
 
 Call = SequenceCall | DecodeCall | PrefillCall
@@ -71,6 +73,7 @@ def _check_tokens(call: Call, gate_per_channel: bool) -> None:
     check_tensor("g", call.g, gate, FLOATS, device)
     check_tensor("beta", call.beta, (B, T, HV), FLOATS, device)
     _check_gate(call, HV, K, gate_per_channel)
+    _check_bounds(call)
 
 
 def _check_gate(call: Call, HV: int, K: int, gate_per_channel: bool) -> None:
@@ -86,11 +89,27 @@ def _check_gate(call: Call, HV: int, K: int, gate_per_channel: bool) -> None:
         check_tensor("dt_bias", call.dt_bias, shape, FLOATS, call.q.device)
 
 
+def _check_bounds(call: Call) -> None:
+    """Check what is said of the range of the gates."""
+    options = call.options
+    low = options.lower_bound
+    if low is not None:
+        if not options.gate_in_kernel:
+            raise ContractError("lower_bound", "None unless use_gate_in_kernel=True", repr(low))
+        if isinstance(low, bool) or not isinstance(low, (int, float)) or not -sys.float_info.max <= low < 0:
+            raise ContractError("lower_bound", "a finite number below 0, or None", repr(low))
+    if options.safe_gate and options.gate_in_kernel and (low is None or low < SAFE_GATE):
+        raise ContractError(
+            "safe_gate", f"a lower_bound in [{SAFE_GATE:g}, 0) beside the gate in the kernel", repr(low)
+        )
+
+
 def _flags(call: Call) -> Iterator[tuple[str, object]]:
     """Yield the yes-or-no options of a call by the names of the public functions."""
     options = call.options
     yield "use_qk_l2norm_in_kernel", options.normalize_qk
     yield "use_gate_in_kernel", options.gate_in_kernel
+    yield "safe_gate", options.safe_gate
     yield "use_beta_sigmoid_in_kernel", options.beta_sigmoid
     yield "allow_neg_eigval", options.neg_eigval
     yield "batch_invariant", options.batch_invariant
@@ -173,5 +192,8 @@ def _check_ranges(call: Call, g: torch.Tensor, beta: torch.Tensor) -> None:
     """Check the gates and betas of live tokens."""
     if not call.options.gate_in_kernel and not bool((g <= 0).all()):
         raise ContractError("g", "log gates g <= 0", float(g.detach()[~(g <= 0)][0]))
+    if call.options.safe_gate and not call.options.gate_in_kernel and not bool((g >= SAFE_GATE).all()):
+        low = float(g.detach()[~(g >= SAFE_GATE)][0])
+        raise ContractError("g", f"log gates of at least {SAFE_GATE:g}, as safe_gate promises", low)
     if not call.options.beta_sigmoid and not bool(((beta >= 0) & (beta <= 2)).all()):
         raise ContractError("beta", "values in [0, 2]", float(beta.detach()[~((beta >= 0) & (beta <= 2))][0]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from deltaproof.contracts.errors import ContractError
 from deltaproof.ops.common.calls import SequenceCall
 from deltaproof.ops.common.packing import Packing
 from deltaproof.ops.common.torch_inputs import k_first, operands
@@ -62,8 +63,27 @@ def chunk(call: SequenceCall, rule: TorchRule) -> tuple[torch.Tensor, torch.Tens
     g = rule.log_gate(live, torch.float32)
     out = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=q.device)
     state, scale = start_state(call), call.options.scale
-    out, final, _ = chunk_delta_rule(q, k, v, g, beta, state, scale=scale, packing=packing, out=out, rule=rule)
+    out, final, after = chunk_delta_rule(q, k, v, g, beta, state, scale=scale, packing=packing, out=out, rule=rule)
+    if call.chunk_states is not None:
+        _store_chunk_states(call, call.chunk_states, [packing.sort(state), *after], packing)
     return out, store_final(call, final) if call.output_final_state else None
+
+
+def _store_chunk_states(call: SequenceCall, into: torch.Tensor, before: list[torch.Tensor], packing: Packing) -> None:
+    """Store the states before each step's chunks, of the sequences longest first, where ``chunk_states`` has them."""
+    N, steps = call.sequences, len(packing.active)
+    order = torch.arange(N, device=into.device) if packing.order is None else packing.order
+    starts = torch.arange(N, device=into.device) * steps
+    if call.cu_seqlens is not None:
+        lengths = call.cu_seqlens[1:] - call.cu_seqlens[:-1]
+        chunks = (lengths + packing.width - 1) // packing.width
+        starts = chunks.cumsum(0) - chunks
+    if into.shape[0] * into.shape[1] != sum(packing.active):
+        rows = f"{sum(packing.active)} chunks, as cu_seqlens has"
+        raise ContractError("chunk_states", rows, f"{into.shape[0] * into.shape[1]}")
+    flat = into.view(-1, *into.shape[2:])
+    for step, (count, states) in enumerate(zip(packing.active, before, strict=False)):
+        flat[starts[order[:count]] + step] = k_first(states[:count], call.options.layout).to(into.dtype)
 
 
 def start_state(call: SequenceCall) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Kimi delta attention: contract, oracle and implementations."""

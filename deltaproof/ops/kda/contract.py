@@ -1,0 +1,17 @@
+"""Registration of Kimi delta attention; imports no torch."""
+
+from __future__ import annotations
+
+from deltaproof.contracts.operator import FORMS, Operator
+
+OPERATOR = Operator(
+    name="kda",
+    title="Kimi delta attention: the delta rule with a gate for every key channel",
+    contract_version=1,
+    forms=FORMS,
+    gate_per_channel=True,
+    oracle="deltaproof.ops.kda.oracle",
+    backends={
+        "torch": "deltaproof.ops.kda.torch_backend:TorchBackend",
+    },
+)
