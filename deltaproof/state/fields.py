@@ -143,6 +143,7 @@ class DraftField:
         dtype: of k and v.
         gate_dtype: of g.
         beta_dtype: of beta.
+        gate_per_channel: whether g is one number a channel of K (Kimi delta attention) and not one a head.
 
     Raises:
         ContractError: an attribute is none of these.
@@ -157,6 +158,7 @@ class DraftField:
     dtype: torch.dtype = torch.bfloat16
     gate_dtype: torch.dtype = torch.float32
     beta_dtype: torch.dtype = torch.float32
+    gate_per_channel: bool = False
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in ("tokens", "heads", "value_heads", "K", "V")}
@@ -175,7 +177,7 @@ class DraftField:
         return (
             Part(f"{self.name}.k", (*lead, self.heads, self.K), self.dtype),
             Part(f"{self.name}.v", (*lead, self.value_heads, self.V), self.dtype),
-            Part(f"{self.name}.g", (*lead, self.value_heads), self.gate_dtype),
+            Part(f"{self.name}.g", (*lead, self.value_heads, *((self.K,) * self.gate_per_channel)), self.gate_dtype),
             Part(f"{self.name}.beta", (*lead, self.value_heads), self.beta_dtype),
         )
 

@@ -69,7 +69,8 @@ class Walk:
         self.windows = Windows(conv, sizes, device, seed) if conv is not None else None
         s = sizes
         self.drafts = DraftField(
-            "drafts", max(s.drafts, 1), s.H, s.HV, s.K, s.V, s.dtype, torch.float32, s.dtype
+            "drafts", max(s.drafts, 1), s.H, s.HV, s.K, s.V, s.dtype, torch.float32, s.dtype,
+            target.operator.gate_per_channel,
         )  # fmt: skip
         held: list[Field] = [self.field, *([self.windows.field] if self.windows is not None else [])]
         if s.drafts:
@@ -84,8 +85,10 @@ class Walk:
             scale=sizes.K**-0.5, normalize_qk=True, gate_in_kernel=sizes.gate_in_kernel, layout=sizes.layout,
             chunk_size=16, batch_invariant=exact_rows,
         )  # fmt: skip
-        gate = torch.randn(2, sizes.HV, generator=self.generator)
-        self.gate = dict(zip(("A_log", "dt_bias"), gate.to(device), strict=True)) if sizes.gate_in_kernel else {}
+        # a gate a head, or one a channel
+        self.channels = (sizes.K,) if target.operator.gate_per_channel else ()
+        gate = [torch.randn(sizes.HV, *shape, generator=self.generator).to(device) for shape in ((), self.channels)]
+        self.gate = dict(zip(("A_log", "dt_bias"), gate, strict=True)) if sizes.gate_in_kernel else {}
         self.steps, self.calls, self.named = 0, 0, 0
         self.requests: list[Request] = []
         self.kept: list[tuple[Snapshot, History]] = []
@@ -234,7 +237,8 @@ class Walk:
     def tokens(self, count: int) -> Tokens:
         """Draw the next tokens of a request [count, heads, ...]."""
         s = self.sizes
-        shapes = {"q": (s.H, s.K), "k": (s.H, s.K), "v": (s.HV, s.V), "g": (s.HV,), "beta": (s.HV,)}
+        gate = (s.HV, *self.channels)
+        shapes = {"q": (s.H, s.K), "k": (s.H, s.K), "v": (s.HV, s.V), "g": gate, "beta": (s.HV,)}
         found = {name: torch.randn(count, *shape, generator=self.generator) for name, shape in shapes.items()}
         found["g"] = found["g"] if s.gate_in_kernel else -found["g"].abs()
         found["beta"] = found["beta"].sigmoid()
