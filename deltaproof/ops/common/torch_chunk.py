@@ -42,9 +42,10 @@ def chunk_delta_rule(
             running = running[:count]
         # one step at a time: a library matmul over all chunks would choose its order of summation by their number
         step = rule.intra(*rows)
-        new_values = step.u - step.w @ running  # [count, HV, C, V]
-        outputs.append(step.q @ running + step.attention @ new_values)
-        running = step.decay * running + step.k.mT @ new_values
+        missing = step.beta * (step.v - step.keys @ running)  # [count, HV, C, V]
+        new_values = torch.linalg.solve_triangular(step.system, missing, upper=False, unitriangular=True)
+        outputs.append(step.queries @ running + step.attention @ new_values)
+        running = step.decay * running + step.kept.mT @ new_values
         after.append(running)
     if outputs:
         packing.scatter((scale * torch.cat(outputs)).transpose(1, 2), out)

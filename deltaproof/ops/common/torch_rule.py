@@ -17,10 +17,12 @@ from deltaproof.ops.common.calls import DeltaRuleCall
 class Intra:
     """What a chunk needs that does not depend on the state."""
 
-    u: torch.Tensor  # [R, HV, C, V] T @ (beta v)
-    w: torch.Tensor  # [R, HV, C, K] T @ (beta exp(G) k)
-    q: torch.Tensor  # [R, HV, C, K] exp(G) q
-    k: torch.Tensor  # [R, HV, C, K] exp(G_end - G) k
+    system: torch.Tensor  # [R, HV, C, C] beta k . k, decayed, read below the diagonal
+    beta: torch.Tensor  # [R, HV, C, 1]
+    v: torch.Tensor  # [R, HV, C, V]
+    keys: torch.Tensor  # [R, HV, C, K] exp(G) k
+    queries: torch.Tensor  # [R, HV, C, K] exp(G) q
+    kept: torch.Tensor  # [R, HV, C, K] exp(G_end - G) k
     attention: torch.Tensor  # [R, HV, C, C] q . k, decayed, causal
     decay: torch.Tensor  # [R, HV, 1 or K, 1] exp(G_end)
 

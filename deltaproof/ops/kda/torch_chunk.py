@@ -47,19 +47,14 @@ def intra(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, be
 
     q, k are [R, C, H, K], v [R, C, HV, V], the log gate g [R, C, HV, K] and beta [R, C, HV].
     """
-    HV, V = v.shape[2:]
-    K = q.shape[3]
+    HV = v.shape[2]
     q, k = (repeat_heads(x, HV).transpose(1, 2) for x in (q, k))  # [R, HV, C, K]
     v, g = v.transpose(1, 2), g.transpose(1, 2)
     beta = beta.transpose(1, 2)[..., None]  # [R, HV, C, 1]
     G = g.clamp(min=MIN_LOG_GATE).cumsum(-2)  # [R, HV, C, K]
-    grown = G.exp()
-    right = torch.cat([v * beta, k * grown * beta], -1)  # [R, HV, C, V + K]
-    system = faded_products(k, k, G) * beta
-    solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
-    u, w = solved.split([V, K], -1)
-    end = G[:, :, -1:]
-    return Intra(u, w, q * grown, k * (end - G).exp(), faded_products(q, k, G), end.exp().mT)
+    grown, end = G.exp(), G[:, :, -1:]
+    system, attention = faded_products(k, k, G) * beta, faded_products(q, k, G)
+    return Intra(system, beta, v, k * grown, q * grown, k * (end - G).exp(), attention, end.exp().mT)
 
 
 RULE = TorchRule(log_gate, intra)

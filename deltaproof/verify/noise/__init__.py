@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from deltaproof.ops.common.torch_inputs import NORM_EPS
+
 UNIT_ROUNDOFF = {
     torch.float64: 2.0**-53,
     torch.float32: 2.0**-24,
@@ -130,6 +132,15 @@ class Rounding:
             terms = ((a * a) @ (b * b)).sqrt()
             error = self.single * max(1.0, a.shape[-1] ** 0.5 / 4) * terms * self.noise.like(terms)
         return self.fp32(exact) + error
+
+    def normalized(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x / sqrt(sum(x ** 2) + 1e-6) of each row as a matmul's operand.
+
+        The length is rounded too, and what it is off by, a whole row is: keys that are too long or too short let a
+        state grow or fade, token after token.
+        """
+        squares = self.at(x.pow(2).sum(-1, keepdim=True), self.single * max(1.0, x.shape[-1] ** 0.5 / 4))
+        return self.op(self.fp32(x * self.fp32(1 / self.fp32((squares + NORM_EPS).sqrt()))))
 
     def back(self, x: torch.Tensor) -> torch.Tensor:
         """Leave x as it is and round its gradient at fp32.

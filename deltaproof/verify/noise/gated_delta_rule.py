@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
-from deltaproof.ops.common.torch_inputs import MIN_LOG_GATE, NORM_EPS
+from deltaproof.ops.common.torch_inputs import MIN_LOG_GATE
 from deltaproof.ops.gated_delta_rule.gate import log_gate
 from deltaproof.verify.noise import Rounding
 
@@ -19,7 +19,7 @@ def operands(call: SequenceCall | DecodeCall | PrefillCall, rounding: Rounding) 
     q, k = (x.repeat_interleave(groups, 2) for x in (call.q, call.k))
     v, beta = call.v, call.beta
     if call.options.normalize_qk:
-        q, k = (rounding.op(rounding.fp32(x / (x.pow(2).sum(-1, keepdim=True) + NORM_EPS).sqrt())) for x in (q, k))
+        q, k = rounding.normalized(q), rounding.normalized(k)
     if call.options.beta_sigmoid:
         beta = rounding.fp32(beta.sigmoid()) * (2 if call.options.neg_eigval else 1)
     g = log_gate(call, torch.float64)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
-from deltaproof.ops.common.torch_inputs import MIN_LOG_GATE, NORM_EPS
+from deltaproof.ops.common.torch_inputs import MIN_LOG_GATE
 from deltaproof.ops.kda.gate import log_gate
 from deltaproof.verify.noise import Rounding
 
@@ -24,7 +24,7 @@ def operands(call: SequenceCall | DecodeCall | PrefillCall, rounding: Rounding) 
     q, k = (x.repeat_interleave(groups, 2) for x in (call.q, call.k))
     v, beta = call.v, call.beta
     if call.options.normalize_qk:
-        q, k = (rounding.op(rounding.fp32(x / (x.pow(2).sum(-1, keepdim=True) + NORM_EPS).sqrt())) for x in (q, k))
+        q, k = rounding.normalized(q), rounding.normalized(k)
     if call.options.beta_sigmoid:
         beta = rounding.fp32(beta.sigmoid()) * (2 if call.options.neg_eigval else 1)
     g = log_gate(call, torch.float64)
@@ -87,9 +87,9 @@ def run(
         if C == 1:
             # as a recurrence does: the state fades, and is read by the key and the query as they are
             faded = fp32(grown.mT * S)
-            new = fp32(b * (vc - product(kc, faded)))
-            states.append(fp32(faded + kc.mT * new))
-            outputs.append(scale * product(qc, states[-1]).transpose(1, 2))
+            error = op(fp32(b * fp32(vc - product(op(kc), op(faded)))))
+            states.append(fp32(faded + product(op(kc).mT, error)))
+            outputs.append(scale * product(op(qc), op(states[-1])).transpose(1, 2))
             continue
         read = op(S)
         x = b * (vc - product(op(kc * grown), read))
