@@ -175,7 +175,7 @@ def test_what_is_no_backend_is_refused_by_what_it_lacks(path):
             "backend.unsupported: expected a clause or one of backward, varlen,",
         ),
         ({"unsupported": {"chunk/gav": "typo"}}, "backend.unsupported: expected a clause or one of backward, varlen,"),
-        ({"operator": "kda2"}, "operator: expected one of causal_conv1d, gated_delta_rule, got 'kda2'"),
+        ({"operator": "kda2"}, "operator: expected one of causal_conv1d, gated_delta_rule, kda, got 'kda2'"),
         (
             dict.fromkeys(("chunk", "recurrent", "decode", "prefill")),
             "backend: expected at least one method of chunk, recurrent, decode, prefill, got mine",

@@ -30,7 +30,8 @@ def test_a_kernel_that_rounds_operands_is_within_the_bound_and_the_bound_not_far
     call = sequence_sets(workload, dtype, "cpu", 0)[0]
     want = VERBS["backward"].reference(TorchBackend(), call)
     leaves = call.with_(**{name: getattr(call, name).detach().requires_grad_() for name in GRADIENTS})
-    o, final = same_dtype(leaves, chunked=True)
+    # fp32 operands are not rounded: there it is the order of sums that differs from the reference's
+    o, final = same_dtype(leaves, chunked=dtype != torch.float32)
     inputs = [getattr(leaves, name) for name in GRADIENTS]
     gradients = torch.autograd.grad((o.to(dtype), final), inputs, output_gradients(call))
     outputs = [("o", o.to(dtype)), ("final_state", final)]

@@ -1,4 +1,4 @@
-"""Small legal calls of the four public functions, and the changes that spoil them.
+"""Small legal calls of the delta rules' public functions, and the changes that spoil them.
 
 Shape legend: B batch, T tokens, H query/key heads, HV value heads, K, V head sizes, S slots.
 """
@@ -16,6 +16,8 @@ POOL = ("gated_delta_rule_decode", "gated_delta_rule_prefill")
 CHUNK, RECURRENT = SEQUENCE
 DECODE, PREFILL = POOL
 ALL = SEQUENCE + POOL
+KDA = ("chunk_kda", "fused_recurrent_kda", "kda_decode", "kda_prefill")
+KDA_CHUNK, KDA_RECURRENT, KDA_DECODE, KDA_PREFILL = KDA
 B, T, H, HV, K, V, S = 2, 3, 2, 4, 4, 8, 6
 
 FLOATS = "float32 or bfloat16 or float16"
@@ -54,7 +56,9 @@ def plain(function: str, tokens: int = T) -> Call:
         "g": -torch.rand(B, tokens, HV, generator=gen),
         "beta": torch.rand(B, tokens, HV, generator=gen),
     }
-    if function in POOL:
+    if function in KDA:
+        call["g"] = -torch.rand(B, tokens, HV, K, generator=gen)
+    if function in (*POOL, KDA_DECODE, KDA_PREFILL):
         call |= {"pool": torch.randn(S, HV, K, V, generator=gen), "read_index": torch.tensor([1, 4])}
     return call
 

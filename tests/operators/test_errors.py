@@ -16,15 +16,26 @@ import torch
 import deltaproof
 from deltaproof import ContractError
 from deltaproof.backends import registry as backends
-from deltaproof.operators import arguments, delta_rule, gated_delta_rule
+from deltaproof.operators import arguments, delta_rule, gated_delta_rule, kda
 from deltaproof.ops import registry as operators
 from deltaproof.ops.common import checks, draft_checks, pool_checks, slot_checks
-from tests.operators import bad_draft_calls, bad_pool_calls, bad_sequence_calls
+from tests.operators import bad_draft_calls, bad_kda_calls, bad_pool_calls, bad_sequence_calls
 from tests.operators.bad_calls import ALL, DECODE, HV, POOL, PREFILL, Call, K, Row, S, V, fill, packed, plain
 
-TABLE = [*bad_sequence_calls.ROWS, *bad_pool_calls.ROWS, *bad_draft_calls.ROWS]
+TABLE = [*bad_sequence_calls.ROWS, *bad_pool_calls.ROWS, *bad_draft_calls.ROWS, *bad_kda_calls.ROWS]
 CASES = [(function, row) for row in TABLE for function in row.functions]
-CHECKED = (arguments, delta_rule, gated_delta_rule, checks, draft_checks, pool_checks, slot_checks, backends, operators)
+CHECKED = (
+    arguments,
+    delta_rule,
+    gated_delta_rule,
+    kda,
+    checks,
+    draft_checks,
+    pool_checks,
+    slot_checks,
+    backends,
+    operators,
+)
 
 every_case = pytest.mark.parametrize(
     ("function", "row"), CASES, ids=[f"{row.argument}-{row.got}-{function}" for function, row in CASES]

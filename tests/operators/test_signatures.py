@@ -1,4 +1,4 @@
-"""Every call that fla 0.6.0's two functions take, ours take too: same order, names and defaults, nothing hidden."""
+"""Every call that fla 0.6.0's four functions take, ours take too: same order, names and defaults, nothing hidden."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import deltaproof
 from deltaproof import ContractError
 
 RECORD = json.loads((Path(__file__).parent / "fla_signatures.json").read_text())
-FUNCTIONS = ("chunk_gated_delta_rule", "fused_recurrent_gated_delta_rule")
-POOL_FUNCTIONS = ("gated_delta_rule_decode", "gated_delta_rule_prefill")
+KDA = ("chunk_kda", "fused_recurrent_kda", "kda_decode", "kda_prefill")
+FUNCTIONS = ("chunk_gated_delta_rule", "fused_recurrent_gated_delta_rule", *KDA[:2])
+POOL_FUNCTIONS = ("gated_delta_rule_decode", "gated_delta_rule_prefill", *KDA[2:])
 OURS_ALONE = {"state_layout", "backend", "batch_invariant", "validate", "out_init"}
 
 chosen = pytest.mark.parametrize("name", FUNCTIONS)
@@ -33,7 +34,8 @@ def call(name: str) -> dict[str, torch.Tensor]:
     """Return the tensors of a small legal call, as every one of the functions spells them."""
     gen = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 5, 2, 4, generator=gen) for _ in range(3))
-    g, beta = -torch.rand(1, 5, 2, generator=gen), torch.rand(1, 5, 2, generator=gen)
+    channels = (4,) if name in KDA else ()
+    g, beta = -torch.rand(1, 5, 2, *channels, generator=gen), torch.rand(1, 5, 2, generator=gen)
     tensors = {"q": q, "k": k / k.norm(dim=-1, keepdim=True), "v": v, "g": g, "beta": beta}
     if name in POOL_FUNCTIONS:
         tensors |= {"pool": torch.zeros(3, 2, 4, 4), "read_index": torch.tensor([1])}
@@ -100,7 +102,10 @@ def test_an_unknown_option_is_a_type_error(name):
             function(**tensors, **{option: False})
 
 
-@pytest.mark.parametrize(("name", "option"), [(FUNCTIONS[0], "cp_context"), (FUNCTIONS[1], "gk"), (FUNCTIONS[1], "gv")])
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(FUNCTIONS[0], "cp_context"), (FUNCTIONS[1], "gk"), (FUNCTIONS[1], "gv"), ("chunk_kda", "cp_context")],
+)
 def test_an_option_that_is_not_supported_yet_is_refused_by_name(name, option):
     function, tensors = getattr(deltaproof, name), call(name)
     function(**tensors, **{option: None})

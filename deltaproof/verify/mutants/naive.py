@@ -34,9 +34,10 @@ def close(got: torch.Tensor, want: torch.Tensor) -> bool:
 
 
 def _holds(backend: Backend, case: Case, seed: int) -> bool:
-    call: Any = build(case, seed)
-    clean: Any = build(case, seed)
-    oracle = Reference(operator(backend.operator)).oracle
+    found = operator(backend.operator)
+    call: Any = build(case, seed, gate_per_channel=found.gate_per_channel)
+    clean: Any = build(case, seed, gate_per_channel=found.gate_per_channel)
+    oracle = Reference(found).oracle
     for one in (call, clean):
         (one.pool if case.is_pool else one.initial_state).zero_()
     if not case.is_pool:

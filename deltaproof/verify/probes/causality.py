@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from deltaproof.ops.common.calls import DecodeCall
+from deltaproof.ops.common.checks import SAFE_GATE
 from deltaproof.verify import inputs
 from deltaproof.verify.case import Case
 from deltaproof.verify.observation import Observation
@@ -70,6 +71,8 @@ class Causality(Probe):
             yield base.but(label=label, gate_in_kernel=True, beta_sigmoid=True, HV=3)
             if form != "decode":
                 yield _with_states(pack.but(label=label))
+            if plan.operator.gate_per_channel and form in ("chunk", "prefill"):
+                yield base.but(label=label, safe_gate=True, gates="extreme", dtype="bfloat16")
         if form == "decode":
             yield base.but(label=DEAD, num_tokens=(4, 0), write=None)
             yield low.but(label=DEAD, B=3, num_tokens=(6, 1, 3), write=None)
@@ -126,7 +129,8 @@ class Causality(Probe):
                 part = getattr(call, name)[rows, tokens]
                 part.copy_(torch.where(part < 0, -LARGE, LARGE))
         elif kind in ("open", "shut"):
-            raw, log = (-LARGE, 0.0) if kind == "open" else (LARGE, -LARGE)
+            shut = SAFE_GATE if case.safe_gate else -LARGE
+            raw, log = (-LARGE, 0.0) if kind == "open" else (LARGE, shut)
             call.g[rows, tokens] = raw if case.gate_in_kernel else log
 
     def _same_before(

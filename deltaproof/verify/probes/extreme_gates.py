@@ -49,6 +49,9 @@ class ExtremeGates(Probe):
             yield base.but(gates="alternating", dtype="bfloat16", layout="v_first")
             yield base.but(gates="forties")
             yield base.but(betas="zero")
+        if plan.operator.gate_per_channel:
+            yield base.but(gates="overflow", gate_in_kernel=True, lower_bound=-5.0, safe_gate=plan.form == "chunk")
+            yield base.but(gates="mixed", dtype="float16")
         if plan.full:
             for dtype in ("float32", "bfloat16", "float16"):
                 for gates in ("mixed", "extreme"):

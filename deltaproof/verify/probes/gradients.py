@@ -72,6 +72,13 @@ class GradientsProbe(Probe):
         yield base.but(label="parameters", B=1, T=2, HV=20, K=4, V=3, gate_in_kernel=True, beta_sigmoid=True)
         # more than one block of K or V: several programs have a share in a gradient
         blocks = base.but(label="blocks", gate_in_kernel=True)
+        if plan.operator.gate_per_channel:
+            bounded = base.but(label="parameters", T=min(base.T, 19), gate_in_kernel=True, lower_bound=-5.0)
+            yield bounded.but(HV=4, K=5, safe_gate=chunk)
+            yield bounded.but(A_log=False, parameter_dtype="bfloat16", dtype="bfloat16", beta_sigmoid=True)
+            yield bounded.but(A_log=False, lower_bound=None, layout="v_first")
+            if chunk:
+                yield base.but(label="safe", safe_gate=True, gates="extreme")
         if chunk:
             yield base.but(chunk_size=16, B=2, T=37)
             yield blocks.but(K=40, V=72, T=18, chunk_size=16)

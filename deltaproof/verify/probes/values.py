@@ -69,6 +69,14 @@ class Values(Probe):
         yield base.but(dtype="float16", state_dtype="float16")
         few = base.but(label="parameters", B=1, T=min(base.T, 20), H=1, HV=2, K=16, V=8)
         yield few.but(gate_in_kernel=True, parameter_dtype="bfloat16")
+        if plan.operator.gate_per_channel:
+            bounded = base.but(label="bounded", gate_in_kernel=True, lower_bound=-5.0)
+            yield bounded.but(dtype="bfloat16", safe_gate=form in ("chunk", "prefill"), K=32, V=16)
+            yield few.but(label="no-rate", gate_in_kernel=True, A_log=False)
+            yield few.but(label="no-rate", gate_in_kernel=True, A_log=False, lower_bound=-0.7, dt_bias=False)
+            if form in ("chunk", "prefill"):
+                yield base.but(label="safe", safe_gate=True, gates="extreme")
+                yield base.but(label="safe", safe_gate=True, gates="extreme", dtype="float16", chunk_size=32)
         if plan.full:
             for dtype in ("float32", "bfloat16", "float16"):
                 for K, V in ((128, 128), (64, 128), (256, 64), (96, 160), (256, 256), (16, 16)):

@@ -31,6 +31,7 @@ class ModelBackend(Chunked, Recurrent, Speculation):
     name = "model"
     version = "1"
     operator = "gated_delta_rule"
+    per_channel = False
     conventions = Conventions()
     unsupported: Mapping[str, str] = {
         "P6": HOST,
@@ -48,7 +49,7 @@ class ModelBackend(Chunked, Recurrent, Speculation):
         return self._differentiable("recurrent", call)
 
     def _differentiable(self, form: str, call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
-        check_sequence(call, gate_per_channel=False, values=False)
+        check_sequence(call, gate_per_channel=self.per_channel, values=False)
         tensors = [getattr(call, name) for name in DIFFERENTIABLE]
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
             o, final = _Apply.apply(self, form, call, *tensors)
@@ -147,7 +148,7 @@ class ModelBackend(Chunked, Recurrent, Speculation):
     @torch.no_grad()
     def decode(self, call: DecodeCall) -> torch.Tensor:
         """Run up to 16 tokens a row against a pool."""
-        check_decode(call, gate_per_channel=False, values=False)
+        check_decode(call, gate_per_channel=self.per_channel, values=False)
         if call.drafts is not None:
             return self.speculate(call)
         N, T, _, HV, _, V = call.dims
@@ -175,7 +176,7 @@ class ModelBackend(Chunked, Recurrent, Speculation):
     @torch.no_grad()
     def prefill(self, call: PrefillCall) -> torch.Tensor:
         """Run whole sequences against a pool."""
-        check_prefill(call, gate_per_channel=False, values=False)
+        check_prefill(call, gate_per_channel=self.per_channel, values=False)
         B, T, _, HV, _, V = call.dims
         grid = self.grid("prefill", call)
         state, live = self.pool_start(call, grid)

@@ -1,0 +1,203 @@
+"""The model backend with a gate for every key channel: what differs from one gate a head.
+
+One chunk of C tokens from the state S [K, V]; G is the running sum of the log gates [C, K], E = exp(G),
+D_ijc = exp(G_ic - G_jc) for i >= j, R = exp(G_last - G):
+
+    x = beta (v - (E k) S)        new = (I + A)^-1 x,  A_ij = beta_i sum_c k_ic k_jc D_ijc below the diagonal
+    o = scale ((E q) S + M new),  M_ij = sum_c q_ic k_jc D_ijc
+    S <- diag(exp(G_last)) S + (R k)^T new
+
+Shape legend: P programs, N chunks, L tokens, C tokens a chunk, BK, BV head sizes rounded up to a power of two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from deltaproof.verify.mutants.kda.gate import ChannelGate
+from deltaproof.verify.mutants.model import ModelBackend
+from deltaproof.verify.mutants.model.chunked import Gradients
+from deltaproof.verify.mutants.model.grid import Grid
+from deltaproof.verify.mutants.model.memory import Operands
+
+
+@dataclass
+class KdaTrace:
+    """The operands cut into chunks, and what the forward made of them.
+
+    q, k, G [P, N, C, BK]; v [P, N, C, BV]; beta [P, N, C, 1]; inverse, M [P, N, C, C]; of each chunk the state before
+    it and its new values.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    beta: torch.Tensor
+    G: torch.Tensor
+    inverse: torch.Tensor
+    M: torch.Tensor
+    before: list[torch.Tensor]
+    new: list[torch.Tensor]
+
+
+class KdaModel(ChannelGate, ModelBackend):
+    """A right backend of Kimi delta attention, written the way kernels are."""
+
+    operator = "kda"
+    per_channel = True
+
+    def cumulative(self, g: torch.Tensor) -> torch.Tensor:
+        """Return the running sum of the log gates of each chunk [..., C, BK]."""
+        return g.cumsum(-2)
+
+    def decay(self, G: torch.Tensor) -> torch.Tensor:
+        """Return exp(G_i - G_j) for i >= j and 0 elsewhere, [..., C, C, BK]; masked before the exponential."""
+        C = G.shape[-2]
+        lower = torch.ones(C, C, dtype=torch.bool, device=G.device).tril()[..., None]
+        return self.exp(torch.where(lower, G[..., :, None, :] - G[..., None, :, :], float("-inf")))
+
+    def faded(self, x: torch.Tensor, y: torch.Tensor, D: torch.Tensor) -> torch.Tensor:
+        """Return sum_c x_ic y_jc D_ijc, [..., C, C]."""
+        return self.total(x[..., :, None, :] * y[..., None, :, :] * D, -1)
+
+    def sweep(
+        self, x: Operands, state: torch.Tensor, grid: Grid, scale: float, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, list[torch.Tensor], KdaTrace]:
+        """Return o [P, L, BV], the state after each chunk and the trace, from ``state`` [P, BK, BV]."""
+        C = self.chunk_of(grid)
+        q, k, v, g, beta = (y.unflatten(1, (y.shape[1] // C, C)) for y in (x.q, x.k, x.v, x.g, x.beta))
+        beta, G = beta[..., None], self.cumulative(g)
+        # chunk by chunk: the decays of all pairs and channels are large
+        made = [self._products(q[:, n], k[:, n], beta[:, n], G[:, n]) for n in range(q.shape[1])]
+        empty = q.new_zeros(*q.shape[:2], C, C)
+        inverse, M = (torch.stack(parts, 1) for parts in zip(*made, strict=True)) if made else (empty, empty)
+        trace = KdaTrace(q, k, v, beta, G, inverse, M, [], [])
+        outputs, after = [], []
+        for n in range(q.shape[1]):
+            trace.before.append(state)
+            E, end = self.exp(G[:, n]), G[:, n, -1:]
+            right = beta[:, n] * (v[:, n] - self.dot(k[:, n] * E, state))
+            new = self.dot(inverse[:, n], right)
+            outputs.append(scale * (self.dot(q[:, n] * E, state) + self.dot(M[:, n], new)))
+            kept = k[:, n] * self.exp(end - G[:, n])
+            advanced = self.exp(end).mT * state + self.dot(kept.mT, new)
+            state = torch.where(grid.running(n), self.carried(advanced, dtype), state)
+            after.append(state)
+            trace.new.append(new)
+        return (torch.cat(outputs, 1) if outputs else torch.zeros_like(x.v)), after, trace
+
+    def _products(
+        self, q: torch.Tensor, k: torch.Tensor, beta: torch.Tensor, G: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        D = self.decay(G)
+        return self.inverse((self.faded(k, k, D) * beta).tril(-1)), self.faded(q, k, D)
+
+    def steps(
+        self, x: Operands, state: torch.Tensor, grid: Grid, scale: float, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return o [P, L, BV] and the state after each token, from ``state`` [P, BK, BV]."""
+        outputs, after = [], []
+        factor = self.exp(x.g)
+        for t in range(grid.steps):
+            k, q = x.k[:, t, :, None], x.q[:, t, :, None]
+            decayed = self.fade(factor[:, t], state)
+            error = x.beta[:, t, None] * (x.v[:, t] - self.total(k * decayed, 1))
+            advanced = self.carried(decayed + k * error[:, None, :], dtype)
+            state = torch.where(grid.running(t), advanced, state)
+            outputs.append(scale * self.total(q * state, 1))
+            after.append(state)
+        return (torch.stack(outputs, 1) if outputs else torch.zeros_like(x.v)), after
+
+    def fade(self, factor: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Return states [P, BK, BV] times their gates [P, BK]."""
+        return factor[:, :, None] * state
+
+    def gates_again(self, g: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Return the log gates, or their running sums, of every program [P, ...] as the backward reads them."""
+        return g
+
+    def chunk_gradients(  # type: ignore[override]
+        self, do: torch.Tensor, dstate: torch.Tensor, trace: KdaTrace, grid: Grid, scale: float
+    ) -> Gradients:
+        """Return the gradients of the operands for those of o [P, L, BV] and of the last state [P, BK, BV]."""
+        C = self.chunk_of(grid)
+        do = scale * do.unflatten(1, (do.shape[1] // C, C))
+        found: list[tuple[torch.Tensor, ...]] = []
+        for n in reversed(range(trace.q.shape[1])):
+            running = grid.running(n)
+            *rows, before = self._one_chunk(n, do[:, n], torch.where(running, dstate, 0.0), trace, grid)
+            dstate = torch.where(running, before, dstate)
+            found.insert(0, tuple(rows))
+        if not found:
+            q, k, v, g = (torch.zeros_like(y).flatten(1, 2) for y in (trace.q, trace.k, trace.v, trace.G))
+            return Gradients(q, k, v, g, torch.zeros_like(trace.beta[..., 0]).flatten(1, 2), dstate)
+        q, k, v, g, beta = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+        return Gradients(q, k, v, g, beta, dstate)
+
+    def _one_chunk(
+        self, n: int, do: torch.Tensor, dstate: torch.Tensor, trace: KdaTrace, grid: Grid
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the gradients of q, k, v, g, beta of one chunk and of the state before it."""
+        S, new = trace.before[n], trace.new[n]
+        q, k, v, beta = (y[:, n] for y in (trace.q, trace.k, trace.v, trace.beta))
+        G = self.gates_again(trace.G[:, n], grid)
+        E, D, end = self.exp(G), self.decay(G), G[:, -1:]
+        R, left = self.exp(end - G), self.exp(end).mT
+        keys, queries, kept = k * E, q * E, k * R
+        dnew = self.dot(trace.M[:, n].mT, do) + self.dot(kept, dstate)
+        dM = self.dot(do, new.mT).tril()
+        dx = self.dot(trace.inverse[:, n].mT, dnew)
+        dA = -self.dot(dx, new.mT).tril(-1)
+        dkeys, dqueries, dkept = -self.dot(beta * dx, S.mT), self.dot(do, S.mT), self.dot(new, dstate.mT)
+        pairs = (dA * beta)[..., None] * D  # [P, C, C, BK]
+        seen = dM[..., None] * D
+        dq = self.total(seen * k[:, None], 2)
+        row = self.total(pairs * k[:, None], 2)
+        column = self.total(seen * q[:, :, None], 1) + self.total(pairs * k[:, :, None], 1)
+        dbeta = self.total(dx * (v - self.dot(keys, S)), -1) + self.total(dA * self.faded(k, k, D), -1)
+        # a gate fades all that is read after its token, and all that was written before
+        dG = dqueries * queries + dkeys * keys - dkept * kept + q * dq + k * (row - column)
+        dlast = self.total(left * S * dstate, 2) + self._over_tokens(dkept * kept)
+        place = (grid.length - n * grid.chunk).clamp(1, grid.chunk) - 1
+        last = torch.arange(grid.chunk, device=dG.device) == place[:, None]
+        dG = torch.where(last[..., None], dG + dlast[:, None], dG)
+        before = left * dstate + self.dot(queries.mT, do) + self.dot(keys.mT, -beta * dx)
+        dk = dkeys * E + dkept * R + row + column
+        return dqueries * E + dq, dk, beta * dx, dG.flip(1).cumsum(1).flip(1), dbeta, before
+
+    def _over_tokens(self, x: torch.Tensor) -> torch.Tensor:
+        return self.total(x, 1)
+
+    def step_gradients(
+        self,
+        do: torch.Tensor,
+        dstate: torch.Tensor,
+        x: Operands,
+        before: list[torch.Tensor],
+        grid: Grid,
+        scale: float,
+    ) -> Gradients:
+        """Return the gradients for those of o [P, L, BV] and of the last state; ``before`` has L + 1 states."""
+        found: list[tuple[torch.Tensor, ...]] = []
+        factor = self.exp(self.gates_again(x.g, grid))
+        for t in reversed(range(grid.steps)):
+            k, q, v, beta = x.k[:, t], x.q[:, t], x.v[:, t], x.beta[:, t, None]
+            S, decayed = before[t + 1], self.fade(factor[:, t], before[t])
+            rest = v - self.total(k[..., None] * decayed, 1)
+            dout = scale * do[:, t]
+            dS = dstate + q[..., None] * dout[:, None, :]
+            derror = self.total(k[..., None] * dS, 1)
+            dpredicted = -beta * derror
+            dk = self.total(dS * (beta * rest)[:, None, :], 2) + self.total(decayed * dpredicted[:, None, :], 2)
+            ddecayed = dS + k[..., None] * dpredicted[:, None, :]
+            dg = self.total(ddecayed * decayed, 2)
+            dq = self.total(S * dout[:, None, :], 2)
+            found.insert(0, (dq, dk, beta * derror, dg, self.total(derror * rest, 1)))
+            dstate = torch.where(grid.running(t), self.fade(factor[:, t], ddecayed), dstate)
+        if not found:
+            q, k, v, g, beta = (torch.zeros_like(y) for y in (x.q, x.k, x.v, x.g, x.beta))
+        else:
+            q, k, v, g, beta = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
+        return Gradients(q, k, v, g, beta, dstate)
