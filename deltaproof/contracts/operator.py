@@ -23,6 +23,7 @@ class Operator:
         oracle: module with ``sequence``, ``decode`` and ``prefill`` in float64.
         backends: name -> "module:attribute", in the order in which selection prefers them.
         family: operators that take the same calls, and are seen by the same probes.
+        chunk_states: whether form chunk can be asked for the state before each chunk.
         check: "module:function" of ``(operator, call, values)`` that holds a call to clause E1.
     """
 
@@ -34,4 +35,5 @@ class Operator:
     oracle: str
     backends: Mapping[str, str]
     family: str = "delta_rule"
+    chunk_states: bool = False
     check: str = "deltaproof.ops.common.pool_checks:check_call"

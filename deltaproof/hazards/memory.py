@@ -170,7 +170,7 @@ MEMORY_HAZARDS = (
             length under two names. Test with H > 1, HV > H, N > 1 and different data in each.
         """,
         clauses=("S1", "S4", "D1"),
-        probes=("values", "gradients", "varlen", "conv_values"),
+        probes=("values", "gradients", "varlen", "conv_values", "chunk_states"),
         rows=26,
         stories=(
             Story.pull(

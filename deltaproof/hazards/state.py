@@ -21,7 +21,7 @@ CONTENT_HAZARDS = (
             content.
         """,
         clauses=("M1", "S4"),
-        probes=("poison", "varlen", "conv_values", "conv_rows"),
+        probes=("poison", "varlen", "conv_values", "conv_rows", "chunk_states"),
         rows=19,
         stories=(
             Story.commit(
@@ -107,7 +107,7 @@ STATE_HAZARDS = (
             carry the layout with the state and compare it. Test with K != V and a state that is not symmetric.
         """,
         clauses=("T1", "E1"),
-        probes=("layouts", "conv_values"),
+        probes=("layouts", "conv_values", "chunk_states"),
         rows=6,
         stories=(
             Story.pull(

@@ -11,6 +11,7 @@ OPERATOR = Operator(
     forms=FORMS,
     gate_per_channel=True,
     oracle="deltaproof.ops.kda.oracle",
+    chunk_states=True,
     backends={
         "torch": "deltaproof.ops.kda.torch_backend:TorchBackend",
     },

@@ -88,7 +88,7 @@ class Walk:
         # a gate a head, or one a channel
         self.channels = (sizes.K,) if target.operator.gate_per_channel else ()
         gate = [torch.randn(sizes.HV, *shape, generator=self.generator).to(device) for shape in ((), self.channels)]
-        self.gate = dict(zip(("A_log", "dt_bias"), gate, strict=True)) if sizes.gate_in_kernel else {}
+        self.gate: dict[str, Any] = dict(zip(("A_log", "dt_bias"), gate, strict=True)) if sizes.gate_in_kernel else {}
         self.steps, self.calls, self.named = 0, 0, 0
         self.requests: list[Request] = []
         self.kept: list[tuple[Snapshot, History]] = []

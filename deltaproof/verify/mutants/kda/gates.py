@@ -82,6 +82,13 @@ class BoundIgnored(KdaModel):
         return super().log_gate(call, grid, raw)
 
 
+class StatesDense(KdaModel):
+    """The states of a pack's sequences are stored as if all were as long as the longest."""
+
+    def chunk_number(self, grid: Grid) -> torch.Tensor:
+        return grid.sequence * (grid.steps // grid.chunk)
+
+
 class RateForgotten(KdaModel):
     """With a lower bound the gate's backward leaves exp(A_log) out."""
 
@@ -158,6 +165,14 @@ MUTANTS = (
         "values",
         "flashinfer #3720: an option was accepted, and the kernel went on as without it",
         BoundIgnored,
+    ),
+    Mutant(
+        "kda-states-dense",
+        "missing-base-offset",
+        "chunk",
+        "chunk_states",
+        "fla #707: an offset was computed from one length where each sequence has its own",
+        StatesDense,
     ),
     Mutant(
         "kda-rate-forgotten",

@@ -13,9 +13,11 @@ Shape legend: P programs, N chunks, L tokens, C tokens a chunk, BK, BV head size
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from deltaproof.ops.common.calls import SequenceCall
 from deltaproof.verify.mutants.kda.gate import ChannelGate
 from deltaproof.verify.mutants.model import ModelBackend
 from deltaproof.verify.mutants.model.chunked import Gradients
@@ -48,6 +50,27 @@ class KdaModel(ChannelGate, ModelBackend):
     operator = "kda"
     per_channel = True
 
+    def forward(self, form: str, call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None, Any]:
+        """Return o, the final state or None, and what the backward needs; store the states between chunks if asked."""
+        o, final, trace = super().forward(form, call)
+        if call.chunk_states is not None:
+            grid, _, kept = trace
+            flat = call.chunk_states.flatten(0, 1)
+            for n, state in enumerate(self.between(kept)):
+                running = grid.running(n)[:, 0, 0]
+                self.store_state("chunk_states", flat, self.chunk_number(grid) + n, state, running, grid, call)
+        return o, final, trace
+
+    def between(self, trace: KdaTrace) -> list[torch.Tensor]:
+        """Return the states [P, BK, BV] that belong to each chunk."""
+        return trace.before
+
+    def chunk_number(self, grid: Grid) -> torch.Tensor:
+        """Return the number of each program's first chunk, [P], among the chunks of all sequences."""
+        chunks = (grid.length + grid.chunk - 1) // grid.chunk
+        HV = int(grid.head.max()) + 1 if grid.programs else 1
+        return (chunks.view(-1, HV).cumsum(0) - chunks.view(-1, HV)).reshape(-1)
+
     def cumulative(self, g: torch.Tensor) -> torch.Tensor:
         """Return the running sum of the log gates of each chunk [..., C, BK]."""
         return g.cumsum(-2)
@@ -62,7 +85,7 @@ class KdaModel(ChannelGate, ModelBackend):
         """Return sum_c x_ic y_jc D_ijc, [..., C, C]."""
         return self.total(x[..., :, None, :] * y[..., None, :, :] * D, -1)
 
-    def sweep(
+    def sweep(  # type: ignore[override]
         self, x: Operands, state: torch.Tensor, grid: Grid, scale: float, dtype: torch.dtype
     ) -> tuple[torch.Tensor, list[torch.Tensor], KdaTrace]:
         """Return o [P, L, BV], the state after each chunk and the trace, from ``state`` [P, BK, BV]."""
