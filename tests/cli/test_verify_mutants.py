@@ -18,7 +18,7 @@ APP.command()(verify)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--operator", "no-such"], "--operator: expected one that has mutants (causal_conv1d, gated_delta_rule)"),
+        (["--operator", "no-such"], "--operator: expected one that has mutants (causal_conv1d, gated_delta_rule, kda)"),
         (["--operator", "causal_conv1d", "--format", "markdown"], "--format: expected text or json with --mutants"),
     ],
 )

@@ -49,6 +49,7 @@ PUBLISHED = {
 PROBES = set(
     [
         "values",
+        "chunk_states",
         "gradients",
         "layouts",
         "ragged",
