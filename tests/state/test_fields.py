@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deltaproof.contracts.errors import ContractError
-from deltaproof.state import ConvField, ConvLayout, RecurrentField, StateLayout
+from deltaproof.state import ConvField, ConvLayout, DraftField, RecurrentField, StateLayout
 from deltaproof.state.fields import check_same
 
 
@@ -59,6 +59,15 @@ def test_a_kernel_that_takes_something_else_is_refused_by_the_attribute(change: 
         check_same(held, dataclasses.replace(held, **change))
     assert caught.value.argument == argument
     assert "'s'" in str(caught.value)
+
+
+def test_drafts_hold_a_gate_a_head_or_a_gate_a_channel() -> None:
+    shapes = {}
+    for per_channel in (False, True):
+        field = DraftField("d", tokens=3, heads=2, value_heads=4, K=5, V=6, gate_per_channel=per_channel)
+        shapes[per_channel] = {part.name: part.shape for part in field.parts}
+    assert shapes[False]["d.g"] == (2, 3, 4) and shapes[True]["d.g"] == (2, 3, 4, 5)
+    assert all(shapes[False][name] == shapes[True][name] for name in ("d.k", "d.v", "d.beta"))
 
 
 def test_a_field_of_the_other_kind_is_refused() -> None:

@@ -13,22 +13,25 @@ from deltaproof.verify.noise import Rounding
 from deltaproof.verify.observation import HarnessError, compare, same_bits
 
 REFERENCE = Reference(operator("gated_delta_rule"))
+KDA = Reference(operator("kda"))
 
 
+@pytest.mark.parametrize("reference", [REFERENCE, KDA], ids=lambda reference: reference.operator.name)
 @pytest.mark.parametrize("chunk", [1, 16, 64])
-def test_the_rounding_model_without_rounding_is_the_oracle(chunk):
-    call = build(Case("chunk", T=70, gates="mixed", gate_in_kernel=False), 0)
+def test_the_rounding_model_without_rounding_is_the_oracle(chunk, reference):
+    per_channel = reference.operator.gate_per_channel
+    call = build(Case("chunk", T=70, gates="mixed", gate_in_kernel=False), 0, gate_per_channel=per_channel)
     # the model clamps log gates at -64, which is below float64's rounding of what they leave
     quiet = Rounding(0.0, 0.0, seed=0)
     dense = replace(
         call,
         **{name: getattr(call, name).double() for name in ("q", "k", "v", "g", "beta", "initial_state")},
     )
-    q, k, v, g, beta = REFERENCE.noise.operands(dense, quiet)
-    o, states = REFERENCE.noise.run(
+    q, k, v, g, beta = reference.noise.operands(dense, quiet)
+    o, states = reference.noise.run(
         q, k, v, g, beta, dense.initial_state, scale=call.options.scale, chunk=chunk, rounding=quiet
     )
-    want, final = REFERENCE.oracle.sequence(call)
+    want, final = reference.oracle.sequence(call)
     assert float((o - want).abs().max()) < 1e-12
     assert float((states[-1] - final).abs().max()) < 1e-12
 
@@ -40,6 +43,25 @@ def test_bounds_follow_the_dtype(dtype):
     relative = float((expected.bound / expected.want.norm(dim=-1)).median())
     unit = 2.0**-24 if dtype == "float32" else 2.0**-8
     assert unit < relative < 100 * unit
+
+
+@pytest.mark.parametrize("reference", [REFERENCE, KDA], ids=lambda reference: reference.operator.name)
+def test_the_length_of_a_key_is_rounded_as_one_number(reference):
+    """Reflections by one key (equal keys, strength 2) carry its error from token to token."""
+    case = Case("recurrent", T=16, B=1, H=4, HV=4, K=16, V=8, keys="identical", betas="two", gates="zero")
+    call = build(case, 0, gate_per_channel=reference.operator.gate_per_channel)
+    exact, _ = reference.oracle.sequence(call)
+    # an ulp and a half, half of one each for a sum, a root and a division
+    plain = replace(call.options, normalize_qk=False)
+    moved, _ = reference.oracle.sequence(
+        call.with_(k=_unit(call.k) * (1 + 3 * 2.0**-24), q=_unit(call.q), options=plain)
+    )
+    bound = reference.sequence(call, chunked=False)["o"].bound
+    assert float(((moved - exact).norm(dim=-1) / bound).max()) < 1
+
+
+def _unit(x: torch.Tensor) -> torch.Tensor:
+    return x.double() / (x.double().pow(2).sum(-1, keepdim=True) + 1e-6).sqrt()
 
 
 def test_bounds_grow_with_the_cumulative_gate():

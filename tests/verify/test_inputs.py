@@ -72,6 +72,14 @@ def test_gate_parameters_have_a_dtype_of_their_own():
     assert call.g.dtype == torch.float16
 
 
+def test_a_gate_a_channel_has_parameters_of_its_shape_and_keeps_its_promise():
+    case = Case("chunk", gates="extreme", T=100, safe_gate=True)
+    g = build(case, 0, gate_per_channel=True).g
+    assert g.shape == (2, 100, 4, 24) and float(g.min()) == -5 and bool((g <= 0).all())
+    inside = build(Case("chunk", gate_in_kernel=True, lower_bound=-5.0, A_log=False), 0, gate_per_channel=True)
+    assert inside.A_log is None and inside.dt_bias.shape == (4, 24) and inside.options.lower_bound == -5
+
+
 @pytest.mark.parametrize("gates", ["ordinary", "zero", "slow", "extreme", "mixed"])
 def test_log_gates_are_never_positive(gates):
     g = build(Case("chunk", gates=gates, T=100), 0).g

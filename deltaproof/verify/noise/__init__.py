@@ -134,13 +134,18 @@ class Rounding:
         return self.fp32(exact) + error
 
     def normalized(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x / sqrt(sum(x ** 2) + 1e-6) of each row as a matmul's operand.
+        """Return x / sqrt(sum(x ** 2) + 1e-6) of each row of [P * N, ...] as a matmul's operand.
 
-        The length is rounded too, and what it is off by, a whole row is: keys that are too long or too short let a
-        state grow or fade, token after token.
+        The length is rounded too, in its sum, root and reciprocal. What it is off by, a whole row is, and rows that are
+        equal are off by the same: equal keys then let a state grow or fade, token after token. So this error is drawn
+        by the length itself, anew for each entry of the first dimension.
         """
-        squares = self.at(x.pow(2).sum(-1, keepdim=True), self.single * max(1.0, x.shape[-1] ** 0.5 / 4))
-        return self.op(self.fp32(x * self.fp32(1 / self.fp32((squares + NORM_EPS).sqrt()))))
+        squares = x.pow(2).sum(-1, keepdim=True) + NORM_EPS
+        unit = self.single * ((max(1.0, x.shape[-1] ** 0.5 / 4) / 2) ** 2 + 2) ** 0.5
+        with torch.no_grad():
+            phase = self.noise.like(squares[:, :1].mean(tuple(range(1, x.dim())), keepdim=True))
+            xi = 2 * (squares * 1e7 + phase).frac().abs() - 1
+        return self.op(self.fp32(x * squares.rsqrt() * (1 + unit * xi)))
 
     def back(self, x: torch.Tensor) -> torch.Tensor:
         """Leave x as it is and round its gradient at fp32.

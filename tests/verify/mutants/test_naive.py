@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
+from deltaproof.ops.kda.torch_backend import TorchBackend as KdaTorchBackend
 from deltaproof.verify.mutants import mutant
+from deltaproof.verify.mutants.kda import KdaModel
 from deltaproof.verify.mutants.model import ModelBackend
 from deltaproof.verify.mutants.naive import naive_cases, survives
 
@@ -26,7 +28,7 @@ class Crashing(ModelBackend):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("backend", [ModelBackend, TorchBackend])
+@pytest.mark.parametrize("backend", [ModelBackend, TorchBackend, KdaModel, KdaTorchBackend])
 def test_a_right_backend_passes(backend: type, form: str) -> None:
     assert survives(backend(), form)
 

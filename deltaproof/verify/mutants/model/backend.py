@@ -250,7 +250,7 @@ class ModelBackend(Chunked, Recurrent, Speculation):
             dq, dk = self.norm_gradient(dq, x.q, x.q_norm), self.norm_gradient(dk, x.k, x.k_norm)
         if options.beta_sigmoid:
             s = self.sigmoid(x.raw_beta)
-            dbeta = dbeta * (2.0 if options.neg_eigval else 1.0) * s * (1 - s)
+            dbeta = dbeta * (2.0 if options.neg_eigval else 1.0) * s * self.sigmoid(-x.raw_beta)
         # a gate below the clamp has no influence left
         dg = torch.where(self.clamp_gate(x.unclamped) == x.unclamped, found.g, 0.0)
         dA = dbias = None
