@@ -65,6 +65,9 @@ class Compile(Probe):
             if form == "decode":
                 yield base.but(read=(3, 1), write=((0, 2), (4, 5)), num_tokens=(2, 1))
             yield base.but(label=PUBLIC)
+            if plan.operator.gate_per_channel:
+                bounded = base.but(label=PUBLIC, gate_in_kernel=True, lower_bound=-5.0)
+                yield bounded.but(safe_gate=form in ("chunk", "prefill"))
 
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         require(context, "compile")
@@ -173,6 +176,10 @@ def _public(target: Target, form: str) -> Callable[[Call], Any]:
         }
         if form in ("chunk", "prefill"):
             arguments["chunk_size"] = options.chunk_size
+        if target.operator.gate_per_channel:
+            arguments["lower_bound"] = options.lower_bound
+            if form in ("chunk", "prefill"):
+                arguments["safe_gate"] = options.safe_gate
         if isinstance(call, SequenceCall):
             arguments |= {
                 "initial_state": call.initial_state,
