@@ -1,48 +1,55 @@
-"""One call that makes transformers' models with a gated delta rule run our operators.
+"""One call that makes transformers' models with a gated delta rule or Kimi delta attention run our operators.
 
-The modelling modules keep the rule in two module-level functions, and the forward of their GatedDeltaNet layer looks
-both up by their global name at every call. ``use_deltaproof`` replaces those two names, so that models already built
+The modelling modules keep the rule in two module-level functions, and the forward of their linear layer looks both up
+by their global name at every call. ``use_deltaproof`` replaces those two names, so that models already built
 switch with those built later. Importing this module imports neither torch nor transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deltaproof.contracts.errors import ContractError
+from deltaproof.integrations.transformers_rules import Calls, Rule, rules
 
 if TYPE_CHECKING:
-    import torch
-
     from deltaproof.backends.protocol import Backend
 
-SUPPORTED = ("qwen3_next", "qwen3_5", "qwen3_5_moe", "olmo_hybrid")
 MINIMUM, BELOW_MAJOR = "5.17", 6
 CHUNK, RECURRENT = "torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule"
 
-Rule = Callable[..., "tuple[torch.Tensor, torch.Tensor | None]"]
+
+class Family(NamedTuple):
+    """A family of models.
+
+    Attributes:
+        operator: the operator of its linear layers.
+        chunk, recurrent: names of the two functions in its modelling module.
+    """
+
+    operator: str = "gated_delta_rule"
+    chunk: str = CHUNK
+    recurrent: str = RECURRENT
+
+
+FAMILIES = {
+    "qwen3_next": Family(),
+    "qwen3_5": Family(),
+    "qwen3_5_moe": Family(),
+    "olmo_hybrid": Family(),
+    "kimi_linear": Family("kda", "chunk_kimi_delta_attention", "recurrent_kimi_delta_attention"),
+}
+SUPPORTED = tuple(FAMILIES)
+FROM_THE_START = tuple(name for name in FAMILIES if name != "kimi_linear")
+"""Families that every version we take has."""
 
 # The replacements in force, oldest first: the last one that covers a module decides.
 _in_force: list[Replacement] = []
 # What a module held before the first replacement that covers it.
 _own: dict[str, tuple[Any, Any]] = {}
-
-
-@dataclass
-class Calls:
-    """How often a replacement's two functions ran.
-
-    Attributes:
-        chunk: calls of the chunked form (training, prefill).
-        recurrent: calls of the recurrent form (one token against a cached state).
-    """
-
-    chunk: int = 0
-    recurrent: int = 0
 
 
 class Replacement:
@@ -53,12 +60,19 @@ class Replacement:
         calls: how often its functions ran, over all of them.
     """
 
-    def __init__(self, modules: dict[str, ModuleType], chunk: Rule, recurrent: Rule, calls: Calls) -> None:
+    def __init__(
+        self, modules: dict[str, ModuleType], functions: Mapping[str, tuple[Rule, Rule]], calls: Calls
+    ) -> None:
         self.models = tuple(modules)
         self.calls = calls
         self._modules = {module.__name__: module for module in modules.values()}
-        self._rules = (chunk, recurrent)
+        self._families = {module.__name__: FAMILIES[name] for name, module in modules.items()}
+        self._functions = functions
         self._entered = 0
+
+    def _rules(self, module: str) -> tuple[Rule, Rule]:
+        """Return the two functions of a module."""
+        return self._functions[self._families[module].operator]
 
     @property
     def active(self) -> bool:
@@ -79,7 +93,7 @@ class Replacement:
             first -= 1
         gone = _in_force[first : place + 1]
         del _in_force[first : place + 1]
-        _apply({name: module for layer in gone for name, module in layer._modules.items()})
+        _apply(gone)
 
     def __enter__(self) -> Replacement:
         if not self.active:
@@ -100,15 +114,20 @@ def in_force() -> bool:
     return bool(_in_force)
 
 
-def _apply(modules: dict[str, ModuleType]) -> None:
-    """Give each module the functions of the last replacement that covers it, or its own."""
-    for name, module in modules.items():
-        rules = next((layer._rules for layer in reversed(_in_force) if name in layer._modules), None)
-        if rules is not None:
-            _own.setdefault(name, (getattr(module, CHUNK), getattr(module, RECURRENT)))
-        chunk, recurrent = rules or _own.pop(name)
-        setattr(module, CHUNK, chunk)
-        setattr(module, RECURRENT, recurrent)
+def _apply(layers: Iterable[Replacement]) -> None:
+    """Give each module of some replacements the functions of the last one in force that covers it, or its own."""
+    for changed in layers:
+        for name, module in changed._modules.items():
+            family = changed._families[name]
+            found = next((layer._rules(name) for layer in reversed(_in_force) if name in layer._modules), None)
+            if found is not None:
+                _own.setdefault(name, (getattr(module, family.chunk), getattr(module, family.recurrent)))
+            elif name not in _own:
+                # another of these replacements covered it too
+                continue
+            chunk, recurrent = found or _own.pop(name)
+            setattr(module, family.chunk, chunk)
+            setattr(module, family.recurrent, recurrent)
 
 
 def _check_version(allow_untested: bool) -> str:
@@ -148,105 +167,43 @@ def _modelling(models: Iterable[str] | None, version: str) -> dict[str, ModuleTy
         except ModuleNotFoundError as error:
             if error.name is None or not path.startswith(error.name):
                 raise
+            if models is None and name not in FROM_THE_START:
+                continue
             raise ContractError("models", f"families that transformers {version} has", repr(name)) from error
-        for function in (CHUNK, RECURRENT):
+        for function in FAMILIES[name][1:]:
             if not callable(getattr(module, function, None)):
                 raise ContractError("transformers", f"a function {function} in {path}", f"none in version {version}")
         modules[name] = module
     return modules
 
 
-def _ignored() -> frozenset[str]:
-    """Return the names of the arguments of attention that a model hands to every layer and this rule does not read."""
-    from transformers.utils import TransformersKwargs
+def _backends(operators: Iterable[str], backend: str | Backend | None, some: bool) -> dict[str, Backend | None]:
+    """Return the backend of each operator; with ``some`` operators that it does not implement are left out."""
+    if backend is None:
+        return dict.fromkeys(operators)
+    from deltaproof.backends.registry import load
 
-    return frozenset(TransformersKwargs.__annotations__) | {"use_cache"}
-
-
-def _check_ignored(given: dict[str, Any], ignored: frozenset[str]) -> None:
-    for name in given:
-        if name not in ignored:
-            raise ContractError(name, "an argument of the gated delta rule or of transformers' attention", "neither")
-
-
-def _rules(backend: Backend | None, calls: Calls) -> tuple[Rule, Rule]:
-    """Build the two functions, with the parameters of transformers' own.
-
-    Shapes: query, key [B, T, H, K], value [B, T, HV, V], g, beta [B, T, HV], initial_state [N, HV, K, V]. As in
-    transformers, the final state is float32 whatever the initial state's dtype is: a cache in a lower precision rounds
-    when it stores, and nowhere else.
-    """
-    from deltaproof.operators.gated_delta_rule import chunk_gated_delta_rule, fused_recurrent_gated_delta_rule
-
-    ignored = _ignored()
-
-    def deltaproof_chunk_gated_delta_rule(
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        g: torch.Tensor,
-        beta: torch.Tensor,
-        chunk_size: int = 64,
-        initial_state: torch.Tensor | None = None,
-        output_final_state: bool = False,
-        use_qk_l2norm_in_kernel: bool = False,
-        *,
-        cu_seqlens: torch.Tensor | None = None,
-        **attention: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        _check_ignored(attention, ignored)
-        result = chunk_gated_delta_rule(
-            query,
-            key,
-            value,
-            g,
-            beta,
-            initial_state=None if initial_state is None else initial_state.float(),
-            output_final_state=output_final_state,
-            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-            cu_seqlens=cu_seqlens,
-            chunk_size=chunk_size,
-            backend=backend,
-        )
-        calls.chunk += 1
-        return result
-
-    def deltaproof_recurrent_gated_delta_rule(
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        g: torch.Tensor,
-        beta: torch.Tensor,
-        initial_state: torch.Tensor | None = None,
-        output_final_state: bool = False,
-        use_qk_l2norm_in_kernel: bool = False,
-        *,
-        cu_seqlens: torch.Tensor | None = None,
-        **attention: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        _check_ignored(attention, ignored)
-        result = fused_recurrent_gated_delta_rule(
-            query,
-            key,
-            value,
-            g,
-            beta=beta,
-            initial_state=None if initial_state is None else initial_state.float(),
-            output_final_state=output_final_state,
-            use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-            cu_seqlens=cu_seqlens,
-            backend=backend,
-        )
-        calls.recurrent += 1
-        return result
-
-    return deltaproof_chunk_gated_delta_rule, deltaproof_recurrent_gated_delta_rule
+    found: dict[str, Backend | None] = {}
+    refused = []
+    for operator in operators:
+        try:
+            if isinstance(backend, str):
+                found[operator] = load(backend, operator)
+            elif backend.operator == operator:
+                found[operator] = backend
+            else:
+                raise ContractError("backend", f"a backend of {operator}", f"one of {backend.operator}")
+        except ContractError as error:
+            refused.append(error)
+    if refused and not (some and found):
+        raise refused[0]
+    return found
 
 
 def use_deltaproof(
     *, backend: str | Backend | None = None, models: Iterable[str] | None = None, allow_untested: bool = False
 ) -> Replacement:
-    """Make transformers' models run our gated delta rule: those already built and those built later.
+    """Make transformers' models run our delta rules: those already built and those built later.
 
     The replacement holds for the whole process, from this call until ``restore()``, or until the end of the block with
     ``with use_deltaproof():``. Keep it in force through the backward pass where gradient checkpointing recomputes the
@@ -259,7 +216,9 @@ def use_deltaproof(
 
     Args:
         backend: a backend's name or object; None takes, call by call, the first that can make the call.
-        models: names of model families, of "qwen3_next", "qwen3_5", "qwen3_5_moe" and "olmo_hybrid"; None is all.
+        models: names of model families, of "qwen3_next", "qwen3_5", "qwen3_5_moe", "olmo_hybrid" (gated delta rule) and
+            "kimi_linear" (Kimi delta attention); None is all that this version of transformers has and ``backend``
+            implements.
         allow_untested: go on with a version of transformers outside the tested range, >= 5.17 and < 6.
 
     Returns:
@@ -271,12 +230,11 @@ def use_deltaproof(
     """
     version = _check_version(allow_untested)
     modules = _modelling(models, version)
-    if isinstance(backend, str):
-        from deltaproof.backends.registry import load
-
-        backend = load(backend, "gated_delta_rule")
+    chosen = _backends({FAMILIES[name].operator: None for name in modules}, backend, models is None)
     calls = Calls()
-    replacement = Replacement(modules, *_rules(backend, calls), calls)
+    functions = {operator: rules(operator, found, calls) for operator, found in chosen.items()}
+    covered = {name: module for name, module in modules.items() if FAMILIES[name].operator in functions}
+    replacement = Replacement(covered, functions, calls)
     _in_force.append(replacement)
-    _apply(replacement._modules)
+    _apply([replacement])
     return replacement

@@ -17,8 +17,10 @@ from deltaproof.integrations.qwen3_next_demo import (  # noqa: E402
     FORWARD_TOLERANCE,
     GRADIENT_TOLERANCE,
 )
-from deltaproof.integrations.transformers import CHUNK, RECURRENT, SUPPORTED, in_force, use_deltaproof  # noqa: E402
+from deltaproof.integrations.transformers import FAMILIES as NAMES  # noqa: E402
+from deltaproof.integrations.transformers import SUPPORTED, in_force, use_deltaproof  # noqa: E402
 from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend  # noqa: E402
+from deltaproof.ops.kda.torch_backend import TorchBackend as KdaTorchBackend  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     any(find_spec(package) for package in ("fla", "causal_conv1d")), reason="transformers would not run its own path"
@@ -57,11 +59,34 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "OlmoHybridConfig",
         {**QWEN, "linear_num_key_heads": 4, "linear_allow_neg_eigval": True, "eos_token_id": None},
     ),
+    # A latent attention every third layer, and experts from the second layer on.
+    "kimi_linear": (
+        "KimiLinearForCausalLM",
+        "KimiLinearConfig",
+        {
+            **{name: QWEN[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")},
+            **{
+                name: QWEN[name] for name in ("layer_types", "num_attention_heads", "initializer_range", "pad_token_id")
+            },
+            "num_key_value_heads": 2,
+            "moe_intermediate_size": 16,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "kv_lora_rank": 8,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 8,
+            "linear_head_dim": 8,
+            "linear_num_heads": 4,
+            "eos_token_id": None,
+            "bos_token_id": None,
+        },
+    ),
 }
 
 
-class CountingBackend(TorchBackend):
-    """The torch backend, counting what reaches it."""
+class Counting:
+    """A torch backend, counting what reaches it."""
 
     def __init__(self) -> None:
         self.chunks = self.steps = 0
@@ -77,6 +102,18 @@ class CountingBackend(TorchBackend):
         return super().recurrent(call)
 
 
+class CountingBackend(Counting, TorchBackend):
+    pass
+
+
+class KdaCountingBackend(Counting, KdaTorchBackend):
+    pass
+
+
+def counting(family: str) -> Counting:
+    return KdaCountingBackend() if family == "kimi_linear" else CountingBackend()
+
+
 def build(family: str, seed: int = 0):
     model, config, entries = FAMILIES[family]
     module = import_module(f"transformers.models.{family}.modeling_{family}")
@@ -87,7 +124,8 @@ def build(family: str, seed: int = 0):
 
 def functions(family: str) -> tuple[Any, Any]:
     module = import_module(f"transformers.models.{family}.modeling_{family}")
-    return getattr(module, CHUNK), getattr(module, RECURRENT)
+    names = NAMES[family]
+    return getattr(module, names.chunk), getattr(module, names.recurrent)
 
 
 @torch.no_grad()
@@ -162,14 +200,14 @@ def own(request):
 
 class TestSameAsTransformersOwnPath:
     def test_prefill(self, own):
-        backend = CountingBackend()
+        backend = counting(own.family)
         with use_deltaproof(backend=backend):
             ours = prefill(own.model, own.ids)
         assert backend.chunks == LINEAR_LAYERS
         assert share(ours, own.prefill) <= FORWARD_TOLERANCE
 
     def test_cached_decoding_step_by_step(self, own):
-        backend = CountingBackend()
+        backend = counting(own.family)
         with use_deltaproof(backend=backend):
             logits, tokens = decode(own.model, own.ids)
         assert (backend.chunks, backend.steps) == (LINEAR_LAYERS, LINEAR_LAYERS * STEPS)
@@ -178,7 +216,7 @@ class TestSameAsTransformersOwnPath:
             assert share(logits[step], own.decode[0][step]) <= FORWARD_TOLERANCE, f"step {step}"
 
     def test_a_prefill_in_two_parts_gives_the_same_tokens(self, own):
-        backend = CountingBackend()
+        backend = counting(own.family)
         with use_deltaproof(backend=backend):
             logits, tokens = decode(own.model, own.ids, parts=2)
         assert (backend.chunks, backend.steps) == (2 * LINEAR_LAYERS, LINEAR_LAYERS * STEPS)
@@ -186,7 +224,7 @@ class TestSameAsTransformersOwnPath:
         assert share(logits, own.decode[0]) <= FORWARD_TOLERANCE
 
     def test_left_padded_batch(self, own):
-        backend = CountingBackend()
+        backend = counting(own.family)
         with use_deltaproof(backend=backend), torch.no_grad():
             whole = own.model(own.ids * own.mask, attention_mask=own.mask).logits[own.mask.bool()]
             logits, tokens = decode(own.model, own.ids * own.mask, own.mask)
@@ -197,7 +235,7 @@ class TestSameAsTransformersOwnPath:
             assert share(logits[step], own.padded[0][step]) <= FORWARD_TOLERANCE, f"step {step}"
 
     def test_gradients_of_all_parameters(self, own):
-        backend = CountingBackend()
+        backend = counting(own.family)
         with use_deltaproof(backend=backend):
             ours = gradients(own.model, own.ids)
         assert backend.chunks == LINEAR_LAYERS
@@ -217,7 +255,7 @@ class TestSameAsTransformersOwnPath:
         assert made[:, PROMPT:].equal(own.decode[1])
 
     def test_a_model_built_under_the_replacement_is_the_same_model(self, own):
-        backend = CountingBackend()
+        backend = counting(own.family)
         with use_deltaproof(backend=backend):
             ours = prefill(build(own.family), own.ids)
         assert backend.chunks == LINEAR_LAYERS

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 
 from deltaproof.contracts.errors import ContractError  # noqa: E402
 from deltaproof.integrations.qwen3_next_demo import small_config, why_not  # noqa: E402
-from deltaproof.integrations.transformers import CHUNK, RECURRENT, SUPPORTED, in_force, use_deltaproof  # noqa: E402
+from deltaproof.integrations.transformers import FAMILIES, RECURRENT, SUPPORTED, in_force, use_deltaproof  # noqa: E402
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
@@ -23,7 +23,7 @@ LINEAR_LAYERS = 3
 
 def functions(family: str) -> tuple[Any, Any]:
     module = import_module(f"transformers.models.{family}.modeling_{family}")
-    return getattr(module, CHUNK), getattr(module, RECURRENT)
+    return getattr(module, FAMILIES[family].chunk), getattr(module, FAMILIES[family].recurrent)
 
 
 @torch.no_grad()
