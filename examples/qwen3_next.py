@@ -10,21 +10,9 @@ from __future__ import annotations
 
 import sys
 
-from deltaproof.integrations.qwen3_next_demo import run_demo
-
-
-def main() -> int:
-    """Print one line a comparison; differences are shares of the largest value of transformers' result."""
-    rows = run_demo(seed=0)
-    print(f"{'comparison':20}{'difference':>12}{'tolerance':>12}{'tokens':>10}{'calls':>7}{'seconds':>9}")
-    for row in rows:
-        tokens = {None: "-", True: "equal", False: "DIFFER"}[row.tokens_equal]
-        print(
-            f"{row.name:20}{row.difference:12.1e}{row.tolerance:12.1e}{tokens:>10}{row.calls:7}{row.seconds:9.2f}"
-            + ("" if row.passed else "   FAILED")
-        )
-    return 0 if all(row.passed for row in rows) else 1
-
+from deltaproof.integrations.transformers_demo import as_table, run_demo
 
 if __name__ == "__main__":
-    sys.exit(main())
+    rows = run_demo(seed=0, family="qwen3_next")
+    print(as_table(rows))
+    sys.exit(not all(row.passed for row in rows))

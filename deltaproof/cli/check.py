@@ -81,7 +81,7 @@ def _package(console: Console, spec: str, seed: int, jobs: int | None) -> int:
 
 
 def _model(console: Console, seed: int) -> bool | None:
-    from deltaproof.integrations.qwen3_next_demo import run_demo, why_not
+    from deltaproof.integrations.transformers_demo import run_demo, why_not
 
     console.print("\n[bold]1. A real client[/bold]: transformers' Qwen3-Next, small, random weights, float32")
     reason = why_not()

@@ -46,18 +46,18 @@ def test_a_backend_without_the_fault_is_not_called_caught(screen, monkeypatch):
 
 
 def test_a_model_that_differs_does_not_hold(screen, monkeypatch):
-    from deltaproof.integrations import qwen3_next_demo
-    from deltaproof.integrations.qwen3_next_demo import DemoRow
+    from deltaproof.integrations import transformers_demo
+    from deltaproof.integrations.transformers_demo import DemoRow
 
-    monkeypatch.setattr(qwen3_next_demo, "run_demo", lambda seed: [DemoRow("prefill", 0.1, 1e-5, None, 0.0, 3)])
+    monkeypatch.setattr(transformers_demo, "run_demo", lambda seed: [DemoRow("prefill", 0.1, 1e-5, None, 0.0, 3)])
     assert command._model(screen, 0) is False
     assert "differs" in screen.export_text()
 
 
 def test_a_model_that_cannot_run_is_said_and_no_pass(screen, monkeypatch):
-    from deltaproof.integrations import qwen3_next_demo
+    from deltaproof.integrations import transformers_demo
 
-    monkeypatch.setattr(qwen3_next_demo, "why_not", lambda: "transformers is not installed")
+    monkeypatch.setattr(transformers_demo, "why_not", lambda: "transformers is not installed")
     assert command._model(screen, 0) is None
     assert "transformers is not installed" in screen.export_text()
 

@@ -13,12 +13,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from deltaproof.contracts.errors import ContractError  # noqa: E402
-from deltaproof.integrations.qwen3_next_demo import (  # noqa: E402
+from deltaproof.integrations.transformers import FAMILIES as NAMES  # noqa: E402
+from deltaproof.integrations.transformers import SUPPORTED, in_force, use_deltaproof  # noqa: E402
+from deltaproof.integrations.transformers_demo import (  # noqa: E402
     FORWARD_TOLERANCE,
     GRADIENT_TOLERANCE,
 )
-from deltaproof.integrations.transformers import FAMILIES as NAMES  # noqa: E402
-from deltaproof.integrations.transformers import SUPPORTED, in_force, use_deltaproof  # noqa: E402
 from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend  # noqa: E402
 from deltaproof.ops.kda.torch_backend import TorchBackend as KdaTorchBackend  # noqa: E402
 
@@ -355,3 +355,32 @@ class TestArgumentsOfTheFunctions:
         with use_deltaproof(backend=Recording()), torch.no_grad():
             model(ids, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, max_length_q=19, max_length_k=19, use_cache=False)
         assert [bound.tolist() for bound in seen] == [[0, 11, 30]] * LINEAR_LAYERS
+
+
+class TestKimiLinear:
+    def test_a_packed_batch_reaches_the_rule_through_the_model(self):
+        seen = []
+
+        class Recording(KdaTorchBackend):
+            def chunk(self, call):
+                seen.append(call.cu_seqlens)
+                return super().chunk(call)
+
+        bounds = torch.tensor([0, 11, 30])
+        with use_deltaproof(backend=Recording()), torch.no_grad():
+            build("kimi_linear")(torch.arange(1, 31)[None], cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, use_cache=False)
+        assert [bound.tolist() for bound in seen] == [[0, 11, 30]] * LINEAR_LAYERS
+
+    def test_a_backend_covers_the_families_of_its_operator(self):
+        with use_deltaproof(backend=KdaCountingBackend()) as replacement:
+            assert replacement.models == ("kimi_linear",)
+        with use_deltaproof(backend=CountingBackend()) as replacement:
+            assert set(replacement.models) == set(SUPPORTED) - {"kimi_linear"}
+        with use_deltaproof(backend="torch") as replacement:
+            assert replacement.models == SUPPORTED
+
+    def test_a_family_asked_for_that_the_backend_is_not_for_is_an_error(self):
+        before = functions("kimi_linear")
+        with pytest.raises(ContractError, match="backend: expected a backend of kda, got one of gated_delta_rule"):
+            use_deltaproof(backend=CountingBackend(), models=["qwen3_next", "kimi_linear"])
+        assert functions("kimi_linear") == before and not in_force()

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from deltaproof.contracts.errors import ContractError  # noqa: E402
-from deltaproof.integrations.qwen3_next_demo import small_config, why_not  # noqa: E402
 from deltaproof.integrations.transformers import FAMILIES, RECURRENT, SUPPORTED, in_force, use_deltaproof  # noqa: E402
+from deltaproof.integrations.transformers_demo import small_config, why_not  # noqa: E402
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
@@ -184,7 +184,7 @@ class TestVersionsOfTransformers:
 
 def test_importing_the_integration_imports_neither_torch_nor_transformers():
     code = (
-        "import sys, deltaproof.integrations.transformers, deltaproof.integrations.qwen3_next_demo as demo;"
+        "import sys, deltaproof.integrations.transformers, deltaproof.integrations.transformers_demo as demo;"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,16 +13,17 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from deltaproof.integrations import qwen3_next_demo as demo  # noqa: E402
+from deltaproof.integrations import transformers_demo as demo  # noqa: E402
 from deltaproof.integrations.transformers import use_deltaproof  # noqa: E402
 from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend  # noqa: E402
+from deltaproof.ops.kda.torch_backend import TorchBackend as KdaTorchBackend  # noqa: E402
 
 pytestmark = pytest.mark.skipif(demo.why_not() is not None, reason=str(demo.why_not()))
 
 NAMES = ["prefill", "cached generation", "left-padded batch", "gradients"]
 
 
-class ScaleOffByAThousandth(TorchBackend):
+class ScaleOffByAThousandth:
     def chunk(self, call):
         return super().chunk(self._wrong(call))
 
@@ -34,13 +35,32 @@ class ScaleOffByAThousandth(TorchBackend):
         return dataclasses.replace(call, options=options)
 
 
+class QwenScaleOff(ScaleOffByAThousandth, TorchBackend):
+    pass
+
+
+class KimiScaleOff(ScaleOffByAThousandth, KdaTorchBackend):
+    pass
+
+
 class StateForgotten(TorchBackend):
     def recurrent(self, call):
         return super().recurrent(dataclasses.replace(call, initial_state=None))
 
 
-def test_every_row_passes_and_our_operators_ran():
-    rows = demo.run_demo()
+each_family = pytest.mark.parametrize("family", list(demo.MODELS))
+
+
+@pytest.fixture(autouse=True)
+def _present(request):
+    family = getattr(request.node, "callspec", None) and request.node.callspec.params.get("family")
+    if family and demo.why_not(family) is not None:
+        pytest.skip(str(demo.why_not(family)))
+
+
+@each_family
+def test_every_row_passes_and_our_operators_ran(family):
+    rows = demo.run_demo(family=family)
     assert [row.name for row in rows] == NAMES
     # Three linear layers; generation adds one step a layer for each new token but the first.
     steps = 3 * (demo.NEW_TOKENS - 1)
@@ -49,8 +69,9 @@ def test_every_row_passes_and_our_operators_ran():
     assert all(row.passed and row.difference > 0 for row in rows)
 
 
-def test_a_scale_that_is_off_by_a_thousandth_fails_every_row():
-    rows = demo.run_demo(backend=ScaleOffByAThousandth())
+@pytest.mark.parametrize(("family", "backend"), [("qwen3_next", QwenScaleOff), ("kimi_linear", KimiScaleOff)])
+def test_a_scale_that_is_off_by_a_thousandth_fails_every_row(family, backend):
+    rows = demo.run_demo(backend=backend(), family=family)
     assert not any(row.passed for row in rows)
     assert all(row.difference > 5 * row.tolerance for row in rows)
 
@@ -82,18 +103,18 @@ WITH_KERNELS = """
 import sys
 
 import fla.ops.gated_delta_rule
-from deltaproof.integrations import qwen3_next_demo as demo
+from deltaproof.integrations import transformers_demo as demo
 from transformers.models.qwen3_next import modeling_qwen3_next as module
 
-before = {name: getattr(module, name) for name in demo.REPLACED}
+before = {name: getattr(module, name) for name in demo.replaced("qwen3_next")}
 try:
-    before[demo.CHUNK](*[None] * 5)
+    before[demo.replaced("qwen3_next")[0]](*[None] * 5)
 except AssertionError as error:
     assert "GPU kernel" in str(error)
 else:
     raise RuntimeError("transformers did not take the package's function")
 rows = demo.run_demo()
-assert {name: getattr(module, name) for name in demo.REPLACED} == before
+assert {name: getattr(module, name) for name in demo.replaced("qwen3_next")} == before
 assert sys.modules["fla"] is fla and "causal_conv1d" in sys.modules
 assert not [name for name in sys.modules if "without_kernels" in name]
 print(*(row.passed and row.difference > 0 for row in rows))
