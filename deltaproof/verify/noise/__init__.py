@@ -120,6 +120,10 @@ class Rounding:
         """Round at fp32."""
         return self.at(x, self.single)
 
+    def running(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        """Round sums of up to ``count`` numbers: partial sums round too, and their errors add up like a walk."""
+        return self.at(x, self.single * max(1.0, count**0.5 / 4))
+
     def product(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """Return a @ b, summed in fp32: partial sums round too, and their errors add up like a walk.
 
@@ -154,4 +158,11 @@ class Rounding:
         sums that cancel exactly in theory leave a rest.
         """
         same: torch.Tensor = _RoundBack.apply(x, self.single, self.noise) if self.single else x
+        return same
+
+    def shared(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        """Return x [..., 1] as [..., count], whose gradient is a sum over them: of rounded terms, in partial sums."""
+        wide = x.expand(*x.shape[:-1], count)
+        unit = self.single * (1 + max(1.0, count / 16)) ** 0.5
+        same: torch.Tensor = _RoundBack.apply(wide, unit, self.noise) if self.single else wide
         return same

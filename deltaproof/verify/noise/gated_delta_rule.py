@@ -50,7 +50,7 @@ def run(
         qc, kc, vc, gc, bc = (x[:, start : start + chunk].transpose(1, 2) for x in (q, k, v, g, beta))
         C = qc.shape[2]
         S = states[-1]
-        G = fp32(gc.clamp(min=MIN_LOG_GATE).cumsum(-1))  # its error grows with |G|
+        G = rounding.running(gc.clamp(min=MIN_LOG_GATE).cumsum(-1), C)  # its error grows with |G|
         lower = torch.ones(C, C, dtype=torch.bool).tril()
         # in the recurrence, chunks of one token, no kernel computes decays between tokens
         rows, columns = (back(G), back(G)) if C > 1 else (G, G)
@@ -59,7 +59,7 @@ def run(
         D = rounding.at(D, rounding.single * max(1.0, C**0.5 / 4)) if C > 1 else D
         b, end = bc[..., None], G[..., -1:]
         read = op(S)
-        x = b * (vc - fp32(G.exp()[..., None]) * product(op(kc), read))
+        x = rounding.shared(b, vc.shape[-1]) * (vc - fp32(G.exp()[..., None]) * product(op(kc), read))
         if C > 1:
             system = fp32(product(op(kc), op(kc).mT) * D * b).tril(-1) + torch.eye(C, dtype=q.dtype)
             inverse = torch.linalg.solve_triangular(

@@ -82,17 +82,17 @@ def run(
         qc, kc, vc, gc, bc = (x[:, start : start + chunk].transpose(1, 2) for x in (q, k, v, g, beta))
         C = qc.shape[2]
         S = states[-1]
-        G = fp32(gc.clamp(min=MIN_LOG_GATE).cumsum(-2))  # [N, HV, C, K]; its error grows with |G|
+        G = rounding.running(gc.clamp(min=MIN_LOG_GATE).cumsum(-2), C)  # [N, HV, C, K]; its error grows with |G|
         grown, b, end = fp32(G.exp()), bc[..., None], G[:, :, -1:]
         if C == 1:
             # as a recurrence does: the state fades, and is read by the key and the query as they are
             faded = fp32(grown.mT * S)
-            error = op(fp32(b * fp32(vc - product(op(kc), op(faded)))))
+            error = op(fp32(rounding.shared(b, vc.shape[-1]) * fp32(vc - product(op(kc), op(faded)))))
             states.append(fp32(faded + product(op(kc).mT, error)))
             outputs.append(scale * product(op(qc), op(states[-1])).transpose(1, 2))
             continue
         read = op(S)
-        x = b * (vc - product(op(kc * grown), read))
+        x = rounding.shared(b, vc.shape[-1]) * (vc - product(op(kc * grown), read))
         system = fp32(_faded_products(kc, kc, G, rounding) * b).tril(-1) + torch.eye(C, dtype=q.dtype)
         inverse = torch.linalg.solve_triangular(system, torch.eye(C, dtype=q.dtype), upper=False, unitriangular=True)
         new = op(fp32(product(op(inverse), op(x))))  # [N, HV, C, V]
