@@ -14,7 +14,7 @@ import torch
 from deltaproof.backends.protocol import Backend
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.contracts.errors import ContractError
-from deltaproof.operators.arguments import Validate, allocator
+from deltaproof.operators.arguments import Validate, allocator, looks_at_values
 from deltaproof.operators.delta_rule import (
     check_indices,
     layout_of,
@@ -37,8 +37,8 @@ def _bias(dt_bias: torch.Tensor | None, g: torch.Tensor) -> torch.Tensor | None:
     return dt_bias.reshape(g.shape[2:]) if dt_bias.dim() == 1 and dt_bias.numel() == g.shape[2:].numel() else dt_bias
 
 
-def _chunk_states(call: SequenceCall, cu_seqlens_cpu: torch.Tensor | None) -> torch.Tensor:
-    """Return memory for the state before each chunk of a call whose arguments were checked."""
+def _chunk_states(call: SequenceCall, cu_seqlens_cpu: torch.Tensor | None, values: bool) -> torch.Tensor:
+    """Return memory for the state before each chunk of a call whose shapes were checked."""
     B, T, _, HV, K, V = call.dims
     chunk = call.options.chunk_size
     tensors = (call.q, call.k, call.v, call.g, call.beta, call.A_log, call.dt_bias, call.initial_state)
@@ -49,6 +49,8 @@ def _chunk_states(call: SequenceCall, cu_seqlens_cpu: torch.Tensor | None) -> to
     count = -(-T // chunk)
     if call.cu_seqlens is not None:
         bounds = checked_bounds(call.cu_seqlens if cu_seqlens_cpu is None else cu_seqlens_cpu, T)
+        if cu_seqlens_cpu is not None and values and bounds != call.cu_seqlens.tolist():
+            raise ContractError("cu_seqlens_cpu", f"the values of cu_seqlens, {call.cu_seqlens.tolist()}", bounds)
         count = sum(-(-(b - a) // chunk) for a, b in pairwise(bounds))
     dtype = torch.float32 if call.initial_state is None else call.initial_state.dtype
     shape = (B, count, HV, *call.options.layout.inner_shape(K, V))
@@ -173,7 +175,7 @@ def chunk_kda(
     if not return_intermediate_states:
         return run_sequence(OPERATOR, "chunk", call, backend, validate)
     check_sequence(call, gate_per_channel=True, values=False)
-    call = call.with_(chunk_states=_chunk_states(call, cu_seqlens_cpu))
+    call = call.with_(chunk_states=_chunk_states(call, cu_seqlens_cpu, looks_at_values(validate, q)))
     o, final = run_sequence(OPERATOR, "chunk", call, backend, validate)
     assert call.chunk_states is not None
     return o, final, call.chunk_states

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from tests.operators.bad_calls import HV, KDA, KDA_CHUNK, KDA_DECODE, KDA_PREFILL, B, Call, K, Row, T, V, to, with_grad
+from tests.operators.bad_calls import (
+    HV,
+    KDA,
+    KDA_CHUNK,
+    KDA_DECODE,
+    KDA_PREFILL,
+    B,
+    Call,
+    K,
+    Row,
+    T,
+    V,
+    packed,
+    to,
+    with_grad,
+)
 
 SAFE = (KDA_CHUNK, KDA_PREFILL)
 
@@ -45,6 +60,10 @@ ROWS = [
     Row((KDA_CHUNK,), "use_graph", "False: a pack needs no mode", "True", to(use_graph=True)),
     Row((KDA_CHUNK,), "disable_recompute", "True or False", "1", to(disable_recompute=1), to(disable_recompute=True)),
     Row((KDA_CHUNK,), "return_intermediate_states", "True or False", "None", to(return_intermediate_states=None)),
+    Row(
+        (KDA_CHUNK,), "cu_seqlens_cpu", "the values of cu_seqlens, [0, 2, 5]", "[0, 3, 5]",
+        to(cu_seqlens_cpu=torch.tensor([0, 3, 5])), lambda c: packed(c) | {"return_intermediate_states": True},
+    ),
     Row(
         (KDA_DECODE,), "pool", f"shape [S, {HV}, {K}, {V}] in layout k_first", "the other layout",
         lambda c: {"pool": c["pool"].transpose(2, 3).contiguous()},

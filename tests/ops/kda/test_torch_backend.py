@@ -105,8 +105,11 @@ def test_states_of_a_pack_follow_one_another_and_bounds_that_differ_are_refused(
     *_, states = deltaproof.chunk_kda(**tokens, **options, cu_seqlens=cu, cu_seqlens_cpu=cu)
     assert states.shape[:2] == (1, 4)
     assert torch.equal(states[0, [0, 2, 3]], call.initial_state[[0, 2, 3]])
+    other = {"cu_seqlens": cu, "cu_seqlens_cpu": torch.tensor([0, 32, 32, 40, 72])}
+    with pytest.raises(ContractError, match="cu_seqlens_cpu: expected the values of cu_seqlens"):
+        deltaproof.chunk_kda(**tokens, **options, **other)
     with pytest.raises(ContractError, match="chunk_states: expected 4 chunks, as cu_seqlens has, got 3"):
-        deltaproof.chunk_kda(**tokens, **options, cu_seqlens=cu, cu_seqlens_cpu=torch.tensor([0, 32, 32, 40, 72]))
+        deltaproof.chunk_kda(**tokens, **options, **other, validate="shapes")
 
 
 @pytest.mark.parametrize("chunk_size", [16, 32, 64])
