@@ -10,11 +10,13 @@ a recurrence is larger by orders of magnitude and would let real faults pass.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 
+from deltaproof.ops.common.calls import DeltaRuleCall
 from deltaproof.ops.common.torch_inputs import NORM_EPS
 
 UNIT_ROUNDOFF = {
@@ -166,3 +168,20 @@ class Rounding:
         unit = self.single * (1 + max(1.0, count / 16)) ** 0.5
         same: torch.Tensor = _RoundBack.apply(wide, unit, self.noise) if self.single else wide
         return same
+
+
+def rounded_operands(
+    call: DeltaRuleCall, rounding: Rounding, log_gate: Callable[[DeltaRuleCall, torch.dtype], torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """Return q, k (HV heads), v, log g, beta of a float64 call [B, T, HV, ...], rounded where a kernel rounds."""
+    groups = call.v.shape[2] // call.q.shape[2]
+    q, k = (x.repeat_interleave(groups, 2) for x in (call.q, call.k))
+    v, beta = call.v, call.beta
+    if call.options.normalize_qk:
+        q, k = rounding.normalized(q), rounding.normalized(k)
+    if call.options.beta_sigmoid:
+        beta = rounding.fp32(beta.sigmoid()) * (2 if call.options.neg_eigval else 1)
+    g = log_gate(call, torch.float64)
+    if call.options.gate_in_kernel:
+        g = rounding.fp32(rounding.fp32(g))
+    return q, k, v, g, beta

@@ -7,25 +7,15 @@ from __future__ import annotations
 
 import torch
 
-from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
+from deltaproof.ops.common.calls import DeltaRuleCall, SequenceCall
 from deltaproof.ops.common.torch_inputs import MIN_LOG_GATE
 from deltaproof.ops.gated_delta_rule.gate import log_gate
-from deltaproof.verify.noise import Rounding
+from deltaproof.verify.noise import Rounding, rounded_operands
 
 
-def operands(call: SequenceCall | DecodeCall | PrefillCall, rounding: Rounding) -> tuple[torch.Tensor, ...]:
-    """Return q, k (HV heads), v, log g, beta of a float64 call [B, T, HV, ...], rounded where a kernel rounds."""
-    groups = call.v.shape[2] // call.q.shape[2]
-    q, k = (x.repeat_interleave(groups, 2) for x in (call.q, call.k))
-    v, beta = call.v, call.beta
-    if call.options.normalize_qk:
-        q, k = rounding.normalized(q), rounding.normalized(k)
-    if call.options.beta_sigmoid:
-        beta = rounding.fp32(beta.sigmoid()) * (2 if call.options.neg_eigval else 1)
-    g = log_gate(call, torch.float64)
-    if call.options.gate_in_kernel:
-        g = rounding.fp32(rounding.fp32(g))
-    return q, k, v, g, beta
+def operands(call: DeltaRuleCall, rounding: Rounding) -> tuple[torch.Tensor, ...]:
+    """Return q, k (HV heads), v, log g, beta of a float64 call, rounded where a kernel rounds."""
+    return rounded_operands(call, rounding, log_gate)
 
 
 def run(

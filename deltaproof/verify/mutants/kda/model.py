@@ -117,29 +117,13 @@ class KdaModel(ChannelGate, ModelBackend):
         D = self.decay(G)
         return self.inverse((self.faded(k, k, D) * beta).tril(-1)), self.faded(q, k, D)
 
-    def steps(
-        self, x: Operands, state: torch.Tensor, grid: Grid, scale: float, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return o [P, L, BV] and the state after each token, from ``state`` [P, BK, BV]."""
-        outputs, after = [], []
-        factor = self.exp(x.g)
-        for t in range(grid.steps):
-            k, q = x.k[:, t, :, None], x.q[:, t, :, None]
-            decayed = self.fade(factor[:, t], state)
-            error = x.beta[:, t, None] * (x.v[:, t] - self.total(k * decayed, 1))
-            advanced = self.carried(decayed + k * error[:, None, :], dtype)
-            state = torch.where(grid.running(t), advanced, state)
-            outputs.append(scale * self.total(q * state, 1))
-            after.append(state)
-        return (torch.stack(outputs, 1) if outputs else torch.zeros_like(x.v)), after
-
     def fade(self, factor: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """Return states [P, BK, BV] times their gates [P, BK]."""
         return factor[:, :, None] * state
 
-    def gates_again(self, g: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Return the log gates, or their running sums, of every program [P, ...] as the backward reads them."""
-        return g
+    def gate_gradient(self, each: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of the gates [P, BK]: each channel has its own."""
+        return each
 
     def chunk_gradients(  # type: ignore[override]
         self, do: torch.Tensor, dstate: torch.Tensor, trace: KdaTrace, grid: Grid, scale: float
@@ -182,45 +166,10 @@ class KdaModel(ChannelGate, ModelBackend):
         dbeta = self.total(dx * (v - self.dot(keys, S)), -1) + self.total(dA * self.faded(k, k, D), -1)
         # a gate fades all that is read after its token, and all that was written before
         dG = dqueries * queries + dkeys * keys - dkept * kept + q * dq + k * (row - column)
-        dlast = self.total(left * S * dstate, 2) + self._over_tokens(dkept * kept)
+        dlast = self.total(left * S * dstate, 2) + self.total(dkept * kept, 1)
         place = (grid.length - n * grid.chunk).clamp(1, grid.chunk) - 1
         last = torch.arange(grid.chunk, device=dG.device) == place[:, None]
         dG = torch.where(last[..., None], dG + dlast[:, None], dG)
         before = left * dstate + self.dot(queries.mT, do) + self.dot(keys.mT, -beta * dx)
         dk = dkeys * E + dkept * R + row + column
         return dqueries * E + dq, dk, beta * dx, dG.flip(1).cumsum(1).flip(1), dbeta, before
-
-    def _over_tokens(self, x: torch.Tensor) -> torch.Tensor:
-        return self.total(x, 1)
-
-    def step_gradients(
-        self,
-        do: torch.Tensor,
-        dstate: torch.Tensor,
-        x: Operands,
-        before: list[torch.Tensor],
-        grid: Grid,
-        scale: float,
-    ) -> Gradients:
-        """Return the gradients for those of o [P, L, BV] and of the last state; ``before`` has L + 1 states."""
-        found: list[tuple[torch.Tensor, ...]] = []
-        factor = self.exp(self.gates_again(x.g, grid))
-        for t in reversed(range(grid.steps)):
-            k, q, v, beta = x.k[:, t], x.q[:, t], x.v[:, t], x.beta[:, t, None]
-            S, decayed = before[t + 1], self.fade(factor[:, t], before[t])
-            rest = v - self.total(k[..., None] * decayed, 1)
-            dout = scale * do[:, t]
-            dS = dstate + q[..., None] * dout[:, None, :]
-            derror = self.total(k[..., None] * dS, 1)
-            dpredicted = -beta * derror
-            dk = self.total(dS * (beta * rest)[:, None, :], 2) + self.total(decayed * dpredicted[:, None, :], 2)
-            ddecayed = dS + k[..., None] * dpredicted[:, None, :]
-            dg = self.total(ddecayed * decayed, 2)
-            dq = self.total(S * dout[:, None, :], 2)
-            found.insert(0, (dq, dk, beta * derror, dg, self.total(derror * rest, 1)))
-            dstate = torch.where(grid.running(t), self.fade(factor[:, t], ddecayed), dstate)
-        if not found:
-            q, k, v, g, beta = (torch.zeros_like(y) for y in (x.q, x.k, x.v, x.g, x.beta))
-        else:
-            q, k, v, g, beta = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
-        return Gradients(q, k, v, g, beta, dstate)

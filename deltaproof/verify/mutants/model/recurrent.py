@@ -25,13 +25,25 @@ class Recurrent(Memory):
         factor = self.exp(x.g)
         for t in range(grid.steps):
             k, q = x.k[:, t, :, None], x.q[:, t, :, None]
-            decayed = factor[:, t, None, None] * state
+            decayed = self.fade(factor[:, t], state)
             error = x.beta[:, t, None] * (x.v[:, t] - self.total(k * decayed, 1))
             advanced = self.carried(decayed + k * error[:, None, :], dtype)
             state = torch.where(grid.running(t), advanced, state)
             outputs.append(scale * self.total(q * state, 1))
             after.append(state)
         return (torch.stack(outputs, 1) if outputs else torch.zeros_like(x.v)), after
+
+    def fade(self, factor: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Return states [P, BK, BV] times their gates [P]."""
+        return factor[:, None, None] * state
+
+    def gates_again(self, g: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Return the log gates, or their running sums, of every program [P, ...] as the backward reads them."""
+        return g
+
+    def gate_gradient(self, each: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of the gates [P] from that of each channel [P, BK]."""
+        return self.total(each, 1)
 
     def step_gradients(
         self,
@@ -44,10 +56,10 @@ class Recurrent(Memory):
     ) -> Gradients:
         """Return the gradients for those of o [P, L, BV] and of the last state; ``before`` has L + 1 states."""
         found: list[tuple[torch.Tensor, ...]] = []
-        factor = self.exp(x.g)
+        factor = self.exp(self.gates_again(x.g, grid))
         for t in reversed(range(grid.steps)):
             k, q, v, beta = x.k[:, t], x.q[:, t], x.v[:, t], x.beta[:, t, None]
-            S, decayed = before[t + 1], factor[:, t, None, None] * before[t]
+            S, decayed = before[t + 1], self.fade(factor[:, t], before[t])
             rest = v - self.total(k[..., None] * decayed, 1)
             dout = scale * do[:, t]
             dS = dstate + q[..., None] * dout[:, None, :]
@@ -55,10 +67,10 @@ class Recurrent(Memory):
             dpredicted = -beta * derror
             dk = self.total(dS * (beta * rest)[:, None, :], 2) + self.total(decayed * dpredicted[:, None, :], 2)
             ddecayed = dS + k[..., None] * dpredicted[:, None, :]
-            dg = self.total(self.total(ddecayed * decayed, 2), 1)
+            dg = self.gate_gradient(self.total(ddecayed * decayed, 2))
             dq = self.total(S * dout[:, None, :], 2)
             found.insert(0, (dq, dk, beta * derror, dg, self.total(derror * rest, 1)))
-            dstate = torch.where(grid.running(t), factor[:, t, None, None] * ddecayed, dstate)
+            dstate = torch.where(grid.running(t), self.fade(factor[:, t], ddecayed), dstate)
         if not found:
             q, k, v, g, beta = (torch.zeros_like(y) for y in (x.q, x.k, x.v, x.g, x.beta))
         else:
