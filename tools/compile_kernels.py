@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from kernel_builds import conv_cases, coverage, record, report, spills  # noqa: E402, I001  (record comes before triton)
 from kernel_builds.build import build_all  # noqa: E402
-from kernel_builds.cases import BACKEND, CASES, run  # noqa: E402
+from kernel_builds.cases import CASES, run  # noqa: E402
 
 import torch  # noqa: E402
 import triton  # noqa: E402
@@ -34,7 +34,7 @@ def recorded() -> list[record.Launch]:
     with record.recording() as recorder:
         for case in CASES:
             recorder.facts = case.facts()
-            run(BACKEND, case)
+            run(case)
         for conv in conv_cases.CASES:
             recorder.facts = conv.facts()
             conv.run()

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.common import hopper_decode
 from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, PrefillCall, SequenceCall
-from deltaproof.ops.gated_delta_rule import hopper_decode
-from deltaproof.ops.gated_delta_rule.triton_backend import TritonBackend
+from deltaproof.ops.gated_delta_rule import triton_backend as gated_delta_rule
+from deltaproof.ops.kda import triton_backend as kda
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SEQUENCE_FORMS = ("chunk", "recurrent")
@@ -30,6 +31,9 @@ class Case:
         write: pool forms: "in_place", "other" (another slot) or "each" (decode: a slot a token).
         checkpoints: prefill: how many tokens apart states are kept.
         state: dtype of states.
+        operator: the operator it is a form of.
+        bound: lower bound of the gate in the kernel, of an operator that has it.
+        intermediate: chunk: the state before each chunk is asked for.
         hopper: the kernels for compute capability 9.0 are taken where they take a call.
     """
 
@@ -49,16 +53,22 @@ class Case:
     checkpoints: int | None = None
     state: str = "fp32"
     hopper: bool = False
+    operator: str = "gated_delta_rule"
+    bound: float | None = None
+    intermediate: bool = False
 
     @property
     def label(self) -> str:
         """Return a short description: what differs from the usual comes last."""
-        words = [self.form, self.dtype, f"{self.K}x{self.V}", f"{self.H}/{self.HV}", self.layout]
+        words = [] if self.operator == "gated_delta_rule" else [self.operator]
+        words += [self.form, self.dtype, f"{self.K}x{self.V}", f"{self.H}/{self.HV}", self.layout]
         words += ["full" if self.full else "plain", *(["varlen"] if self.varlen else [])]
         words += [] if self.chunk == 64 else [f"c{self.chunk}"]
         words += [f"t{self.tokens}"] if self.form == "decode" else []
         words += [f"drafts{self.drafts}"] if self.drafts else []
         words += ["hopper"] if self.hopper else []
+        words += [] if self.bound is None else [f"bound{self.bound:g}"]
+        words += ["intermediate"] if self.intermediate else []
         words += [] if self.write == "in_place" else [f"write-{self.write}"]
         words += [f"every{self.checkpoints}"] if self.checkpoints else []
         return " ".join([*words, *([] if self.state == "fp32" else [f"state-{self.state}"])])
@@ -85,22 +95,29 @@ def _call(case: Case, grad: bool) -> SequenceCall | DecodeCall | PrefillCall:
         neg_eigval=case.full,
         layout=layout,
         chunk_size=case.chunk,
+        lower_bound=case.bound,
     )
+    gate = (K,) if case.operator == "kda" else ()
     common: dict[str, Any] = {
         "q": _tensor((B, T, H, K), low, grad),
         "k": _tensor((B, T, H, K), low, grad),
         "v": _tensor((B, T, HV, V), low, grad),
-        "g": _tensor((B, T, HV), low if case.full else torch.float32, grad),
+        "g": _tensor((B, T, HV, *gate), low if case.full else torch.float32, grad),
         "beta": _tensor((B, T, HV), low if case.full else torch.float32, grad),
         "options": options,
         "A_log": _tensor((HV,), torch.float32, grad=grad) if case.full else None,
-        "dt_bias": _tensor((HV,), torch.float32, grad=grad) if case.full else None,
+        "dt_bias": _tensor((HV, *gate), torch.float32, grad=grad) if case.full else None,
     }
     cu_seqlens = torch.arange(N + 1, dtype=torch.int32) * case.tokens if case.varlen else None
     state = (HV, *layout.inner_shape(K, V))
     if case.form in SEQUENCE_FORMS:
         initial = _tensor((N, *state), DTYPES[case.state], grad=grad) if case.full else None
-        return SequenceCall(**common, initial_state=initial, output_final_state=case.full, cu_seqlens=cu_seqlens)
+        into = None
+        if case.intermediate:
+            into = _tensor((B, -(-T // case.chunk), *state), torch.float32)
+        return SequenceCall(
+            **common, initial_state=initial, output_final_state=case.full, cu_seqlens=cu_seqlens, chunk_states=into
+        )
     slots = torch.arange(N, dtype=torch.int32)
     pool: dict[str, Any] = {
         "pool": _tensor((2 * N, *state), DTYPES[case.state]),
@@ -132,12 +149,13 @@ def _hopper(there: bool) -> Iterator[None]:
         hopper_decode.is_hopper = really
 
 
-def run(backend: Any, case: Case) -> None:
-    """Make the case's calls: forward, and where the backend has gradients forward and backward."""
+def run(case: Case) -> None:
+    """Make the case's calls: forward, and of a form that has gradients forward and backward."""
+    backend: Any = BACKENDS[case.operator]
     form = getattr(backend, case.form)
     with torch.no_grad(), _hopper(case.hopper):
         form(_call(case, grad=False))
-    if case.form in SEQUENCE_FORMS and "backward" not in backend.unsupported:
+    if case.form in SEQUENCE_FORMS and not case.intermediate:
         call = _call(case, grad=True)
         outputs = [x for x in form(call) if x is not None]
         names = ("q", "k", "v", "g", "beta", "A_log", "dt_bias", "initial_state")
@@ -186,7 +204,31 @@ def _table() -> list[Case]:
     return cases
 
 
-CASES = tuple(_table())
+def _channel_table() -> list[Case]:
+    """Return the cases of Kimi delta attention, whose states and tokens take the paths of the gated delta rule."""
+    cases: list[Case] = []
+    for size in (64, 128):
+        case = Case("chunk", "bf16", size, size, H=32, layout="v_first", operator="kda")
+        cases += [*_forms(case), *_forms(replace(case, full=False, varlen=True, layout="k_first"))]
+        cases += _forms(replace(case, bound=-5.0))
+        prefill = replace(case, form="prefill", bound=-5.0)
+        cases += [replace(prefill, checkpoints=64), replace(prefill, full=False, bound=None, varlen=True)]
+        cases += [replace(case, form="decode", tokens=4, write="each", state="bf16")]
+        cases += [*_forms(replace(case, dtype="fp16")), *_forms(replace(case, dtype="fp32"))]
+    case = Case("chunk", "bf16", 128, 128, full=False, operator="kda")
+    cases += [replace(case, chunk=16, varlen=True), replace(case, chunk=32, full=True, bound=-5.0)]
+    cases += [replace(case, H=2, HV=4), replace(case, intermediate=True), replace(case, full=True, bound=-1.0)]
+    cases += [replace(case, dtype="fp32", chunk=chunk) for chunk in (16, 32)]
+    for dtype in ("bf16", "fp32"):
+        for K, V in ODD_SIZES:
+            cases += _forms(Case("chunk", dtype, K, V, layout="v_first", operator="kda"))
+    for layout in ("v_first", "k_first"):
+        for K, V in ((64, 64), (128, 128), (33, 40)):
+            cases += [Case("decode", "bf16", K, V, layout=layout, tokens=4, drafts=4, operator="kda")]
+    return cases
 
-BACKEND = TritonBackend()
-"""Whose host code is run."""
+
+CASES = (*_table(), *_channel_table())
+
+BACKENDS = {"gated_delta_rule": gated_delta_rule.TritonBackend(), "kda": kda.TritonBackend()}
+"""Whose host code is run, by operator."""

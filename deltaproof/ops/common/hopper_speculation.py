@@ -136,7 +136,7 @@ def hopper_speculation_kernel(
     row = (program // (BLOCKS * HV)).to(gl.int64)
     group = head // (HV // H)
 
-    b_A_log, b_bias = gate_at(A_log, dt_bias, head, GATE, DT_BIAS)
+    b_A_log, b_bias = gate_at(A_log, dt_bias, head, 0, K, GATE, GATE, DT_BIAS, False)
     read_slot = gl.load(read_index + row).to(gl.int64)
     write_slot = gl.load(write_index + row).to(gl.int64)
     half = gl.load(draft_half + row).to(gl.int32)
@@ -216,7 +216,7 @@ def hopper_speculation_kernel(
     # deltaproof: ignore[HZ102] V is a multiple of BV; the index that is bounded by NK is another
     gl.store(own_v[None, :] + v_at[:, None], raw_v, mask=(is_own & kept)[None, :])
     counts = is_new | (token < count)
-    b_g = gl.maximum(gated(raw_g.to(gl.float32), b_A_log, b_bias, GATE), MIN_LOG_GATE)
+    b_g = gl.maximum(gated(raw_g.to(gl.float32), b_A_log, b_bias, GATE, GATE, 0.0), MIN_LOG_GATE)
     b_g = gl.where(counts, b_g, 0.0)
     b_beta = gl.where(counts, strengthened(raw_beta.to(gl.float32), BETA_SIGMOID, NEG_EIGVAL), 0.0)
     G = gl.allocate_shared_memory(gl.float32, [32], LINE, gl.associative_scan(b_g, 0, _plus))

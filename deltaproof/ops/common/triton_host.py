@@ -8,7 +8,7 @@ import torch
 import triton
 
 from deltaproof.contracts.conventions import StateLayout
-from deltaproof.ops.common.calls import DecodeCall
+from deltaproof.ops.common.calls import DecodeCall, DeltaRuleCall
 from deltaproof.ops.common.triton_places import zero_tail_kernel
 
 
@@ -70,6 +70,18 @@ def speculative_constants(call: DecodeCall) -> dict[str, Any]:
         "DT_BIAS": call.dt_bias is not None,
         "BETA_SIGMOID": options.beta_sigmoid,
         "NEG_EIGVAL": options.neg_eigval,
+    }
+
+
+def gate_constants(call: DeltaRuleCall) -> dict[str, Any]:
+    """Return the constants of every kernel that takes gates of either kind."""
+    options = call.options
+    return {
+        "GATE": options.gate_in_kernel,
+        "RATE": options.gate_in_kernel and call.A_log is not None,
+        "DT_BIAS": call.dt_bias is not None,
+        "LOWER": options.lower_bound or 0.0,
+        "PER_CHANNEL": call.g.dim() == 4,
     }
 
 

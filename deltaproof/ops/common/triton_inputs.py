@@ -36,6 +36,18 @@ def write_strength(beta, at, inside, BETA_SIGMOID: tl.constexpr, NEG_EIGVAL: tl.
     return tl.where(inside, x, 0.0)
 
 
+@triton.jit
+def strength_back(s, beta, at, inside, BETA_SIGMOID: tl.constexpr, NEG_EIGVAL: tl.constexpr):
+    """Return the gradients of what was given as beta from those of the write strengths."""
+    if BETA_SIGMOID:
+        b = tl.load(beta + at, mask=inside, other=0.0).to(tl.float32)
+        # 1 - sigmoid(b) would lose its digits where the sigmoid is near 1
+        s = s * sigmoid(b) * sigmoid(-b)
+        if NEG_EIGVAL:
+            s = 2.0 * s
+    return s
+
+
 @triton.jit(do_not_specialize=["rows"])
 def normalize_kernel(x, y, rows, K: tl.constexpr, BK: tl.constexpr, BLOCK: tl.constexpr):
     """y = x / sqrt(sum(x ** 2) + 1e-6) over rows [rows, K]."""
@@ -48,7 +60,7 @@ def normalize_kernel(x, y, rows, K: tl.constexpr, BK: tl.constexpr, BLOCK: tl.co
 
 
 @triton.jit
-def _tokens(block, T, N, cu_seqlens, BLOCK: tl.constexpr, VARLEN: tl.constexpr):
+def token_rows(block, T, N, cu_seqlens, BLOCK: tl.constexpr, VARLEN: tl.constexpr):
     """Return a block's rows of tokens, which of them are tokens, and which belong to a sequence."""
     row = block * BLOCK + tl.arange(0, BLOCK)
     used = row < T
@@ -77,7 +89,7 @@ def head_gradients_kernel(
     """Sum the parts and the value heads of each query/key head, and go back through the normalisation."""
     program = tl.program_id(0).to(tl.int64)
     group = program % H
-    row, token, used = _tokens(program // H, T, N, cu_seqlens, BLOCK, VARLEN)
+    row, token, used = token_rows(program // H, T, N, cu_seqlens, BLOCK, VARLEN)
     rows = tl.zeros([], tl.int64) + T
     at = tl.arange(0, BK)
     inside = used[:, None] & (at < K)[None, :]
@@ -124,7 +136,7 @@ def gate_gradients_kernel(
     program = tl.program_id(0).to(tl.int64)
     BLOCKS: tl.constexpr = (HV + BH - 1) // BH
     head = (program % BLOCKS) * BH + tl.arange(0, BH)
-    row, token, used = _tokens(program // BLOCKS, T, N, cu_seqlens, BLOCK, VARLEN)
+    row, token, used = token_rows(program // BLOCKS, T, N, cu_seqlens, BLOCK, VARLEN)
     rows = tl.zeros([], tl.int64) + T
     inside = used[:, None] & (head < HV)[None, :]
     written = token[:, None] & (head < HV)[None, :]
@@ -149,10 +161,5 @@ def gate_gradients_kernel(
     else:
         d = tl.where(x >= MIN_LOG_GATE, d, 0.0)
     tl.store(dg + at, stored(d, dg.dtype.element_ty), mask=written)
-    if BETA_SIGMOID:
-        b = tl.load(beta + at, mask=inside, other=0.0).to(tl.float32)
-        # 1 - sigmoid(b) would lose its digits where the sigmoid is near 1
-        s = s * sigmoid(b) * sigmoid(-b)
-        if NEG_EIGVAL:
-            s = 2.0 * s
+    s = strength_back(s, beta, at, inside, BETA_SIGMOID, NEG_EIGVAL)
     tl.store(dbeta + at, stored(s, dbeta.dtype.element_ty), mask=written)

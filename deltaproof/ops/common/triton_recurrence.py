@@ -45,10 +45,10 @@ def recurrence_kernel(
     q,  # [B, T, H, K]
     k,  # [B, T, H, K]
     v,  # [B, T, HV, V]
-    g,  # [B, T, HV]
+    g,  # [B, T, HV] or [B, T, HV, K]
     beta,  # [B, T, HV]
     A_log,  # [HV]
-    dt_bias,  # [HV]
+    dt_bias,  # [HV] or [HV, K]
     o,  # [B, T, HV, V]
     source,  # states read: [N or S, HV, ., .]
     sink,  # states written
@@ -84,7 +84,10 @@ def recurrence_kernel(
     WRITE_EACH: tl.constexpr,
     NORMALIZE: tl.constexpr,
     GATE: tl.constexpr,
+    RATE: tl.constexpr,
     DT_BIAS: tl.constexpr,
+    LOWER: tl.constexpr,
+    PER_CHANNEL: tl.constexpr,
     BETA_SIGMOID: tl.constexpr,
     NEG_EIGVAL: tl.constexpr,
 ):
@@ -104,8 +107,10 @@ def recurrence_kernel(
         first = row * T
         count = tl.zeros([], tl.int64) + T
     # what waits for no slot is under way while slots come
-    x_q, x_k, x_v, x_g, x_beta = token_at(q, k, v, g, beta, first, count > 0, head, k_at, v_at, H, HV, K, V)
-    b_A_log, b_bias = gate_at(A_log, dt_bias, head, GATE, DT_BIAS)
+    x_q, x_k, x_v, x_g, x_beta = token_at(
+        q, k, v, g, beta, first, count > 0, head, k_at, v_at, H, HV, K, V, PER_CHANNEL
+    )  # fmt: skip
+    b_A_log, b_bias = gate_at(A_log, dt_bias, head, k_at, K, GATE, RATE, DT_BIAS, PER_CHANNEL)
     live = count >= 0
     read_slot = row
     write_slot = row
@@ -139,13 +144,13 @@ def recurrence_kernel(
         b_beta = x_beta.to(tl.float32)
         # the next token comes while this one is computed
         x_q, x_k, x_v, x_g, x_beta = token_at(
-            q, k, v, g, beta, token + 1, t + 1 < steps, head, k_at, v_at, H, HV, K, V
+            q, k, v, g, beta, token + 1, t + 1 < steps, head, k_at, v_at, H, HV, K, V, PER_CHANNEL
         )  # fmt: skip
         if NORMALIZE:
             b_q = normalized(b_q)
             b_k = normalized(b_k)
-        b_g = gated(b_g, b_A_log, b_bias, GATE)
-        state = advanced(state, b_k, b_v, b_g, strengthened(b_beta, BETA_SIGMOID, NEG_EIGVAL))
+        b_g = gated(b_g, b_A_log, b_bias, GATE, RATE, LOWER)
+        state = advanced(state, b_k, b_v, b_g, strengthened(b_beta, BETA_SIGMOID, NEG_EIGVAL), PER_CHANNEL)
         b_o = tl.sum(state * b_q[None, :], 1) * scale  # [BV]
         tl.store(o + (token * HV + head) * V + v_at, stored(b_o, o.dtype.element_ty), mask=v_in)
         if WRITE_EACH:

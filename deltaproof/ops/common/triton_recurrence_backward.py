@@ -12,26 +12,26 @@ import triton
 import triton.language as tl
 
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
-from deltaproof.ops.common.triton_language import normalized, sigmoid, softplus, stored
+from deltaproof.ops.common.triton_language import normalized, stored
 from deltaproof.ops.common.triton_places import sequence_bounds
+from deltaproof.ops.common.triton_token import gate_at, gated, strengthened
 
 
 @triton.jit
-def _scalars(
-    g, beta, A_log, dt_bias, token, head, HV: tl.constexpr, GATE: tl.constexpr, DT_BIAS: tl.constexpr,
+def _gates(
+    g, beta, A_log, dt_bias, token, head, K: tl.constexpr, BK: tl.constexpr, HV: tl.constexpr, GATE: tl.constexpr,
+    RATE: tl.constexpr, DT_BIAS: tl.constexpr, LOWER: tl.constexpr, PER_CHANNEL: tl.constexpr,
     BETA_SIGMOID: tl.constexpr, NEG_EIGVAL: tl.constexpr,
 ):  # fmt: skip
-    """Return exp(log gate) and the write strength of one token."""
-    b_g = tl.load(g + token * HV + head).to(tl.float32)
-    if GATE:
-        if DT_BIAS:
-            b_g += tl.load(dt_bias + head).to(tl.float32)
-        b_g = -tl.exp(tl.load(A_log + head).to(tl.float32)) * softplus(b_g)
-    strength = tl.load(beta + token * HV + head).to(tl.float32)
-    if BETA_SIGMOID:
-        strength = sigmoid(strength)
-        if NEG_EIGVAL:
-            strength = 2.0 * strength
+    """Return exp(log gate), of a gate a channel [1, BK], and the write strength of one token."""
+    k_at = tl.arange(0, BK)
+    if PER_CHANNEL:
+        b_g = tl.load(g + (token * HV + head) * K + k_at, mask=k_at < K, other=0.0).to(tl.float32)[None, :]
+    else:
+        b_g = tl.load(g + token * HV + head).to(tl.float32)
+    b_A_log, b_bias = gate_at(A_log, dt_bias, head, k_at[None, :], K, GATE, RATE, DT_BIAS, PER_CHANNEL)
+    b_g = gated(b_g, b_A_log, b_bias, GATE, RATE, LOWER)
+    strength = strengthened(tl.load(beta + token * HV + head).to(tl.float32), BETA_SIGMOID, NEG_EIGVAL)
     return tl.exp(tl.maximum(b_g, MIN_LOG_GATE)), strength
 
 
@@ -50,10 +50,10 @@ def recurrence_backward_kernel(
     q,  # [B, T, H, K]
     k,  # [B, T, H, K]
     v,  # [B, T, HV, V]
-    g,  # [B, T, HV]
+    g,  # [B, T, HV] or [B, T, HV, K]
     beta,  # [B, T, HV]
     A_log,  # [HV]
-    dt_bias,  # [HV]
+    dt_bias,  # [HV] or [HV, K]
     do,  # [B, T, HV, V]
     source,  # initial state [N, HV, ., .]
     d_final,  # [N, HV, ., .]
@@ -61,7 +61,7 @@ def recurrence_backward_kernel(
     dq,  # [P, B, T, HV, K] out, fp32
     dk,  # [P, B, T, HV, K] out, fp32
     dv,  # [B, T, HV, V] out
-    d_gate,  # [P, B, T, HV] out, fp32
+    d_gate,  # [P, B, T, HV] or [P, B, T, HV, K] out, fp32
     d_strength,  # [P, B, T, HV] out, fp32
     kept,  # [segments, HV, V, K] fp32: states every SEGMENT tokens
     before,  # [N, SEGMENT, HV, V, K] fp32: states before each token of a segment
@@ -94,7 +94,10 @@ def recurrence_backward_kernel(
     WRITE: tl.constexpr,
     NORMALIZE: tl.constexpr,
     GATE: tl.constexpr,
+    RATE: tl.constexpr,
     DT_BIAS: tl.constexpr,
+    LOWER: tl.constexpr,
+    PER_CHANNEL: tl.constexpr,
     BETA_SIGMOID: tl.constexpr,
     NEG_EIGVAL: tl.constexpr,
 ):
@@ -126,8 +129,9 @@ def recurrence_backward_kernel(
         if t % SEGMENT == 0:
             tl.store(kept + (t // SEGMENT) * HV * V * K + tile, state, mask=inner)
         token = first + t
-        fade, strength = _scalars(
-            g, beta, A_log, dt_bias, token, head, HV, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL
+        fade, strength = _gates(
+            g, beta, A_log, dt_bias, token, head, K, BK, HV, GATE, RATE, DT_BIAS, LOWER, PER_CHANNEL, BETA_SIGMOID,
+            NEG_EIGVAL,
         )  # fmt: skip
         b_k = _key(k, token, group, H, K, BK, NORMALIZE)
         b_v = tl.load(v + (token * HV + head) * V + v_at, mask=v_in, other=0.0).to(tl.float32)  # [BV]
@@ -148,8 +152,9 @@ def recurrence_backward_kernel(
         for t in range(steps):
             tl.store(before + t * HV * V * K + tile, state, mask=inner)
             token = first + start + t
-            fade, strength = _scalars(
-                g, beta, A_log, dt_bias, token, head, HV, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL
+            fade, strength = _gates(
+                g, beta, A_log, dt_bias, token, head, K, BK, HV, GATE, RATE, DT_BIAS, LOWER, PER_CHANNEL, BETA_SIGMOID,
+                NEG_EIGVAL,
             )  # fmt: skip
             b_k = _key(k, token, group, H, K, BK, NORMALIZE)
             b_v = tl.load(v + (token * HV + head) * V + v_at, mask=v_in, other=0.0).to(tl.float32)  # [BV]
@@ -159,8 +164,9 @@ def recurrence_backward_kernel(
         for j in range(steps):
             t = steps - 1 - j
             token = first + start + t
-            fade, strength = _scalars(
-                g, beta, A_log, dt_bias, token, head, HV, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL
+            fade, strength = _gates(
+                g, beta, A_log, dt_bias, token, head, K, BK, HV, GATE, RATE, DT_BIAS, LOWER, PER_CHANNEL, BETA_SIGMOID,
+                NEG_EIGVAL,
             )  # fmt: skip
             b_q = _key(q, token, group, H, K, BK, NORMALIZE)
             b_k = _key(k, token, group, H, K, BK, NORMALIZE)
@@ -181,7 +187,10 @@ def recurrence_backward_kernel(
             tl.store(dk + key, b_dk, mask=k_in)
             tl.store(dv + value, stored(strength * d_error, dv.dtype.element_ty), mask=v_in)
             tl.store(d_strength + part * HV + head, tl.sum(d_error * error))
-            tl.store(d_gate + part * HV + head, tl.sum(state * d_state))
+            if PER_CHANNEL:
+                tl.store(d_gate + key, tl.sum(state * d_state, 0), mask=k_in)
+            else:
+                tl.store(d_gate + part * HV + head, tl.sum(state * d_state))
             d_state = d_state * fade
     if WRITE:
         at = n * initial_slot + head * initial_head + v_at[:, None] * initial_v + k_at[None, :] * initial_k

@@ -21,15 +21,15 @@ def speculation_kernel(
     q,  # [N, T, H, K]
     k,  # [N, T, H, K]
     v,  # [N, T, HV, V]
-    g,  # [N, T, HV]
+    g,  # [N, T, HV] or [N, T, HV, K]
     beta,  # [N, T, HV]
     A_log,  # [HV]
-    dt_bias,  # [HV]
+    dt_bias,  # [HV] or [HV, K]
     o,  # [N, T, HV, V]
     pool,  # [S, HV, ., .]
     draft_k,  # [S, 2, D, H, K]
     draft_v,  # [S, 2, D, HV, V]
-    draft_g,  # [S, 2, D, HV]
+    draft_g,  # [S, 2, D, HV] or [S, 2, D, HV, K]
     draft_beta,  # [S, 2, D, HV]
     read_index,  # [N]
     write_index,  # [N]
@@ -59,7 +59,10 @@ def speculation_kernel(
     FRESH: tl.constexpr,
     NORMALIZE: tl.constexpr,
     GATE: tl.constexpr,
+    RATE: tl.constexpr,
     DT_BIAS: tl.constexpr,
+    LOWER: tl.constexpr,
+    PER_CHANNEL: tl.constexpr,
     BETA_SIGMOID: tl.constexpr,
     NEG_EIGVAL: tl.constexpr,
 ):
@@ -96,19 +99,24 @@ def speculation_kernel(
     state = tl.load(pool + read_slot * pool_slot + inside, mask=inner & used, other=0.0).to(tl.float32)  # [BV, BK]
 
     # the bias is not: held through the loops it costs spills
-    b_A_log, _ = gate_at(A_log, dt_bias, head, GATE, False)
+    b_A_log, _ = gate_at(A_log, dt_bias, head, k_at, K, GATE, RATE, False, PER_CHANNEL)
     for t in range(count):
         token = half * D + t
         b_k = tl.load(draft_k + write_slot * draft_k_slot + (token * H + group) * K + k_at, mask=k_in, other=0.0)
         b_v = tl.load(draft_v + write_slot * draft_v_slot + (token * HV + head) * V + v_at, mask=v_in, other=0.0)
-        b_g = tl.load(draft_g + write_slot * draft_g_slot + token * HV + head).to(tl.float32)
+        if PER_CHANNEL:
+            gate = draft_g + write_slot * draft_g_slot + (token * HV + head) * K + k_at
+            b_g = tl.load(gate, mask=k_in, other=0.0).to(tl.float32)  # [BK]
+        else:
+            b_g = tl.load(draft_g + write_slot * draft_g_slot + token * HV + head).to(tl.float32)
         b_beta = tl.load(draft_beta + write_slot * draft_beta_slot + token * HV + head).to(tl.float32)
         b_k = b_k.to(tl.float32)
         if NORMALIZE:
             b_k = normalized(b_k)
-        _, b_bias = gate_at(A_log, dt_bias, head, GATE, DT_BIAS)
-        b_g = gated(b_g, b_A_log, b_bias, GATE)
-        state = advanced(state, b_k, b_v.to(tl.float32), b_g, strengthened(b_beta, BETA_SIGMOID, NEG_EIGVAL))
+        _, b_bias = gate_at(A_log, dt_bias, head, k_at, K, GATE, RATE, DT_BIAS, PER_CHANNEL)
+        b_g = gated(b_g, b_A_log, b_bias, GATE, RATE, LOWER)
+        b_v = b_v.to(tl.float32)
+        state = advanced(state, b_k, b_v, b_g, strengthened(b_beta, BETA_SIGMOID, NEG_EIGVAL), PER_CHANNEL)
     tl.store(pool + write_slot * pool_slot + inside, stored(state, pool.dtype.element_ty), mask=inner & kept)
 
     # what several programs have at hand is stored by the first of them
@@ -118,23 +126,29 @@ def speculation_kernel(
         token = row * T + t
         x_k = tl.load(k + (token * H + group) * K + k_at, mask=k_in, other=0.0)  # [BK]
         x_v = tl.load(v + (token * HV + head) * V + v_at, mask=v_in, other=0.0)  # [BV]
-        x_g = tl.load(g + token * HV + head)
+        if PER_CHANNEL:
+            x_g = tl.load(g + (token * HV + head) * K + k_at, mask=k_in, other=0.0)  # [BK]
+        else:
+            x_g = tl.load(g + token * HV + head)
         x_beta = tl.load(beta + token * HV + head)
         b_q = tl.load(q + (token * H + group) * K + k_at, mask=k_in, other=0.0).to(tl.float32)  # [BK]
         b_k = x_k.to(tl.float32)
         if NORMALIZE:
             b_q = normalized(b_q)
             b_k = normalized(b_k)
-        _, b_bias = gate_at(A_log, dt_bias, head, GATE, DT_BIAS)
-        b_g = gated(x_g.to(tl.float32), b_A_log, b_bias, GATE)
+        _, b_bias = gate_at(A_log, dt_bias, head, k_at, K, GATE, RATE, DT_BIAS, PER_CHANNEL)
+        b_g = gated(x_g.to(tl.float32), b_A_log, b_bias, GATE, RATE, LOWER)
         b_beta = strengthened(x_beta.to(tl.float32), BETA_SIGMOID, NEG_EIGVAL)
-        state = advanced(state, b_k, x_v.to(tl.float32), b_g, b_beta)
+        state = advanced(state, b_k, x_v.to(tl.float32), b_g, b_beta, PER_CHANNEL)
         b_o = tl.sum(state * b_q[None, :], 1) * scale  # [BV]
         tl.store(o + (token * HV + head) * V + v_at, stored(b_o, o.dtype.element_ty), mask=v_in)
         draft = other * D + t
         tl.store(draft_k + write_slot * draft_k_slot + (draft * H + group) * K + k_at, x_k, mask=k_in & leads)
         tl.store(draft_v + write_slot * draft_v_slot + (draft * HV + head) * V + v_at, x_v, mask=v_in & kept)
-        tl.store(draft_g + write_slot * draft_g_slot + draft * HV + head, x_g, mask=first)
+        if PER_CHANNEL:
+            tl.store(draft_g + write_slot * draft_g_slot + (draft * HV + head) * K + k_at, x_g, mask=k_in & first)
+        else:
+            tl.store(draft_g + write_slot * draft_g_slot + draft * HV + head, x_g, mask=first)
         tl.store(draft_beta + write_slot * draft_beta_slot + draft * HV + head, x_beta, mask=first)
     for t in range(steps, T):
         skipped = ((row * T + t) * HV + head) * V + v_at

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 
 from deltaproof.ops.common.triton_inputs import log_gate, write_strength
-from deltaproof.ops.common.triton_inverse import below, invert_16
-from deltaproof.ops.common.triton_language import dot, stored
+from deltaproof.ops.common.triton_inverse import invert_16, keep_block, row_1, row_2, row_3
+from deltaproof.ops.common.triton_language import dot
 from deltaproof.ops.common.triton_places import chunk_place
 
 
@@ -42,14 +42,6 @@ def _lower(a, G_i, G_j, b_j, SAME: tl.constexpr):
         # masked before the exponential: above the diagonal the difference is positive and may overflow
         return tl.where(lower, a * tl.exp(tl.where(lower, difference, 0.0)), 0.0)
     return a * tl.exp(difference)
-
-
-@triton.jit
-def _keep(out, x, ROW: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
-    """Store one block [16, 16] of the inverse [C, C]."""
-    at = tl.arange(0, 16)
-    tile = (ROW * 16 + at)[:, None] * C + (COLUMN * 16 + at)[None, :]
-    tl.store(out + tile, stored(x, out.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=["N", "T"])
@@ -125,15 +117,15 @@ def prepare_kernel(
     # code they see at once, end at the branch.
     G_0, b_0 = _part(b_G, 0), _part(b_b, 0)
     i_00 = invert_16(_lower(a_00, G_0, G_0, b_0, True))
-    _keep(out, i_00, 0, 0, C)
+    keep_block(out, i_00, 0, 0, C)
     if C >= 32:
         G_1, b_1 = _part(b_G, 1), _part(b_b, 1)
         i_11 = invert_16(_lower(a_11, G_1, G_1, b_1, True))
         i_10 = none
         if count > 16:
-            i_10 = below(i_11, _lower(a_10, G_1, G_0, b_0, False), i_00)
-        _keep(out, i_10, 1, 0, C)
-        _keep(out, i_11, 1, 1, C)
+            i_10 = row_1(i_11, _lower(a_10, G_1, G_0, b_0, False), i_00)
+        keep_block(out, i_10, 1, 0, C)
+        keep_block(out, i_11, 1, 1, C)
     if C == 64:
         G_2, b_2 = _part(b_G, 2), _part(b_b, 2)
         i_22 = invert_16(_lower(a_22, G_2, G_2, b_2, True))
@@ -141,11 +133,10 @@ def prepare_kernel(
         if count > 32:
             a_20 = _lower(a_20, G_2, G_0, b_0, False)
             a_21 = _lower(a_21, G_2, G_1, b_1, False)
-            i_21 = below(i_22, a_21, i_11)
-            i_20 = -dot(i_22, dot(a_20, i_00) + dot(a_21, i_10))
-        _keep(out, i_20, 2, 0, C)
-        _keep(out, i_21, 2, 1, C)
-        _keep(out, i_22, 2, 2, C)
+            i_20, i_21 = row_2(i_22, a_20, a_21, i_00, i_10, i_11)
+        keep_block(out, i_20, 2, 0, C)
+        keep_block(out, i_21, 2, 1, C)
+        keep_block(out, i_22, 2, 2, C)
         G_3, b_3 = _part(b_G, 3), _part(b_b, 3)
         i_33 = invert_16(_lower(a_33, G_3, G_3, b_3, True))
         i_30, i_31, i_32 = none, none, none
@@ -153,60 +144,8 @@ def prepare_kernel(
             a_30 = _lower(a_30, G_3, G_0, b_0, False)
             a_31 = _lower(a_31, G_3, G_1, b_1, False)
             a_32 = _lower(a_32, G_3, G_2, b_2, False)
-            i_32 = below(i_33, a_32, i_22)
-            i_31 = -dot(i_33, dot(a_31, i_11) + dot(a_32, i_21))
-            i_30 = -dot(i_33, dot(a_30, i_00) + dot(a_31, i_10) + dot(a_32, i_20))
-        _keep(out, i_30, 3, 0, C)
-        _keep(out, i_31, 3, 1, C)
-        _keep(out, i_32, 3, 2, C)
-        _keep(out, i_33, 3, 3, C)
-
-
-@triton.jit(do_not_specialize=["N", "T"])
-def transform_kernel(
-    k,  # [B, T, H, K]
-    v,  # [B, T, HV, V]
-    G,  # [B, T, HV]
-    inverse,  # [chunks, HV, C, C]
-    w,  # [B, T, HV, K] out: T exp(G) k
-    u,  # [B, T, HV, V] out: T v
-    cu_seqlens,
-    chunk_offsets,
-    chunk_sequence,
-    T,
-    N,
-    H: tl.constexpr,
-    HV: tl.constexpr,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    BK: tl.constexpr,
-    BV: tl.constexpr,
-    UNROLL: tl.constexpr,
-    C: tl.constexpr,
-    VARLEN: tl.constexpr,
-):
-    program = tl.program_id(0).to(tl.int64)
-    head = program % HV
-    chunk = program // HV
-    n, first, count = chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
-    if count == 0:
-        return
-    group = head // (HV // H)
-    c_at = tl.arange(0, C)
-    inside = c_at < count
-    token = first + c_at
-    low = k.dtype.element_ty
-    b_i = tl.load(inverse + program * C * C + c_at[:, None] * C + c_at[None, :])  # [C, C]
-    b_grown = tl.exp(tl.load(G + token * HV + head, mask=inside, other=0.0))[:, None]  # [C, 1]
-    for start in tl.range(0, K, BK, loop_unroll_factor=UNROLL):
-        at = start + tl.arange(0, BK)
-        mask = inside[:, None] & (at < K)[None, :]
-        b_k = tl.load(k + (token * H + group)[:, None] * K + at[None, :], mask=mask, other=0.0)  # [C, BK]
-        b_w = dot(b_i, stored(b_k.to(tl.float32) * b_grown, low).to(b_i.dtype))
-        tl.store(w + (token * HV + head)[:, None] * K + at[None, :], stored(b_w, low), mask=mask)
-    for start in tl.range(0, V, BV, loop_unroll_factor=UNROLL):
-        at = start + tl.arange(0, BV)
-        mask = inside[:, None] & (at < V)[None, :]
-        place = (token * HV + head)[:, None] * V + at[None, :]
-        b_v = tl.load(v + place, mask=mask, other=0.0)  # [C, BV]
-        tl.store(u + place, stored(dot(b_i, b_v.to(b_i.dtype)), low), mask=mask)
+            i_30, i_31, i_32 = row_3(i_33, a_30, a_31, a_32, i_00, i_10, i_11, i_20, i_21, i_22)
+        keep_block(out, i_30, 3, 0, C)
+        keep_block(out, i_31, 3, 1, C)
+        keep_block(out, i_32, 3, 2, C)
+        keep_block(out, i_33, 3, 3, C)

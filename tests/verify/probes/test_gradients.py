@@ -133,7 +133,7 @@ def test_every_layout_pack_group_and_cotangent_is_covered():
 
 def test_a_recurrence_is_walked_back_over_more_tokens_than_a_kernel_keeps_at_once():
     pytest.importorskip("triton")
-    from deltaproof.ops.gated_delta_rule.triton_tables import SEGMENT
+    from deltaproof.ops.common.triton_tables import SEGMENT
 
     cases = list(PROBE.cases(Plan(operator("gated_delta_rule"), "recurrent", "smoke", "cpu", interpreted=True)))
     assert any(case.seqlens and case.seqlens[0] > SEGMENT < case.seqlens[-1] for case in cases)

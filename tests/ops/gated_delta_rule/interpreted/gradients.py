@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from deltaproof.ops.common import triton_recurrent_backward
 from deltaproof.ops.common.allocation import forced_init
 from deltaproof.ops.common.calls import SequenceCall
 from deltaproof.ops.common.triton_host import aligned
 from deltaproof.ops.common.triton_language import INTERPRETED
-from deltaproof.ops.gated_delta_rule import oracle, triton_recurrent_backward
+from deltaproof.ops.gated_delta_rule import oracle
 from deltaproof.ops.gated_delta_rule.triton_backend import TritonBackend
 from deltaproof.ops.registry import operator
 from deltaproof.reports.model import Status

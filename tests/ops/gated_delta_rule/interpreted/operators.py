@@ -16,15 +16,16 @@ from deltaproof.contracts.conventions import StateLayout
 from deltaproof.ops.common.allocation import Allocator
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
 from deltaproof.ops.common.triton_language import INTERPRETED
-from deltaproof.ops.gated_delta_rule import triton_ops
+from deltaproof.ops.common.triton_ops import flat, flat_decode, flat_prefill
+from deltaproof.ops.gated_delta_rule.triton_ops import OPERATORS
 from tests.ops.gated_delta_rule.cases import V_FIRST, normal, pool_call, sequence_call
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DIFFERENTIABLE = ("q", "k", "v", "g", "beta", "A_log", "dt_bias", "initial_state")
 SMALL: dict[str, Any] = {"H": 1, "HV": 2, "K": 8, "V": 4}
 IN_KERNEL: dict[str, Any] = {"gate_in_kernel": True, "beta_sigmoid": True, "neg_eigval": True, "normalize_qk": True}
-FORWARD = {"chunk": triton_ops.chunk_op, "recurrent": triton_ops.recurrent_op}
-BACKWARD = {"chunk": triton_ops.chunk_backward_op, "recurrent": triton_ops.recurrent_backward_op}
+FORWARD = {"chunk": OPERATORS.chunk_op, "recurrent": OPERATORS.recurrent_op}
+BACKWARD = {"chunk": OPERATORS.chunk_backward_op, "recurrent": OPERATORS.recurrent_backward_op}
 
 
 def placed(call: Any) -> Any:
@@ -72,8 +73,8 @@ def plain_pool(form: str) -> Any:
 
 def arguments(call: DecodeCall | PrefillCall) -> tuple[Any, ...]:
     """Return the arguments of a pool form's operator."""
-    flat = triton_ops.flat_decode if isinstance(call, DecodeCall) else triton_ops.flat_prefill
-    return flat(call, torch.empty_like(call.v))
+    flattened = flat_decode if isinstance(call, DecodeCall) else flat_prefill
+    return flattened(call, torch.empty_like(call.v))
 
 
 def arriving(call: SequenceCall, *, final: bool = True) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -85,8 +86,8 @@ def arriving(call: SequenceCall, *, final: bool = True) -> tuple[torch.Tensor, t
 
 
 def backward_arguments(form: str, call: SequenceCall, *, final: bool = True) -> tuple[Any, ...]:
-    saved = FORWARD[form](*triton_ops.flat(call))[2:]
-    return *arriving(call, final=final), *saved, *triton_ops.flat(call)
+    saved = FORWARD[form](*flat(call))[2:]
+    return *arriving(call, final=final), *saved, *flat(call)
 
 
 SEQUENCES = {"dense": dense, "packed": packed}
@@ -100,7 +101,7 @@ class TestSequenceOperators:
 
     def test_forward_passes_opcheck(self, form, kind):
         call = requiring(SEQUENCES[kind](allocate=self.ALLOCATE))
-        torch.library.opcheck(FORWARD[form], triton_ops.flat(call))
+        torch.library.opcheck(FORWARD[form], flat(call))
 
     def test_backward_passes_opcheck(self, form, kind):
         call = SEQUENCES[kind](allocate=self.ALLOCATE)
@@ -110,9 +111,9 @@ class TestSequenceOperators:
 @pytest.mark.parametrize(
     ("operator", "call"),
     [
-        (triton_ops.decode_op, lambda: plain_pool("decode")),
-        (triton_ops.decode_op, full_decode),
-        (triton_ops.prefill_op, full_prefill),
+        (OPERATORS.decode_op, lambda: plain_pool("decode")),
+        (OPERATORS.decode_op, full_decode),
+        (OPERATORS.prefill_op, full_prefill),
     ],
     ids=["decode", "decode-everything", "prefill-everything"],
 )
@@ -153,7 +154,7 @@ VARIANTS = {
 @pytest.mark.parametrize("form", FORWARD)
 def test_fake_results_look_like_real_ones(form, variant):
     call = VARIANTS[variant]()
-    given = triton_ops.flat(call)
+    given = flat(call)
     real = FORWARD[form](*given)
     assert looks(faked(FORWARD[form], given)) == looks(real)
     given = (*arriving(call, final=call.output_final_state), *real[2:], *given)

@@ -6,11 +6,10 @@ import torch
 import triton
 
 from deltaproof.ops.common.calls import SequenceCall
-from deltaproof.ops.common.triton_host import aligned, given, state_strides, zero_tail
-from deltaproof.ops.common.triton_input_gradients import gate_gradients, head_gradients
+from deltaproof.ops.common.triton_host import aligned, gate_constants, given, state_strides, zero_tail
+from deltaproof.ops.common.triton_input_gradients import Gradients, gate_gradients, head_gradients
 from deltaproof.ops.common.triton_recurrence_backward import recurrence_backward_kernel
-from deltaproof.ops.gated_delta_rule.triton_chunk_backward import Gradients
-from deltaproof.ops.gated_delta_rule.triton_tables import SEGMENT, recurrence_backward
+from deltaproof.ops.common.triton_tables import SEGMENT, recurrence_backward
 
 
 def recurrent_backward(call: SequenceCall, do: torch.Tensor, d_final: torch.Tensor | None) -> Gradients:
@@ -26,7 +25,7 @@ def recurrent_backward(call: SequenceCall, do: torch.Tensor, d_final: torch.Tens
 
     do = aligned(do)
     dq, dk = new(parts, B, T, HV, K), new(parts, B, T, HV, K)
-    d_gate, d_strength = new(parts, B, T, HV), new(parts, B, T, HV)
+    d_gate, d_strength = new(parts, *call.g.shape), new(parts, B, T, HV)
     dv = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=device)
     state = call.initial_state
     d_initial = None if state is None else call.allocate(state.shape, dtype=state.dtype, device=device)
@@ -39,9 +38,8 @@ def recurrent_backward(call: SequenceCall, do: torch.Tensor, d_final: torch.Tens
             options.scale, T, B * T, *state_strides(state, layout), *state_strides(d_final, layout),
             *state_strides(d_initial, layout), H=H, HV=HV, K=K, V=V, BK=launch.BK, BV=launch.BV, SEGMENT=SEGMENT,
             VARLEN=call.cu_seqlens is not None, READ=state is not None, FINAL=d_final is not None,
-            WRITE=d_initial is not None, NORMALIZE=options.normalize_qk, GATE=options.gate_in_kernel,
-            DT_BIAS=call.dt_bias is not None, BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval,
-            **launch.options,
+            WRITE=d_initial is not None, NORMALIZE=options.normalize_qk, **gate_constants(call),
+            BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval, **launch.options,
         )  # fmt: skip
     zero_tail(dv, call.cu_seqlens)
     dg, dbeta, dA_log, ddt_bias = gate_gradients(call, d_gate, d_strength)

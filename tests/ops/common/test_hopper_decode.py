@@ -15,8 +15,8 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("Gluon is not interpreted", allow_module_level=True)
 
 from deltaproof.contracts.conventions import StateLayout  # noqa: E402
+from deltaproof.ops.common import hopper_decode, triton_recurrent  # noqa: E402
 from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts  # noqa: E402
-from deltaproof.ops.gated_delta_rule import hopper_decode, triton_recurrent  # noqa: E402
 
 if hopper_decode.hopper_speculation_kernel is None:
     pytest.skip("the installed Triton has no matmuls in Gluon", allow_module_level=True)

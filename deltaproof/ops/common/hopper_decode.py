@@ -42,8 +42,8 @@ def _copied(x: torch.Tensor, *strides: int) -> bool:
 def takes(call: DecodeCall) -> bool:
     """Return whether this kernel makes a call: a speculative step on Hopper, of the sizes, dtypes and layout it is for.
 
-    It is for q and k in bfloat16, K of 64 or 128, V a multiple of 16, states [S, HV, V, K] of any dtype in slots whose
-    strides are multiples of 16 elements, and at most eight drafts a slot.
+    It is for a gate a head, q and k in bfloat16, K of 64 or 128, V a multiple of 16, states [S, HV, V, K] of any dtype
+    in slots whose strides are multiples of 16 elements, and at most eight drafts a slot.
     """
     drafts = call.drafts
     if drafts is None or INTERPRETED or hopper_speculation_kernel is None or not is_hopper(call.q.device):
@@ -51,7 +51,8 @@ def takes(call: DecodeCall) -> bool:
     _, _, _, _, K, V = call.dims
     slot, head, of_k, of_v = state_strides(call.pool, call.options.layout)
     return (
-        call.options.layout is StateLayout.V_FIRST
+        call.g.dim() == 3
+        and call.options.layout is StateLayout.V_FIRST
         and call.q.dtype == call.k.dtype == torch.bfloat16
         and K in SIZES
         and V % BLOCK == 0

@@ -1,0 +1,270 @@
+"""Gradients of chunked Kimi delta attention inside a chunk: a program a chunk and value head.
+
+The derivation stands in this folder's README. Shape legend: C chunk size, H query/key heads, HV value heads, K, V head
+sizes, cut into blocks of BK, BV; P = 1 + cdiv(K, BK) parts of the strength's gradients. ``G`` is the cumulative log
+gate inside a chunk; ``errors`` are v - S'^T k.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from deltaproof.ops.common.triton_language import dot, stored
+from deltaproof.ops.common.triton_places import chunk_place
+from deltaproof.ops.kda.triton_gates import halves, row_lengths, same_block
+
+
+@triton.jit(do_not_specialize=["N", "T"])
+def channel_local_gradients_kernel(
+    attention,  # [chunks, HV, C, C]: scores of queries with keys
+    do,  # [B, T, HV, V]
+    strength,  # [B, T, HV]
+    d_errors,  # [B, T, HV, V] out: the gradient of errors by the outputs of their own chunk
+    cu_seqlens,
+    chunk_offsets,
+    chunk_sequence,
+    scale,
+    T,
+    N,
+    HV: tl.constexpr,
+    V: tl.constexpr,
+    BV: tl.constexpr,
+    C: tl.constexpr,
+    VARLEN: tl.constexpr,
+):
+    program = tl.program_id(0).to(tl.int64)
+    BLOCKS: tl.constexpr = (V + BV - 1) // BV
+    row = program // BLOCKS  # the chunk's and head's
+    n, first, count = chunk_place(row // HV, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
+    if count == 0:
+        return
+    c_at = tl.arange(0, C)
+    v_at = program % BLOCKS * BV + tl.arange(0, BV)
+    inside = c_at < count
+    place = (first + c_at) * HV + row % HV
+    mask = inside[:, None] & (v_at < V)[None, :]
+    at = place[:, None] * V + v_at[None, :]
+    b_a = tl.load(attention + row * C * C + c_at[:, None] * C + c_at[None, :])  # [C, C]
+    b_b = tl.load(strength + place, mask=inside, other=0.0)
+    b_do = tl.load(do + at, mask=mask, other=0.0).to(b_a.dtype)  # [C, BV]
+    d = dot(tl.trans(b_a), b_do) * (b_b * scale)[:, None]
+    tl.store(d_errors + at, stored(d, d_errors.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["N", "T"])
+def channel_system_gradients_kernel(
+    do,  # [B, T, HV, V]
+    strength,  # [B, T, HV]
+    inverse,  # [chunks, HV, C, C]
+    system,  # [chunks, HV, C, C]: scores of keys with keys
+    attention,  # [chunks, HV, C, C]: scores of queries with keys
+    errors,  # [B, T, HV, V]
+    d_errors,  # [B, T, HV, V]
+    dv,  # [B, T, HV, V] out
+    d_system,  # [chunks, HV, C, C] out: gradient of the scores of keys with keys
+    d_attention,  # [chunks, HV, C, C] out: gradient of the scores of queries with keys
+    d_strength,  # [P, B, T, HV] out, fp32: gradient of the write strength, part 0
+    cu_seqlens,
+    chunk_offsets,
+    chunk_sequence,
+    scale,
+    T,
+    N,
+    HV: tl.constexpr,
+    V: tl.constexpr,
+    BV: tl.constexpr,
+    UNROLL: tl.constexpr,
+    C: tl.constexpr,
+    VARLEN: tl.constexpr,
+):
+    program = tl.program_id(0).to(tl.int64)
+    head = program % HV
+    n, first, count = chunk_place(program // HV, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
+    if count == 0:
+        return
+    c_at = tl.arange(0, C)
+    inside = c_at < count
+    place = (first + c_at) * HV + head
+    low = errors.dtype.element_ty
+    tile = program * C * C + c_at[:, None] * C + c_at[None, :]
+    b_i = tl.trans(tl.load(inverse + tile))  # [C, C]
+    b_da = tl.zeros([C, C], tl.float32)  # [C, C]
+    b_ds = tl.zeros([C, C], tl.float32)  # [C, C]
+    for start in tl.range(0, V, BV, loop_unroll_factor=UNROLL):
+        v_at = start + tl.arange(0, BV)
+        mask = inside[:, None] & (v_at < V)[None, :]
+        at = place[:, None] * V + v_at[None, :]
+        b_e = tl.load(errors + at, mask=mask, other=0.0)  # [C, BV]
+        b_do = tl.load(do + at, mask=mask, other=0.0).to(low)  # [C, BV]
+        b_dv = stored(dot(b_i, tl.load(d_errors + at, mask=mask, other=0.0).to(b_i.dtype)), low)  # [C, BV]
+        tl.store(dv + at, b_dv, mask=mask)
+        b_da += dot(b_do, tl.trans(b_e))
+        b_ds -= dot(b_dv, tl.trans(b_e))
+    b_da = tl.where(c_at[:, None] >= c_at[None, :], b_da * scale, 0.0)
+    b_ds = tl.where(c_at[:, None] > c_at[None, :], b_ds, 0.0)
+    b_b = tl.load(strength + place, mask=inside, other=0.0)
+    both = b_da * tl.load(attention + tile).to(tl.float32) + b_ds * tl.load(system + tile).to(tl.float32)
+    tl.store(d_strength + place, tl.sum(both, 0), mask=inside)
+    tl.store(d_attention + tile, stored(b_da * b_b[None, :], low))
+    tl.store(d_system + tile, stored(b_ds * b_b[None, :], low))
+
+
+@triton.jit
+def _back(d_left, d_right, b_q, b_k, faded_left, faded_right, low: tl.constexpr):
+    """Return what one product of scores gives the gradients of q, of k (as a later and as an earlier row) and of G.
+
+    ``d_left`` and ``d_right`` [C, C] are gradients of scores of queries and of keys. Later rows are multiplied by
+    ``faded_left`` [C, BK] in the product, earlier ones by ``faded_right``; 0 leaves a row out. What a pair of rows
+    gives G stands at the one with the sign + and at the other with -, and is made of the same rounded operands, so
+    that it cancels where both are summed.
+    """
+    right = stored(b_k * faded_right, low)  # [C, BK]
+    left_q = stored(b_q * faded_left, low)
+    left_k = stored(b_k * faded_left, low)
+    by_q = dot(d_left, right)
+    by_k = dot(d_right, right)
+    back = dot(tl.trans(d_left), left_q) + dot(tl.trans(d_right), left_k)
+    dG = left_q.to(tl.float32) * by_q + left_k.to(tl.float32) * by_k - right.to(tl.float32) * back
+    return by_q * faded_left, by_k * faded_left, back * faded_right, dG
+
+
+@triton.jit(do_not_specialize=["N", "T", "rows"])
+def channel_key_gradients_kernel(
+    q,  # [B, T, H, K]
+    k,  # [B, T, H, K]
+    do,  # [B, T, HV, V]
+    G_rows,  # [chunks, HV, C, K]
+    strength,  # [B, T, HV]
+    states,  # [chunks, HV, K, V] before each chunk
+    d_states,  # [chunks, HV, K, V] gradient of the state after each chunk
+    errors,  # [B, T, HV, V]
+    dv,  # [B, T, HV, V]
+    d_system,  # [chunks, HV, C, C]
+    d_attention,  # [chunks, HV, C, C]
+    fade,  # [N, HV, PARTS, K] fp32: the gradient of a last chunk's whole gate by the fading state
+    dq,  # [B, T, HV, K] out, a value head each
+    dk,  # [B, T, HV, K] out, a value head each
+    d_gate,  # [B, T, HV, K] out, fp32
+    d_strength,  # [P, B, T, HV] out, fp32: parts from 1 on
+    cu_seqlens,
+    chunk_offsets,
+    chunk_sequence,
+    scale,
+    T,
+    N,
+    rows,  # B * T
+    H: tl.constexpr,
+    HV: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    UNROLL: tl.constexpr,
+    PARTS: tl.constexpr,
+    C: tl.constexpr,
+    SPAN: tl.constexpr,
+    VARLEN: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+):
+    program = tl.program_id(0).to(tl.int64)
+    BLOCKS: tl.constexpr = (K + BK - 1) // BK
+    block = program % BLOCKS
+    row = program // BLOCKS  # the chunk's and head's
+    head = row % HV
+    chunk = row // HV
+    n, first, count = chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
+    if count == 0:
+        return
+    group = head // (HV // H)
+    c_at = tl.arange(0, C)
+    inside = c_at < count
+    token = first + c_at
+    place = token * HV + head
+    k_at = block * BK + tl.arange(0, BK)
+    k_in = k_at < K
+    mask = inside[:, None] & k_in[None, :]
+    low: tl.constexpr = k.dtype.element_ty
+    q_state = tl.zeros([C, BK], tl.float32)  # [C, BK]
+    k_state = tl.zeros([C, BK], tl.float32)  # [C, BK]
+    k_after = tl.zeros([C, BK], tl.float32)  # [C, BK]
+    faded = tl.zeros([BK], tl.float32)  # [BK]
+    for start in tl.range(0, V, BV, loop_unroll_factor=UNROLL):
+        v_at = start + tl.arange(0, BV)
+        v_mask = inside[:, None] & (v_at < V)[None, :]
+        at = place[:, None] * V + v_at[None, :]
+        s_at = (row * K + k_at[:, None]) * V + v_at[None, :]
+        s_mask = k_in[:, None] & (v_at < V)[None, :]
+        S = tl.load(states + s_at, mask=s_mask, other=0.0)  # [BK, BV]
+        dS = tl.load(d_states + s_at, mask=s_mask, other=0.0)  # [BK, BV]
+        faded += tl.sum(S.to(tl.float32) * dS.to(tl.float32), 1)
+        q_state += dot(tl.load(do + at, mask=v_mask, other=0.0).to(low), tl.trans(S))
+        k_state += dot(tl.load(dv + at, mask=v_mask, other=0.0), tl.trans(S))
+        k_after += dot(tl.load(errors + at, mask=v_mask, other=0.0), tl.trans(dS))
+    G_rows += row * C * K
+    G = tl.load(G_rows + c_at[:, None] * K + k_at[None, :], mask=k_in[None, :], other=0.0)  # [C, BK]
+    end = tl.load(G_rows + (C - 1) * K + k_at, mask=k_in, other=0.0)  # [BK]; behind the last token G stays
+    b_b = tl.load(strength + place, mask=inside, other=0.0)
+    key = (token * H + group)[:, None] * K + k_at[None, :]
+    b_q = tl.load(q + key, mask=mask, other=0.0).to(tl.float32)  # [C, BK]
+    b_k = tl.load(k + key, mask=mask, other=0.0).to(tl.float32)  # [C, BK]
+    if NORMALIZE:
+        b_q = stored(b_q * row_lengths(q, token, inside, group, H, K, BK, C)[:, None], low).to(tl.float32)
+        b_k = stored(b_k * row_lengths(k, token, inside, group, H, K, BK, C)[:, None], low).to(tl.float32)
+    grown = tl.exp(G)
+    by_q = q_state * (scale * grown)
+    by_k = -k_state * grown
+    k_after = k_after * tl.where(inside[:, None], tl.exp(end[None, :] - G), 0.0)
+    later = b_k * k_after
+    tl.store(d_strength + (block + 1) * rows * HV + place, tl.sum(later, 1), mask=inside)
+    back = k_after * b_b[:, None]
+    ended = tl.sum(later * b_b[:, None], 0)  # [BK]
+    dG = b_q * by_q + b_k * by_k - b_k * back
+
+    tile = row * C * C + c_at[:, None] * C + c_at[None, :]
+    b_da = tl.load(d_attention + tile)  # [C, C]
+    b_ds = tl.load(d_system + tile)  # [C, C]
+    none = tl.zeros([C, C], low)
+    if SPAN < C:
+        size = C
+        while size > SPAN:
+            factor, behind = halves(G, G_rows, k_at, size, K, C)
+            pair = same_block(size, C) & behind[:, None] & (behind == 0)[None, :]
+            on_left = tl.where(behind[:, None], factor, 0.0)
+            on_right = tl.where(behind[:, None], 0.0, factor)
+            x, y, z, d = _back(tl.where(pair, b_da, none), tl.where(pair, b_ds, none), b_q, b_k, on_left, on_right, low)
+            by_q += x
+            by_k += y
+            back += z
+            dG += d
+            size = size // 2
+    own = tl.zeros([C], tl.float32)
+    if SPAN == 1:
+        # a token's score with itself has no gate
+        own = tl.sum(tl.where(c_at[:, None] == c_at[None, :], b_da.to(tl.float32), 0.0), 1)
+    else:
+        at = tl.load(G_rows + (c_at // SPAN * SPAN)[:, None] * K + k_at[None, :], mask=k_in[None, :], other=0.0)
+        pair = same_block(SPAN, C)
+        x, y, z, d = _back(
+            tl.where(pair, b_da, none), tl.where(pair, b_ds, none), b_q, b_k, tl.exp(G - at), tl.exp(at - G), low
+        )  # fmt: skip
+        by_q += x
+        by_k += y
+        back += z
+        dG += d
+    # the end of the chunk's gate is part of every token's sum
+    if VARLEN:
+        last = chunk == tl.load(chunk_offsets + n + 1) - 1
+    else:
+        last = (chunk + 1) % ((T + C - 1) // C) == 0
+    if last:
+        faded = tl.zeros([BK], tl.float32)
+        for i in range(PARTS):
+            faded += tl.load(fade + ((n * HV + head) * PARTS + i) * K + k_at, mask=k_in, other=0.0)
+    else:
+        faded = tl.exp(end) * faded
+    dG = tl.cumsum(tl.where(mask, dG, 0.0), 0, reverse=True) + (ended + faded)[None, :]
+    out = place[:, None] * K + k_at[None, :]
+    tl.store(d_gate + out, dG, mask=mask)
+    tl.store(dq + out, stored(by_q + own[:, None] * b_k, dq.dtype.element_ty), mask=mask)
+    tl.store(dk + out, stored(by_k + back + own[:, None] * b_q, dk.dtype.element_ty), mask=mask)
