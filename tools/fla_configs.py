@@ -23,7 +23,8 @@ from typing import Any
 def cached_kernels() -> Iterator[Any]:
     """Yield every kernel of the imported package fla that looks into fla's configuration cache, once."""
     kind = importlib.import_module("fla.ops.utils.cache").CachedAutotuner
-    importlib.import_module("fla.ops.gated_delta_rule")
+    for operator in ("gated_delta_rule", "kda"):
+        importlib.import_module(f"fla.ops.{operator}")
     seen: set[int] = set()
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] != "fla":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+PACKAGES = ("fla", "flash_qla", "flash_kda", "tilelang")
 FILES = {
     "fla/__init__.py": '__version__ = "0.6.0"\n',
     "fla/utils.py": """
@@ -38,15 +40,24 @@ class FlashQLA(BaseBackend):
         return flash_qla.chunk(**arguments)
 
 
+class FlashKDA(BaseBackend):
+    backend_type, variable = "flash_kda", "FLA_FLASH_KDA"
+
+    def chunk_kda(self, **arguments):
+        import flash_kda
+
+        return flash_kda.chunk(**arguments)
+
+
 class Intracard(BaseBackend):
     backend_type, variable, default = "intracard_cp", "FLA_INTRACARD_CP", "0"
 
 
-REGISTERED = [Intracard(), FlashQLA()]
+REGISTERED = [Intracard(), FlashQLA(), FlashKDA()]
 
 
 def dispatched(name, function):
-    def chunk_gated_delta_rule(**arguments):
+    def dispatching(**arguments):
         for backend in REGISTERED:
             if not _DISPATCH_DISABLED and os.environ.get(backend.variable, backend.default) != "0":
                 implementation = backend.get_implementation(name)
@@ -54,8 +65,9 @@ def dispatched(name, function):
                     return implementation(**arguments)
         return function(**arguments)
 
-    chunk_gated_delta_rule.__signature__ = __import__("inspect").signature(function)
-    return chunk_gated_delta_rule
+    dispatching.__name__ = name
+    dispatching.__signature__ = __import__("inspect").signature(function)
+    return dispatching
 """,
     "fla/ops/__init__.py": "",
     "fla/ops/kernels.py": """
@@ -81,13 +93,10 @@ OWN, BACKWARD = Kernel(own_kernel), Kernel(own_backward_kernel)
 MORE = []
 MORE_BACKWARD = []
 """,
-    "fla/ops/gated_delta_rule.py": """
+    "fla/ops/function.py": """
 import torch
 
-from fla.backends import dispatched
 from fla.ops import kernels
-
-CALLS = []
 
 
 class Function(torch.autograd.Function):
@@ -103,6 +112,14 @@ class Function(torch.autograd.Function):
         for kernel in [kernels.BACKWARD, *kernels.MORE_BACKWARD]:
             kernel.run()
         return ctx.saved_tensors[0] * 0 + 2, None
+""",
+    "fla/ops/gated_delta_rule.py": """
+import torch
+
+from fla.backends import dispatched
+from fla.ops.function import Function
+
+CALLS = []
 
 
 def _chunk(q, k, v, g, beta, scale=None, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False,
@@ -121,9 +138,39 @@ def fused_recurrent_gated_delta_rule(q, k, v, g=None, gk=None, gv=None, beta=Non
 
 chunk_gated_delta_rule = dispatched("chunk_gated_delta_rule", _chunk)
 """,
+    "fla/ops/kda.py": """
+from fla.backends import dispatched
+from fla.ops import kernels
+from fla.ops.function import Function
+
+CALLS = []
+
+
+def _chunk(q, k, v, g, beta, scale=None, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False,
+           use_gate_in_kernel=False, use_beta_sigmoid_in_kernel=False, allow_neg_eigval=False, safe_gate=False,
+           lower_bound=None, return_intermediate_states=False, state_v_first=False, cu_seqlens=None, **kwargs):
+    CALLS.append(("chunk", {**locals(), **kwargs}))
+    return Function.apply(q, v)
+
+
+def fused_recurrent_kda(q, k, v, g, beta, A_log=None, dt_bias=None, scale=None, initial_state=None,
+                        output_final_state=False, use_qk_l2norm_in_kernel=False, use_gate_in_kernel=False,
+                        use_beta_sigmoid_in_kernel=False, allow_neg_eigval=False, lower_bound=None,
+                        state_v_first=False, cu_seqlens=None, **kwargs):
+    CALLS.append(("recurrent", {**locals(), **kwargs}))
+    kernels.OWN.run()
+    return v + 1, None
+
+
+chunk_kda = dispatched("chunk_kda", _chunk)
+""",
     "flash_qla.py": """
 def chunk(q, v, **arguments):
     return v + 2, None
+""",
+    "flash_kda.py": """
+def chunk(q, v, **arguments):
+    return v + 3, None
 """,
 }
 
@@ -136,3 +183,9 @@ def write(folder: Path, **changes: str | None) -> None:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+
+
+def forget() -> None:
+    """Take the stand-in, or what else was imported under its names, out of this process."""
+    for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
+        del sys.modules[name]

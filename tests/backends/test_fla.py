@@ -24,35 +24,6 @@ from tests.backends import fake_fla
 
 OPERATOR = "gated_delta_rule"
 NAMES = ["fla", "fla:default", "fla:tilelang", "fla:intracard"]
-OURS = ("fla", "flash_qla", "flash_kda", "tilelang")
-
-
-def forget() -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
-        del sys.modules[name]
-
-
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Put a stand-in on the path, in a process that has no mode yet."""
-    for name in (*fla_modes.SWITCHES, "FLA_DISABLE_BACKEND_DISPATCH"):
-        # set first, so that what the adapter sets is undone too
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(fla_modes, "_claimed", [])
-    monkeypatch.setattr(fla_modes, "installed", {"fla-core": "0.6.0", "flash-qla": "0.1.3"}.get)
-    monkeypatch.setattr(registry, "_loaded", {})
-    # the stand-in's kernels are launched through a class of its own
-    monkeypatch.setattr(kernels_ran, "_launchers", lambda: [importlib.import_module("fla.ops.kernels").Kernel])
-    monkeypatch.syspath_prepend(tmp_path)
-    forget()
-
-    def written(**changes: str | None) -> None:
-        fake_fla.write(tmp_path, **changes)
-        importlib.invalidate_caches()
-
-    yield written
-    forget()
 
 
 def load(name: str = "fla") -> Any:
@@ -89,8 +60,8 @@ def switches() -> dict[str, str]:
     return {name: os.environ[name] for name in fla_modes.SWITCHES if name in os.environ}
 
 
-def test_each_mode_is_a_backend_that_is_listed_and_never_chosen(install, monkeypatch):
-    install()
+def test_each_mode_is_a_backend_that_is_listed_and_never_chosen(install_fla, monkeypatch):
+    install_fla()
     own = list(registry.find_operator(OPERATOR).backends)
     assert list(ADAPTERS[OPERATOR]) == NAMES
     assert registry.names(OPERATOR)[: len(own) + 4] == own + NAMES
@@ -105,36 +76,36 @@ def test_each_mode_is_a_backend_that_is_listed_and_never_chosen(install, monkeyp
     assert load("fla") is load("fla")
 
 
-def test_without_the_package_the_error_names_what_to_install(monkeypatch, install):
+def test_without_the_package_the_error_names_what_to_install(monkeypatch, install_fla):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     text = "backend: expected package fla-core for fla:default (pip install fla-core), got no package 'fla'"
     assert refused("fla:default") == text
 
 
-def test_a_package_that_cannot_be_imported_is_refused_by_what_it_lacks(install):
-    install(fla__utils="import a_package_that_is_not_here\n")
+def test_a_package_that_cannot_be_imported_is_refused_by_what_it_lacks(install_fla):
+    install_fla(fla__utils="import a_package_that_is_not_here\n")
     assert refused().endswith("(pip install fla-core), got No module named 'a_package_that_is_not_here'")
 
 
-def test_a_package_that_would_drop_an_option_without_a_word_is_refused(install):
+def test_a_package_that_would_drop_an_option_without_a_word_is_refused(install_fla):
     source = fake_fla.FILES["fla/ops/gated_delta_rule.py"]
-    install(fla__ops__gated_delta_rule=source.replace("state_v_first=False", "transpose_state_layout=False"))
+    install_fla(fla__ops__gated_delta_rule=source.replace("state_v_first=False", "transpose_state_layout=False"))
     text = "expected fla-core >= 0.6.0, got fla-core 0.6.0, whose chunk_gated_delta_rule has no state_v_first"
     assert text in refused()
 
 
-def test_a_dispatch_that_cannot_be_watched_is_refused(install):
-    install(fla__backends=fake_fla.FILES["fla/backends.py"].replace("get_implementation", "implementation_of"))
+def test_a_dispatch_that_cannot_be_watched_is_refused(install_fla):
+    install_fla(fla__backends=fake_fla.FILES["fla/backends.py"].replace("get_implementation", "implementation_of"))
     assert "a fla-core whose dispatch can be watched" in refused()
 
 
-def test_a_load_that_fails_leaves_the_environment_as_it_was(install, monkeypatch):
-    install(fla__utils="import a_package_that_is_not_here\n")
+def test_a_load_that_fails_leaves_the_environment_as_it_was(install_fla, monkeypatch):
+    install_fla(fla__utils="import a_package_that_is_not_here\n")
     monkeypatch.setenv("FLA_TILELANG", "1")
     refused()
     assert switches() == {"FLA_TILELANG": "1"}
-    install(fla__utils=fake_fla.FILES["fla/utils.py"])
-    forget()
+    install_fla(fla__utils=fake_fla.FILES["fla/utils.py"])
+    fake_fla.forget()
     assert load("fla:default").name == "fla:default", "no mode was taken by the one that failed"
 
 
@@ -147,9 +118,9 @@ def test_a_load_that_fails_leaves_the_environment_as_it_was(install, monkeypatch
         ("fla:intracard", {**fla_modes.OFF, "FLA_INTRACARD_CP": "1"}),
     ],
 )
-def test_a_mode_sets_fla_s_switches_before_fla_is_imported(install, monkeypatch, name, expected):
+def test_a_mode_sets_fla_s_switches_before_fla_is_imported(install_fla, monkeypatch, name, expected):
     utils = fake_fla.FILES["fla/utils.py"] + "import os\nSEEN = dict(os.environ)\n"
-    install(fla__utils=utils, tilelang="")
+    install_fla(fla__utils=utils, tilelang="")
     monkeypatch.setenv("FLA_FLASH_QLA", "1")
     assert load(name).name == name
     assert switches() == expected
@@ -157,8 +128,8 @@ def test_a_mode_sets_fla_s_switches_before_fla_is_imported(install, monkeypatch,
     assert {switch: seen[switch] for switch in fla_modes.SWITCHES if switch in seen} == expected
 
 
-def test_a_process_has_one_mode(install):
-    install()
+def test_a_process_has_one_mode(install_fla):
+    install_fla()
     first = load("fla")
     text = "backend: expected fla, the one mode of fla that this process was started in, got fla:default"
     assert refused("fla:default") == text
@@ -166,8 +137,8 @@ def test_a_process_has_one_mode(install):
     assert type(first)().name == "fla", "the same mode may be loaded again"
 
 
-def test_a_dispatch_switched_off_at_import_serves_the_mode_that_wants_it_off(install, monkeypatch):
-    install()
+def test_a_dispatch_switched_off_at_import_serves_the_mode_that_wants_it_off(install_fla, monkeypatch):
+    install_fla()
     monkeypatch.setenv("FLA_DISABLE_BACKEND_DISPATCH", "1")
     assert refused("fla:default") == (
         "backend: expected fla's dispatch, which fla:default needs, got fla was imported with"
@@ -176,27 +147,27 @@ def test_a_dispatch_switched_off_at_import_serves_the_mode_that_wants_it_off(ins
     assert load("fla").version == "0.6.0 (its own Triton kernels; FLA_DISABLE_BACKEND_DISPATCH=1)"
 
 
-def test_the_version_names_the_mode_and_the_packages_it_may_use(install, monkeypatch):
-    install()
+def test_the_version_names_the_mode_and_the_packages_it_may_use(install_fla, monkeypatch):
+    install_fla()
     monkeypatch.setenv("FLA_USE_TMA", "1")
     assert load("fla:default").version == "0.6.0 (its default dispatch; flash-qla 0.1.3; FLA_USE_TMA=1)"
 
 
-def test_tilelang_is_refused_where_it_or_its_compiler_is_missing(install):
-    install()
+def test_tilelang_is_refused_where_it_or_its_compiler_is_missing(install_fla):
+    install_fla()
     assert "package tilelang and a CUDA compiler (nvcc) for fla:tilelang" in refused("fla:tilelang")
     utils = fake_fla.FILES["fla/utils.py"]
-    forget()
-    install(tilelang="", fla__utils=utils.replace("return True", "return False"))
+    fake_fla.forget()
+    install_fla(tilelang="", fla__utils=utils.replace("return True", "return False"))
     assert "package tilelang and a CUDA compiler (nvcc) for fla:tilelang" in refused("fla:tilelang")
-    forget()
-    install(tilelang="", fla__utils=utils)
+    fake_fla.forget()
+    install_fla(tilelang="", fla__utils=utils)
     assert load("fla:tilelang").name == "fla:tilelang"
 
 
 @pytest.mark.parametrize("form", ["chunk", "recurrent"])
-def test_arguments_go_by_fla_s_names_and_as_they_are(install, form):
-    install()
+def test_arguments_go_by_fla_s_names_and_as_they_are(install_fla, form):
+    install_fla()
     given = call(
         initial_state=torch.ones(2, 4, 24, 16, dtype=torch.bfloat16),
         output_final_state=True,
@@ -224,8 +195,8 @@ def test_arguments_go_by_fla_s_names_and_as_they_are(install, form):
 
 
 @pytest.mark.parametrize("form", ["chunk", "recurrent"])
-def test_nothing_is_asked_of_fla_that_was_not_asked_of_the_adapter(install, form):
-    install()
+def test_nothing_is_asked_of_fla_that_was_not_asked_of_the_adapter(install_fla, form):
+    install_fla()
     getattr(load(), form)(call())
     _, seen = fake().CALLS[0]
     off = ("output_final_state", "use_qk_l2norm_in_kernel", "use_gate_in_kernel", "use_beta_sigmoid_in_kernel",
@@ -234,15 +205,15 @@ def test_nothing_is_asked_of_fla_that_was_not_asked_of_the_adapter(install, form
     assert [seen[name] for name in ("initial_state", "cu_seqlens", "A_log", "dt_bias")] == [None] * 4
 
 
-def test_results_are_not_repaired(install):
-    install()
+def test_results_are_not_repaired(install_fla):
+    install_fla()
     o, final = load().chunk(call(initial_state=torch.ones(1, 4, 16, 24, dtype=torch.bfloat16)))
     assert torch.equal(o, torch.full((1, 5, 4, 24), 2.0))
     assert final.shape == (2,) and final.dtype == torch.float32, "shape and dtype as fla returned them, wrong or not"
 
 
-def test_what_ran_is_kept_by_form(install):
-    install()
+def test_what_ran_is_kept_by_form(install_fla):
+    install_fla()
     backend = load()
     backend.recurrent(call())
     o, _ = backend.chunk(call(grad=True))
@@ -255,8 +226,8 @@ def test_what_ran_is_kept_by_form(install):
 
 
 @pytest.mark.parametrize("place", ["MORE", "MORE_BACKWARD"])
-def test_a_kernel_that_is_not_fla_s_own_is_an_error(install, place):
-    install()
+def test_a_kernel_that_is_not_fla_s_own_is_an_error(install_fla, place):
+    install_fla()
     backend = load()
     getattr(fake("fla.ops.kernels"), place).append(kernel("flash_qla.ops.forward", "fused"))
     with pytest.raises(ForeignKernels, match=r"fla \(its own Triton kernels\): in chunk.* ran flash_qla.ops.forward"):
@@ -265,8 +236,8 @@ def test_a_kernel_that_is_not_fla_s_own_is_an_error(install, place):
         backend.chunk(call(grad=True))[0].sum().backward()
 
 
-def test_a_pick_of_the_dispatcher_is_an_error_where_the_mode_allows_none(install, monkeypatch):
-    install()
+def test_a_pick_of_the_dispatcher_is_an_error_where_the_mode_allows_none(install_fla, monkeypatch):
+    install_fla()
     backend = load()
     assert backend.chunk(call())[0][0, 0, 0, 0] == 2
     monkeypatch.setenv("FLA_FLASH_QLA", "1")
@@ -274,23 +245,23 @@ def test_a_pick_of_the_dispatcher_is_an_error_where_the_mode_allows_none(install
         backend.chunk(call(chunk_size=32))
 
 
-def test_the_default_dispatch_may_pick_and_the_pick_is_kept(install):
-    install()
+def test_the_default_dispatch_may_pick_and_the_pick_is_kept(install_fla):
+    install_fla()
     backend = load("fla:default")
     o, _ = backend.chunk(call())
     assert o[0, 0, 0, 0] == 3, "the stand-in's FlashQLA ran"
     assert backend.ran == {"chunk": ("flash_qla:chunk_gated_delta_rule",)}
 
 
-def test_a_backend_that_was_asked_and_has_no_such_function_is_no_pick(install):
-    install()
+def test_a_backend_that_was_asked_and_has_no_such_function_is_no_pick(install_fla):
+    install_fla()
     backend = load("fla:intracard")
     backend.chunk(call())
     assert backend.ran == {"chunk": ("fla.ops.kernels.own_kernel",)}
 
 
-def test_only_the_first_call_of_a_kind_is_watched(install):
-    install()
+def test_only_the_first_call_of_a_kind_is_watched(install_fla):
+    install_fla()
     backend = load()
     Kernel = fake("fla.ops.kernels").Kernel
     BaseBackend = fake("fla.backends").BaseBackend
@@ -316,8 +287,8 @@ def test_only_the_first_call_of_a_kind_is_watched(install):
     assert Kernel.launched == 5
 
 
-def test_a_call_that_raises_leaves_nothing_watched(install):
-    install()
+def test_a_call_that_raises_leaves_nothing_watched(install_fla):
+    install_fla()
     backend = load()
     kernels = fake("fla.ops.kernels")
     before = kernels.Kernel.run
@@ -336,10 +307,10 @@ def test_a_call_that_raises_leaves_nothing_watched(install):
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_the_split_inside_the_card_is_called_in_inference_mode(install, grad):
+def test_the_split_inside_the_card_is_called_in_inference_mode(install_fla, grad):
     source = fake_fla.FILES["fla/ops/gated_delta_rule.py"]
     mark = 'CALLS.append(("chunk", {**locals(), **kwargs, "inference": torch.is_inference_mode_enabled()}))'
-    install(fla__ops__gated_delta_rule=source.replace('CALLS.append(("chunk", {**locals(), **kwargs}))', mark))
+    install_fla(fla__ops__gated_delta_rule=source.replace('CALLS.append(("chunk", {**locals(), **kwargs}))', mark))
     backend = load("fla:intracard")
     o, final = backend.chunk(call(grad=grad))
     assert fake().CALLS[0][1]["inference"]
@@ -347,8 +318,8 @@ def test_the_split_inside_the_card_is_called_in_inference_mode(install, grad):
     assert backend.unsupported["backward"].endswith("torch.inference_mode alone")
 
 
-def test_what_fla_refuses_is_declared_where_it_refuses_it(install):
-    install()
+def test_what_fla_refuses_is_declared_where_it_refuses_it(install_fla):
+    install_fla()
     base = load().unsupported
     assert set(base) == {"device:cpu", "recurrent/backward", "sync_free_varlen"}
     grad = call(grad=True)
@@ -361,25 +332,25 @@ def test_what_fla_refuses_is_declared_where_it_refuses_it(install):
     ("name", "tilelang", "refuses"),
     [("fla", True, True), ("fla:default", True, False), ("fla:default", False, True), ("fla:tilelang", True, False)],
 )
-def test_the_backward_that_fla_refuses_on_hopper_is_declared_unless_tilelang_takes_it(install, name, tilelang, refuses):
+def test_the_backward_refused_on_hopper_is_declared_unless_tilelang_takes_it(install_fla, name, tilelang, refuses):
     utils = fake_fla.FILES["fla/utils.py"].replace("IS_NVIDIA_HOPPER = False", "IS_NVIDIA_HOPPER = True")
-    install(fla__utils=utils, **({"tilelang": ""} if tilelang else {}))
+    install_fla(fla__utils=utils, **({"tilelang": ""} if tilelang else {}))
     assert ("backward" in load(name).unsupported) == refuses
 
 
-def test_long_sequences_may_be_split_where_flash_qla_is_picked(install):
-    install()
+def test_long_sequences_may_be_split_where_flash_qla_is_picked(install_fla):
+    install_fla()
     assert "batch_invariant" in load("fla:default").unsupported
 
 
-def test_nothing_splits_them_without_it(install):
-    install(flash_qla=None)
+def test_nothing_splits_them_without_it(install_fla):
+    install_fla(flash_qla=None)
     assert "batch_invariant" not in load("fla:default").unsupported
 
 
 @pytest.mark.parametrize("form", ["chunk", "recurrent"])
-def test_a_compiled_call_is_not_watched(install, form):
-    install()
+def test_a_compiled_call_is_not_watched(install_fla, form):
+    install_fla()
     backend = load()
     compiled = torch.compile(getattr(backend, form), backend="eager")
     o, _ = compiled(call())

@@ -11,5 +11,11 @@ ADAPTERS: Mapping[str, Mapping[str, str]] = {
         "fla:tilelang": "deltaproof.backends.adapters.fla:FlaTileLang",
         "fla:intracard": "deltaproof.backends.adapters.fla:FlaIntracard",
     },
+    "kda": {
+        "fla": "deltaproof.backends.adapters.fla:FlaKda",
+        "fla:default": "deltaproof.backends.adapters.fla:FlaKdaDefault",
+        "fla:tilelang": "deltaproof.backends.adapters.fla:FlaKdaTileLang",
+        "fla:intracard": "deltaproof.backends.adapters.fla:FlaKdaIntracard",
+    },
 }
 """Operator -> name -> "module:attribute"; a mode that computes with other kernels is a name of its own."""

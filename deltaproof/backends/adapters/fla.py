@@ -1,4 +1,4 @@
-"""Adapter to an installed fla (package fla-core): its chunked and its recurrent gated delta rule.
+"""Adapter to an installed fla (package fla-core): its chunked and its recurrent form of an operator.
 
 It translates names and conventions and nothing else: what fla returns is returned as it came, in fla's dtypes.
 The first call of each kind is watched, and raises where kernels ran that the mode does not allow.
@@ -11,19 +11,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from deltaproof.backends.adapters import fla_modes
+from deltaproof.backends.adapters import fla_modes, fla_operators
 from deltaproof.backends.adapters.fla_modes import Mode, Package
+from deltaproof.backends.adapters.fla_operators import Functions
 from deltaproof.backends.adapters.kernels_ran import Recording
 from deltaproof.contracts.conventions import Conventions, Padding, StateLayout
 from deltaproof.ops.common.calls import SequenceCall
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
-
-NO_RECURRENT_BACKWARD = "the backward of fused_recurrent_gated_delta_rule raises NotImplementedError"
-HOPPER = (
-    "chunk_bwd_dqkwg raises RuntimeError on Hopper with Triton from 3.4.0 to before 3.7.1, whose results it calls"
-    " incorrect"
-)
 
 
 class ForeignKernels(RuntimeError):
@@ -38,13 +33,14 @@ class Fla:
             fla's dispatcher picked, ``backend:function``.
     """
 
+    functions: ClassVar[Functions] = fla_operators.GATED_DELTA_RULE
     mode: ClassVar[Mode] = fla_modes.TRITON
-    operator = "gated_delta_rule"
     # its forms take no slot index
     conventions = Conventions(padding=Padding.NONE)
 
     def __init__(self) -> None:
-        self._package: Package = fla_modes.load(self.mode)
+        self._package: Package = fla_modes.load(self.mode, self.functions)
+        self.operator = self.functions.operator
         self.name = self.mode.name
         self.version = fla_modes.described(self.mode, self._package)
         self.unsupported: Mapping[str, str] = self._lacks()
@@ -53,15 +49,11 @@ class Fla:
 
     def _lacks(self) -> dict[str, str]:
         """Return what fla refuses itself, says that it does not do, or has no argument for."""
-        lacks = {
-            "device:cpu": "its Triton kernels need a GPU",
-            "recurrent/backward": NO_RECURRENT_BACKWARD,
-            "sync_free_varlen": "chunk counts the chunks of a pack on the host, as its prepare_chunk_indices says",
-        }
+        lacks = {"device:cpu": "its Triton kernels need a GPU", **self.functions.lacks}
         if self.mode.inference:
             lacks["backward"] = "its dispatch takes this path under torch.inference_mode alone"
         elif self._package.gated_backward_refused and not self._hands_over("tilelang"):
-            lacks["backward"] = f"{HOPPER}; recurrent: {NO_RECURRENT_BACKWARD}"
+            lacks.update(self.functions.gated_kernel_refuses)
         if self.mode.inference or self._hands_over("flash_qla"):
             lacks["batch_invariant"] = "no argument of its call keeps long sequences from being split"
         return lacks
@@ -71,25 +63,26 @@ class Fla:
         return partner in self._package.partners and (self.mode.allowed is None or partner in self.mode.allowed)
 
     def chunk(self, call: SequenceCall) -> Result:
-        """Run ``chunk_gated_delta_rule``."""
-        return self._run("chunk", self._package.chunk, call, chunk_size=call.options.chunk_size)
+        """Run fla's chunked function."""
+        return self._run("chunk", self._package.chunk, call)
 
     def recurrent(self, call: SequenceCall) -> Result:
-        """Run ``fused_recurrent_gated_delta_rule``."""
+        """Run fla's recurrent function."""
         return self._run("recurrent", self._package.recurrent, call)
 
-    def _run(self, form: str, function: Callable[..., Result], call: SequenceCall, **more: Any) -> Result:
+    def _run(self, form: str, function: Callable[..., Result], call: SequenceCall) -> Result:
+        more = self.functions.arguments(form, call)
         # a compiler cannot trace the watching
         if torch.compiler.is_compiling():
             return _made(function, call, more)
         if self.mode.inference and not torch.is_inference_mode_enabled():
             with torch.inference_mode():
-                o, final = self._watch(form, function, call, **more)
+                o, final = self._watch(form, function, call, more)
             # a tensor made in inference mode cannot be changed outside of it
             return o.clone(), None if final is None else final.clone()
-        return self._watch(form, function, call, **more)
+        return self._watch(form, function, call, more)
 
-    def _watch(self, form: str, function: Callable[..., Result], call: SequenceCall, **more: Any) -> Result:
+    def _watch(self, form: str, function: Callable[..., Result], call: SequenceCall, more: Mapping[str, Any]) -> Result:
         """Make the call; the first of its kind is watched, and so is the first backward of its kind."""
         kind = _kind(form, call)
         if kind in self._watched:
@@ -128,7 +121,7 @@ class Fla:
 
 
 def _made(function: Callable[..., Result], call: SequenceCall, more: Mapping[str, Any]) -> Result:
-    """Call fla. The two functions order their arguments differently, so all go by name."""
+    """Call fla. Its functions order their arguments differently, so all go by name."""
     options = call.options
     return function(
         q=call.q,
@@ -142,7 +135,6 @@ def _made(function: Callable[..., Result], call: SequenceCall, more: Mapping[str
         use_qk_l2norm_in_kernel=options.normalize_qk,
         use_gate_in_kernel=options.gate_in_kernel,
         A_log=call.A_log,
-        dt_bias=call.dt_bias,
         use_beta_sigmoid_in_kernel=options.beta_sigmoid,
         allow_neg_eigval=options.neg_eigval,
         state_v_first=options.layout is StateLayout.V_FIRST,
@@ -180,12 +172,36 @@ class FlaDefault(Fla):
 
 
 class FlaTileLang(Fla):
-    """fla's Triton kernels, but TileLang where its dispatch prefers it: the chunked backward on Hopper."""
+    """fla's Triton kernels, but TileLang where its dispatch prefers it: in the chunked backward."""
 
     mode = fla_modes.TILELANG
 
 
 class FlaIntracard(Fla):
     """fla's Triton kernels with long packed sequences split inside the card (from 24,576 tokens on)."""
+
+    mode = fla_modes.INTRACARD
+
+
+class FlaKda(Fla):
+    """Kimi delta attention by fla's own Triton kernels."""
+
+    functions = fla_operators.KDA
+
+
+class FlaKdaDefault(FlaKda):
+    """What fla picks for it with none of its switches set: FlashKDA for some forwards, where it is there."""
+
+    mode = fla_modes.DEFAULT
+
+
+class FlaKdaTileLang(FlaKda):
+    """The same, but TileLang where fla's dispatch prefers it."""
+
+    mode = fla_modes.TILELANG
+
+
+class FlaKdaIntracard(FlaKda):
+    """The same with long packed sequences split inside the card."""
 
     mode = fla_modes.INTRACARD

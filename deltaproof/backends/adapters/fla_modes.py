@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deltaproof.backends.adapters.fla_operators import Functions
 from deltaproof.contracts.errors import ContractError
 
 PACKAGE = "fla-core"
@@ -65,14 +66,14 @@ _claimed: list[Mode] = []
 
 @dataclass(frozen=True)
 class Package:
-    """The installed package, imported in one mode.
+    """The installed package, imported in one mode, with its functions for one operator.
 
     Attributes:
         version: of the distribution.
         chunk, recurrent: its functions.
         dispatcher: the class its dispatcher's backends derive from.
         gated_backward_refused: its own kernel refuses the chunked backward with a gate on this GPU and Triton.
-        partners: packages that are here for it to hand calls to.
+        partners: packages that are here for it to hand these functions' calls to.
     """
 
     version: str
@@ -83,8 +84,8 @@ class Package:
     partners: frozenset[str]
 
 
-def load(mode: Mode) -> Package:
-    """Import fla in a mode; the process keeps it.
+def load(mode: Mode, wanted: Functions) -> Package:
+    """Import fla's functions for one operator in a mode, which the process keeps.
 
     Raises:
         ContractError: fla is not installed, or too old, or this process has another mode already, or fla was
@@ -99,7 +100,7 @@ def load(mode: Mode) -> Package:
     before = {name: os.environ.get(name) for name in SWITCHES}
     _set({name: mode.switches.get(name) for name in SWITCHES})
     try:
-        package = _import(mode)
+        package = _import(mode, wanted)
     except BaseException:
         if not _claimed:
             _set(before)
@@ -116,20 +117,19 @@ def _set(values: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _import(mode: Mode) -> Package:
+def _import(mode: Mode, wanted: Functions) -> Package:
     try:
-        functions = importlib.import_module("fla.ops.gated_delta_rule")
+        functions = importlib.import_module(wanted.module)
         dispatch: Any = importlib.import_module("fla.backends")
         environment = importlib.import_module("fla.utils")
     except ImportError as error:
         expected = f"package {PACKAGE} >= 0.6.0 with what it needs (pip install {PACKAGE})"
         raise ContractError("backend", expected, f"{error}") from error
     version = installed(PACKAGE) or str(getattr(importlib.import_module("fla"), "__version__", "of unknown version"))
-    chunk, recurrent = functions.chunk_gated_delta_rule, functions.fused_recurrent_gated_delta_rule
-    # unknown names end in **kwargs and are dropped without a word: an older fla would read a state transposed
+    chunk, recurrent = getattr(functions, wanted.chunk), getattr(functions, wanted.recurrent)
     for function in (chunk, recurrent):
         names = inspect.signature(function).parameters
-        if lacking := {"state_v_first", "use_beta_sigmoid_in_kernel", "allow_neg_eigval"} - set(names):
+        if lacking := wanted.taken - set(names):
             text = f"{PACKAGE} {version}, whose {function.__name__} has no {', '.join(sorted(lacking))}"
             raise ContractError("backend", f"{PACKAGE} >= 0.6.0", text)
     if not hasattr(dispatch.BaseBackend, "get_implementation"):
@@ -139,7 +139,7 @@ def _import(mode: Mode) -> Package:
     if getattr(dispatch, "_DISPATCH_DISABLED", False) and mode.allowed != frozenset():
         got = "fla was imported with FLA_DISABLE_BACKEND_DISPATCH=1"
         raise ContractError("backend", f"fla's dispatch, which {mode.name} needs", got)
-    partners = {name for name in PARTNERS if importlib.util.find_spec(name) is not None}
+    partners = {name for name in wanted.partners if importlib.util.find_spec(name) is not None}
     # TileLang compiles with nvcc, and fla passes it by without
     if "tilelang" in partners and not environment.has_usable_nvcc():
         partners.remove("tilelang")
