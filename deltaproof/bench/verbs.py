@@ -310,10 +310,18 @@ class Decode:
         beforehand = [name for name in IN_KERNEL if name in lacks]
         dense = [_computed(call, beforehand, LOG_GATES[self.operator]) for call in dense]
         plan = _sequence_plan(backend, "recurrent", dense, single_token())
+
+        def outputs() -> Outputs:
+            found = plan.outputs()
+            asked, came = plan.stored["final_state"], found["final_state"].dtype
+            if came.itemsize > asked.itemsize:
+                raise Unsupported(f"its final state is {came}, not {asked}: it moves more than was asked for")
+            return found
+
         notes = ["no pool: dense states, a final state of its own"]
         if beforehand:
             notes.append(f"computed beforehand: {', '.join(beforehand)}")
-        return replace(plan, notes=tuple(notes))
+        return replace(plan, outputs=outputs, notes=tuple(notes))
 
     def reference(self, backend: Backend, call: Any) -> Outputs:
         """Return the outputs in float32, of the pool form or of the dense one."""

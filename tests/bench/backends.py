@@ -76,6 +76,15 @@ class Dense:
         return TorchBackend().recurrent(call)
 
 
+class Widening(Dense):
+    """Its final state is float32, whatever the initial one was."""
+
+    name = "widening"
+
+    def recurrent(self, call):
+        return TorchBackend().recurrent(call.with_(initial_state=call.initial_state.float()))
+
+
 class Linear(TorchBackend):
     """A peer that takes linear gates."""
 

@@ -133,6 +133,17 @@ def test_a_peer_without_a_pool_is_timed_on_dense_states_with_what_it_lacks_compu
     assert "dense (recurrent) ms" in text and "computed beforehand" in text
 
 
+def test_a_peer_that_keeps_a_wider_state_than_was_asked_for_is_not_timed_and_not_wrong():
+    half = replace(ROWS, state_dtype="bfloat16")
+    report = bench("decode", "torch", "Widening", workloads=(ROWS, half))
+    rows = {(row.workload, row.backend): row for row in report.rows}
+    assert rows[ROWS.name, "widening"].status is RowStatus.TIMED
+    refused = rows[half.name, "widening"]
+    assert refused.status is RowStatus.UNSUPPORTED
+    assert "float32, not torch.bfloat16" in refused.reason
+    assert rows[half.name, "torch"].status is RowStatus.TIMED and exit_code(report) == 0
+
+
 def test_a_decode_is_held_to_a_copy_of_as_many_bytes_and_a_speculative_step_to_one_token():
     speculative = replace(ROWS, drafts=3)
     report = bench("decode", "torch", "Dense", workloads=(ROWS, speculative))
