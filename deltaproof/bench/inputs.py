@@ -1,21 +1,21 @@
-"""Drawing a workload's input sets on the device.
+"""A workload's input sets on the device: whole calls, with their states.
 
-Shape legend: T tokens, N sequences, R decode rows, S slots, H q,k heads, HV value heads, K, V head sizes.
+Shape legend: T tokens, N sequences, R decode rows, S slots, HV value heads, K, V head sizes.
 """
 
 from __future__ import annotations
 
 from itertools import accumulate
+from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from deltaproof.bench.device import set_count
+from deltaproof.bench.gates import GATES
+from deltaproof.bench.tokens import Source, beforehand, raw
 from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
-from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, SequenceCall
-
-SEED = 0
+from deltaproof.ops.common.calls import DecodeCall, Drafts, SequenceCall
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -35,22 +35,6 @@ def call_bytes(call: SequenceCall | DecodeCall) -> int:
     return sum(x.nbytes for x in parts) + call.read_index.shape[0] * slot
 
 
-class Source:
-    """Random tensors on a device, the same for the same seed."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.generator = torch.Generator(device).manual_seed(SEED)
-
-    def normal(self, *shape: int) -> torch.Tensor:
-        """Return standard normal float32."""
-        return torch.randn(shape, generator=self.generator, device=self.device)
-
-    def uniform(self, *shape: int) -> torch.Tensor:
-        """Return uniform [0, 1) float32."""
-        return torch.rand(shape, generator=self.generator, device=self.device)
-
-
 def bounds(workload: SequenceWorkload, device: str) -> torch.Tensor | None:
     """Return cu_seqlens [N + 1] int64, or None for a single sequence."""
     if len(workload.lengths) == 1:
@@ -59,31 +43,35 @@ def bounds(workload: SequenceWorkload, device: str) -> torch.Tensor | None:
 
 
 def sequence_call(
-    workload: SequenceWorkload, dtype: torch.dtype, source: Source, cu_seqlens: torch.Tensor | None
+    operator: str, workload: SequenceWorkload, dtype: torch.dtype, source: Source, cu_seqlens: torch.Tensor | None
 ) -> SequenceCall:
-    """Return one call of the chunk form: keys and queries of length 1, log gates in (-0.1, 0], strengths in [0, 1)."""
-    (H, HV), K, V, T, N = workload.heads, workload.K, workload.V, workload.tokens, len(workload.lengths)
-    q, k = (F.normalize(source.normal(1, T, H, K), dim=-1).to(dtype) for _ in range(2))
-    state = 0.1 * source.normal(N, HV, *workload.layout.inner_shape(K, V))
+    """Return one call of the chunk form, from an initial to a final state.
+
+    Where the operator's models leave what comes before the rule to the kernel, the tokens are raw, and a bound on the
+    gate is promised as ``safe_gate``.
+    """
+    gate, T = GATES[operator], workload.tokens
+    if gate.raw_sequences:
+        tokens = raw(gate, workload, 1, T, dtype, source, safe_gate=gate.lower_bound is not None)
+    else:
+        tokens = beforehand(workload, T, dtype, source)
+    shape = (len(workload.lengths), workload.heads[1], *workload.layout.inner_shape(workload.K, workload.V))
     return SequenceCall(
-        q,
-        k,
-        source.normal(1, T, HV, V).to(dtype),
-        -0.1 * source.uniform(1, T, HV),
-        source.uniform(1, T, HV).to(dtype),
-        DeltaRuleOptions(scale=K**-0.5, layout=workload.layout),
-        initial_state=state.to(dtype_of(workload.state_dtype)),
+        **tokens,
+        initial_state=(0.1 * source.normal(*shape)).to(dtype_of(workload.state_dtype)),
         output_final_state=True,
         cu_seqlens=cu_seqlens,
     )
 
 
-def sequence_sets(workload: SequenceWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[SequenceCall]:
+def sequence_sets(
+    operator: str, workload: SequenceWorkload, dtype: torch.dtype, device: str, cache_bytes: int
+) -> list[SequenceCall]:
     """Return input sets that exceed twice the cache together; they share cu_seqlens, whose plan a backend may keep."""
     source, cu_seqlens = Source(device), bounds(workload, device)
-    first = sequence_call(workload, dtype, source, cu_seqlens)
+    first = sequence_call(operator, workload, dtype, source, cu_seqlens)
     more = set_count(call_bytes(first), cache_bytes) - 1
-    return [first, *(sequence_call(workload, dtype, source, cu_seqlens) for _ in range(more))]
+    return [first, *(sequence_call(operator, workload, dtype, source, cu_seqlens) for _ in range(more))]
 
 
 def output_gradients(call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,40 +94,36 @@ def _pool(workload: DecodeWorkload, slots: int, source: Source) -> torch.Tensor:
     return pool
 
 
-def decode_sets(workload: DecodeWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[DecodeCall]:
+def decode_sets(
+    operator: str, workload: DecodeWorkload, dtype: torch.dtype, device: str, cache_bytes: int
+) -> list[DecodeCall]:
     """Return the calls that a model's layers make in one step, as many as exceed twice the cache together.
 
     A set is a layer: it has tokens, gate parameters, drafts and a pool [S, HV, ...] of its own. The rows' slots, in
     random order, and a speculative step's counts are the step's, in buffers that all layers read.
     """
-    (H, HV), K, V, R = workload.heads, workload.K, workload.V, workload.rows
-    source = Source(device)
-    token = dtype.itemsize * (2 * H * K + HV * V + 2 * HV)
+    gate, source = GATES[operator], Source(device)
+    HV, K, V, R = workload.heads[1], workload.K, workload.V, workload.rows
+    shapes = gate.token_shapes(workload)
+    token = dtype.itemsize * sum(map(prod, shapes.values()))
     layers = set_count(R * (HV * K * V * dtype_of(workload.state_dtype).itemsize + token), cache_bytes)
     slots = R + max(2, R // 8)
-    options = DeltaRuleOptions(
-        scale=K**-0.5, normalize_qk=True, gate_in_kernel=True, beta_sigmoid=True, layout=workload.layout
-    )
     T, D = max(workload.drafts, 1), workload.drafts
     step: dict[str, Any] = {"read_index": torch.randperm(slots, generator=source.generator, device=device)[:R].int()}
     if D:
         # half 0 is taken in and half 1 written, so that every call does the same
         step["draft_half"] = torch.zeros(R, dtype=torch.int32, device=device)
         step["accepted"] = torch.full((slots,), D, dtype=torch.int32, device=device)
-    shapes = ((H, K), (HV, V), (HV,), (HV,))
+
+    def drafts() -> Drafts:
+        return Drafts(*(source.normal(slots, 2, D, *shapes[name]).to(dtype) for name in Drafts._fields))
+
     return [
         DecodeCall(
-            source.normal(R, T, H, K).to(dtype),
-            source.normal(R, T, H, K).to(dtype),
-            source.normal(R, T, HV, V).to(dtype),
-            source.normal(R, T, HV).to(dtype),
-            source.normal(R, T, HV).to(dtype),
-            options,
-            0.5 * source.normal(HV) - 1.5,
-            source.normal(HV),
+            **raw(gate, workload, R, T, dtype, source),
             pool=_pool(workload, slots, source),
             out=torch.empty(R, T, HV, V, dtype=dtype, device=device),
-            drafts=Drafts(*(source.normal(slots, 2, D, *shape).to(dtype) for shape in shapes)) if D else None,
+            drafts=drafts() if D else None,
             **step,
         )
         for _ in range(layers)

@@ -42,7 +42,9 @@ class OutputError(_Model):
     """How far one output lies from the float32 reference; an error that is not finite is null and fails."""
 
     output: str
-    relative_rms: float | None = Field(description="root mean square of the error ÷ that of the reference")
+    relative_rms: float | None = Field(
+        description="root mean square of the error ÷ that of the reference, or of a sum's terms where these cancel"
+    )
     rms_bound: float
     largest: float | None = Field(description="largest absolute error")
     largest_bound: float

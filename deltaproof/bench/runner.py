@@ -16,10 +16,11 @@ from deltaproof.backends.registry import load, names, preferred
 from deltaproof.bench import ceilings
 from deltaproof.bench.check import compare, describe
 from deltaproof.bench.device import Device, device_of
-from deltaproof.bench.inputs import SEED, call_bytes, copy_sets, dtype_of
+from deltaproof.bench.inputs import call_bytes, copy_sets, dtype_of
 from deltaproof.bench.model import BenchBackend, BenchReport, Ceilings, OutputError, Row, RowStatus, Times, WorkloadInfo
 from deltaproof.bench.statistics import compare as compare_rows
 from deltaproof.bench.statistics import times
+from deltaproof.bench.tokens import SEED
 from deltaproof.bench.verbs import VERBS, Call, Outputs, Plan, Unsupported, Verb
 from deltaproof.bench.workload import DecodeWorkload, Workload
 from deltaproof.contracts.errors import ContractError
@@ -128,7 +129,7 @@ def run(
     loaded = load_backends(settings)
     device = device or device_of(settings.device)
     ceiling = ceilings.measure(device)
-    bench = _Bench(settings, VERBS[settings.verb], device, ceiling, loaded, progress)
+    bench = _Bench(settings, VERBS[settings.verb](settings.operator), device, ceiling, loaded, progress)
     report = BenchReport(
         complete=not settings.workloads,
         operator=settings.operator,
@@ -273,8 +274,11 @@ class _Bench:
             # the call is kept with its outputs: its id would else be given again
             references[id(plan.call)] = (plan.call, reference)
         want = references[id(plan.call)][1]
-        got = plan.outputs()
-        return [compare(name, got[name], want[name], plan.stored[name], plan.roundings[name]) for name in plan.stored]
+        got, least = plan.outputs(), plan.least(want)
+        return [
+            compare(name, got[name], want[name], stored, plan.roundings[name], least.get(name, 0.0))
+            for name, stored in plan.stored.items()
+        ]
 
 
 @contextmanager

@@ -5,28 +5,43 @@ A further verb is a further class here and a row in ``VERBS``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from deltaproof.backends.protocol import Backend
 from deltaproof.backends.registry import missing
-from deltaproof.bench import floors
 from deltaproof.bench.check import Rounding, chunked, chunked_backward, single_token
 from deltaproof.bench.device import Run
+from deltaproof.bench.floors import FLOORS, Work
+from deltaproof.bench.gradients import (
+    Outputs,
+    by_heads,
+    leaves,
+    named,
+    sum_scales,
+    summed,
+    with_gradients,
+    with_leaves,
+)
 from deltaproof.bench.inputs import decode_sets, dense_call, output_gradients, sequence_sets
 from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
 from deltaproof.contracts.conventions import GateSpace
 from deltaproof.ops.common.calls import DecodeCall, Drafts, SequenceCall
-from deltaproof.ops.common.torch_inputs import normalize, sigmoid, softplus
+from deltaproof.ops.common.torch_inputs import normalize, sigmoid
+from deltaproof.ops.gated_delta_rule import gate as gated_delta_rule
+from deltaproof.ops.kda import gate as kda
 
 Call = SequenceCall | DecodeCall
-Outputs = dict[str, torch.Tensor]
-GRADIENTS = ("q", "k", "v", "g", "beta", "initial_state")
+LOG_GATES: Mapping[str, Callable[[SequenceCall, torch.dtype], torch.Tensor]] = {
+    "gated_delta_rule": gated_delta_rule.log_gate,
+    "kda": kda.log_gate,
+}
+"""Operator -> what computes its log gate beforehand, for a backend that cannot."""
 
 
 class Unsupported(Exception):
@@ -46,6 +61,7 @@ class Plan:
         runs: makes the calls to be timed, one an input set.
         both: the same for forward and backward together, or None.
         plain: one call for the peak of memory.
+        least: from the reference, what errors of an output are set against at least (see ``compare``).
         notes: what differs from what other backends do.
     """
 
@@ -57,17 +73,18 @@ class Plan:
     runs: Callable[[], list[Run]]
     plain: Run
     both: Callable[[], list[Run]] | None = None
+    least: Callable[[Outputs], dict[str, float]] = field(default=lambda want: {})
     notes: tuple[str, ...] = ()
 
 
 class Verb(Protocol):
-    """Inputs, calls and reference of one verb."""
+    """Inputs, calls and reference of one verb on one operator."""
 
-    name: str
+    name: ClassVar[str]
 
     def mode(self) -> AbstractContextManager[Any]: ...
 
-    def work(self, workload: Any, dtype: str) -> floors.Work: ...
+    def work(self, workload: Any, dtype: str) -> Work: ...
 
     def draw(self, workload: Any, dtype: torch.dtype, device: str, cache_bytes: int) -> list[Any]: ...
 
@@ -133,26 +150,28 @@ def _sequence_plan(backend: Backend, form: str, calls: list[SequenceCall], round
     )
 
 
+@dataclass(frozen=True)
 class Prefill:
     """The chunk form's forward, from an initial to a final state, without gradients."""
 
-    name = "prefill"
+    operator: str
+    name: ClassVar[str] = "prefill"
 
     def mode(self) -> AbstractContextManager[Any]:
         """Serve: nothing is kept for a backward."""
         return torch.inference_mode()
 
-    def work(self, workload: SequenceWorkload, dtype: str) -> floors.Work:
+    def work(self, workload: SequenceWorkload, dtype: str) -> Work:
         """Return its least work."""
-        return floors.prefill(workload, dtype)
+        return FLOORS[self.operator].prefill(workload, dtype)
 
     def draw(self, workload: SequenceWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[SequenceCall]:
         """Return one call a set."""
-        return sequence_sets(workload, dtype, device, cache_bytes)
+        return sequence_sets(self.operator, workload, dtype, device, cache_bytes)
 
     def plan(self, backend: Backend, calls: list[SequenceCall]) -> Plan:
         """Return what is timed."""
-        return _sequence_plan(backend, "chunk", calls, chunked(calls[0].q.dtype))
+        return _sequence_plan(backend, "chunk", calls, chunked(self.operator, calls[0].q.dtype))
 
     def reference(self, backend: Backend, call: SequenceCall) -> Outputs:
         """Return the outputs in float32."""
@@ -160,102 +179,93 @@ class Prefill:
         return {"o": o, "final_state": final.float()}
 
 
+@dataclass(frozen=True)
 class Backward:
-    """Gradients of q, k, v, g, beta and the initial state through the chunk form."""
+    """Gradients of every input that has one, through the chunk form."""
 
-    name = "backward"
+    operator: str
+    name: ClassVar[str] = "backward"
 
     def mode(self) -> AbstractContextManager[Any]:
         """Train."""
         return torch.enable_grad()
 
-    def work(self, workload: SequenceWorkload, dtype: str) -> floors.Work:
+    def work(self, workload: SequenceWorkload, dtype: str) -> Work:
         """Return the least work of the backward alone."""
-        return floors.backward(workload, dtype)
+        return FLOORS[self.operator].backward(workload, dtype)
 
     def draw(self, workload: SequenceWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[SequenceCall]:
         """Return one call a set."""
-        return sequence_sets(workload, dtype, device, cache_bytes)
+        return sequence_sets(self.operator, workload, dtype, device, cache_bytes)
 
     def plan(self, backend: Backend, calls: list[SequenceCall]) -> Plan:
         """Return what is timed: backwards through forwards that ran before, and both together."""
-        leaves = [_with_leaves(call) for call in calls]
-        _refuse(backend, "chunk", leaves[0])
-        if backend.conventions.gate is not GateSpace.LOG:
+        given = [with_leaves(call) for call in calls]
+        first = given[0]
+        _refuse(backend, "chunk", first)
+        if backend.conventions.gate is not GateSpace.LOG and not first.options.gate_in_kernel:
             raise Unsupported("it takes linear gates: its gradient is another one")
         chunk = _form(backend, "chunk")
         gradients = output_gradients(calls[0])
 
         def backward(call: SequenceCall, through: Any, keep: bool) -> tuple[torch.Tensor, ...]:
-            return torch.autograd.grad(through, _leaves(call), gradients, retain_graph=keep)
+            return torch.autograd.grad(through, leaves(call), gradients, retain_graph=keep)
 
         def both(call: SequenceCall) -> tuple[torch.Tensor, ...]:
             return backward(call, chunk(call), False)
 
         def outputs() -> Outputs:
-            o, final = chunk(leaves[0])
-            return {"o": o, "final_state": final, **_named(backward(leaves[0], (o, final), False))}
+            o, final = chunk(first)
+            return {"o": o, "final_state": final, **named(first, backward(first, (o, final), False))}
 
         def runs() -> list[Run]:
-            through = [chunk(call) for call in leaves]
-            return [partial(backward, call, out, True) for call, out in zip(leaves, through, strict=True)]
+            through = [chunk(call) for call in given]
+            return [partial(backward, call, out, True) for call, out in zip(given, through, strict=True)]
 
-        dtype = calls[0].q.dtype
-        stored = {"o": calls[0].v.dtype, "final_state": _states(calls[0])}
-        into = {f"d{name}": leaf.dtype for name, leaf in zip(GRADIENTS, _leaves(leaves[0]), strict=True)}
+        dtype = first.q.dtype
+        stored = {"o": first.v.dtype, "final_state": _states(first)}
+        into = {f"d{name}": leaf.dtype for name, leaf in zip(with_gradients(first), leaves(first), strict=True)}
+        forward, sums = chunked(self.operator, dtype), summed(first)
+        back = {name: chunked_backward(self.operator, dtype, sums.get(name, 0)) for name in into}
         return Plan(
             form="chunk",
             call=calls[0],
             outputs=outputs,
             stored={**stored, **into},
-            roundings={**dict.fromkeys(stored, chunked(dtype)), **dict.fromkeys(into, chunked_backward(dtype))},
+            roundings={**dict.fromkeys(stored, forward), **back},
             runs=runs,
-            both=lambda: _each(both, leaves),
-            plain=lambda: both(leaves[0]),
+            both=lambda: _each(both, given),
+            plain=lambda: both(first),
+            least=partial(sum_scales, calls[0]),
         )
 
     def reference(self, backend: Backend, call: SequenceCall) -> Outputs:
         """Return outputs and gradients in float32."""
-        wide = _with_leaves(widened(call))
-        o, final = _form(backend, "chunk")(wide)
         do, dht = output_gradients(call)
-        gradients = torch.autograd.grad((o, final), _leaves(wide), (do.float(), dht))
-        found = {"o": o, "final_state": final, **_named(gradients)}
-        return {name: x.detach().float() for name, x in found.items()}
-
-
-def _leaves(call: SequenceCall) -> tuple[torch.Tensor, ...]:
-    return tuple(getattr(call, name) for name in GRADIENTS)
-
-
-def _with_leaves(call: SequenceCall) -> SequenceCall:
-    changed: SequenceCall = call.with_(**{name: getattr(call, name).detach().requires_grad_() for name in GRADIENTS})
-    return changed
-
-
-def _named(gradients: Sequence[torch.Tensor]) -> Outputs:
-    return {f"d{name}": gradient for name, gradient in zip(GRADIENTS, gradients, strict=True)}
+        return by_heads(_form(backend, "chunk"), widened(call), (do.float(), dht))
 
 
 IN_KERNEL = ("normalize_qk", "gate_in_kernel", "beta_sigmoid")
 
 
+@dataclass(frozen=True)
 class Decode:
     """One token a row, or a speculative step: in place in a pool; without a pool the recurrent form on dense states."""
 
-    name = "decode"
+    operator: str
+    name: ClassVar[str] = "decode"
 
     def mode(self) -> AbstractContextManager[Any]:
         """Serve: nothing is kept for a backward."""
         return torch.inference_mode()
 
-    def work(self, workload: DecodeWorkload, dtype: str) -> floors.Work:
+    def work(self, workload: DecodeWorkload, dtype: str) -> Work:
         """Return its least work, the same for both forms."""
-        return floors.decode(workload, dtype)
+        return FLOORS[self.operator].decode(workload, dtype)
 
     def draw(self, workload: DecodeWorkload, dtype: torch.dtype, device: str, cache_bytes: int) -> list[DecodeCall]:
         """Return one call a set, each on a pool of its own."""
-        return decode_sets(workload, dtype, device, cache_bytes)
+        return decode_sets(self.operator, workload, dtype, device, cache_bytes)
 
     def plan(self, backend: Backend, calls: list[DecodeCall]) -> Plan:
         """Return what is timed."""
@@ -293,13 +303,25 @@ class Decode:
         if calls[0].drafts is not None:
             raise Unsupported("it has no pool, and so no drafts")
         dense = [dense_call(call) for call in calls]
-        beforehand = [name for name in IN_KERNEL if name in missing(backend, "recurrent", dense[0])]
-        dense = [_computed(call, beforehand) for call in dense]
+        lacks = set(missing(backend, "recurrent", dense[0]))
+        if "lower_bound" in lacks:
+            # it has a gate in the kernel, but not this one
+            lacks.add("gate_in_kernel")
+        beforehand = [name for name in IN_KERNEL if name in lacks]
+        dense = [_computed(call, beforehand, LOG_GATES[self.operator]) for call in dense]
         plan = _sequence_plan(backend, "recurrent", dense, single_token())
+
+        def outputs() -> Outputs:
+            found = plan.outputs()
+            asked, came = plan.stored["final_state"], found["final_state"].dtype
+            if came.itemsize > asked.itemsize:
+                raise Unsupported(f"its final state is {came}, not {asked}: it moves more than was asked for")
+            return found
+
         notes = ["no pool: dense states, a final state of its own"]
         if beforehand:
             notes.append(f"computed beforehand: {', '.join(beforehand)}")
-        return replace(plan, notes=tuple(notes))
+        return replace(plan, outputs=outputs, notes=tuple(notes))
 
     def reference(self, backend: Backend, call: Any) -> Outputs:
         """Return the outputs in float32, of the pool form or of the dense one."""
@@ -318,21 +340,24 @@ def _same_strides(pool: torch.Tensor) -> torch.Tensor:
     return memory.as_strided(pool.shape, pool.stride()).copy_(pool)
 
 
-def _computed(call: SequenceCall, names: Sequence[str]) -> SequenceCall:
+def _computed(
+    call: SequenceCall, names: Sequence[str], log_gate: Callable[[SequenceCall, torch.dtype], torch.Tensor]
+) -> SequenceCall:
     """Return the call with some of what the kernel would do computed beforehand."""
     changes: dict[str, Any] = {}
     if "normalize_qk" in names:
         changes.update(q=normalize(call.q.float()).to(call.q.dtype), k=normalize(call.k.float()).to(call.k.dtype))
     if "gate_in_kernel" in names:
-        assert call.A_log is not None and call.dt_bias is not None
-        changes.update(g=-call.A_log.exp() * softplus(call.g.float() + call.dt_bias), A_log=None, dt_bias=None)
+        changes.update(g=log_gate(call, torch.float32), A_log=None, dt_bias=None)
     if "beta_sigmoid" in names:
         changes.update(beta=sigmoid(call.beta.float()))
     if not changes:
         return call
     off: dict[str, Any] = dict.fromkeys(names, False)
-    changed: SequenceCall = call.with_(**changes, options=replace(call.options, **off))
+    bound = None if "gate_in_kernel" in names else call.options.lower_bound
+    changed: SequenceCall = call.with_(**changes, options=replace(call.options, lower_bound=bound, **off))
     return changed
 
 
-VERBS: dict[str, Verb] = {"prefill": Prefill(), "backward": Backward(), "decode": Decode()}
+VERBS: dict[str, Callable[[str], Verb]] = {verb.name: verb for verb in (Prefill, Backward, Decode)}
+"""Verb -> what makes it for an operator."""

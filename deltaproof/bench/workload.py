@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -111,83 +109,12 @@ class DecodeWorkload:
 Workload = SequenceWorkload | DecodeWorkload
 
 
-def _sequences(*shapes: tuple[tuple[int, int], int, int]) -> tuple[SequenceWorkload, ...]:
-    return tuple(SequenceWorkload(heads=heads, lengths=(length,) * count) for heads, length, count in shapes)
-
-
-PEERS = _sequences(
-    ((2, 8), 2048, 1),
-    ((2, 8), 8192, 1),
-    ((2, 8), 32768, 1),
-    ((2, 8), 1024, 8),
-    ((4, 16), 8192, 1),
-    ((4, 16), 1024, 8),
-    ((16, 32), 2048, 1),
-    ((16, 32), 8192, 1),
-    ((16, 32), 32768, 1),
-    ((16, 32), 1024, 8),
-    ((16, 64), 8192, 1),
-    ((16, 64), 32768, 1),
-    ((16, 64), 1024, 8),
-    ((16, 64), 4096, 8),
-)
-TINY = (
-    SequenceWorkload(heads=(2, 2), lengths=(64,), K=32, V=32),
-    SequenceWorkload(heads=(1, 4), lengths=(40, 0, 70), K=32, V=16),
-)
-# rows times value heads from 32 to 16384
-POOL = tuple(
-    DecodeWorkload(heads=heads, rows=rows)
-    for heads, rows in (
-        ((16, 32), 1), ((16, 32), 8), ((16, 32), 32), ((16, 32), 64), ((16, 64), 64), ((16, 32), 128), ((16, 64), 256)
-    )
-)  # fmt: skip
-POOL_BF16 = (
-    *(DecodeWorkload(heads=heads, rows=256) for heads in ((16, 32), (16, 64))),
-    *(DecodeWorkload(heads=heads, rows=256, state_dtype="bfloat16") for heads in ((16, 32), (16, 64))),
-)
-SPECULATIVE = tuple(
-    DecodeWorkload(heads=heads, rows=rows, drafts=drafts)
-    for heads, rows in (((16, 32), 64), ((16, 32), 128), ((16, 64), 256))
-    for drafts in (0, 2, 3, 4, 8)
-)
-TINY_POOL = (
-    DecodeWorkload(heads=(2, 4), rows=3, K=32, V=16),
-    DecodeWorkload(heads=(2, 2), rows=8, K=32, V=32, layout=StateLayout.K_FIRST),
-    DecodeWorkload(heads=(2, 4), rows=3, K=32, V=16, drafts=2),
-)
-
-VERBS = ("prefill", "backward", "decode")
-SETS: Mapping[str, Mapping[str, tuple[Workload, ...]]] = {
-    "prefill": {"peers": PEERS, "tiny": TINY},
-    "backward": {"peers": PEERS, "tiny": TINY},
-    "decode": {
-        "pool": POOL,
-        "pool_k_first": tuple(replace(workload, layout=StateLayout.K_FIRST) for workload in POOL),
-        "pool_bf16": POOL_BF16,
-        "speculative": SPECULATIVE,
-        "tiny": TINY_POOL,
-    },
-}
-"""Verb -> name -> workloads; the first is a GPU's default, ``tiny`` a CPU's."""
-
-
-def default_set(verb: str, device: str) -> str:
-    """Return the name of the set that a run without --shapes takes."""
-    return "tiny" if device == "cpu" else next(iter(SETS[verb]))
-
-
-def find(verb: str, shapes: str) -> tuple[Workload, ...]:
-    """Return the workloads of a named set, or of a JSON file ``{"workloads": [{...}, ...]}``.
+def read(path: Path, verb: str) -> tuple[Workload, ...]:
+    """Return the workloads of a verb in a JSON file ``{"workloads": [{...}, ...]}``.
 
     Raises:
-        ContractError: no set has this name and no such file exists, or the file holds something else.
+        ContractError: the file holds something else.
     """
-    if shapes in SETS[verb]:
-        return SETS[verb][shapes]
-    path = Path(shapes)
-    if not path.is_file():
-        raise ContractError("--shapes", f"one of {', '.join(SETS[verb])} or a JSON file", repr(shapes))
     kind: Any = DecodeWorkload if verb == "decode" else SequenceWorkload
     try:
         found = TypeAdapter(dict[Literal["workloads"], list[kind]]).validate_json(path.read_bytes())

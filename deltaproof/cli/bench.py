@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 
 from deltaproof.bench.model import BenchReport, Row
+from deltaproof.bench.sets import SETS, default_set, find
 from deltaproof.bench.text import PIPE_WIDTH, WORDS, ms, print_report
-from deltaproof.bench.workload import default_set, find
 from deltaproof.contracts.errors import ContractError
 from deltaproof.reports.replace_file import replace_file, replaceable
 
@@ -35,7 +35,7 @@ class Device(str, Enum):
 
 
 class Dtype(str, Enum):
-    """Dtype of q, k, v and beta."""
+    """Dtype of tokens: q, k, v, beta and a raw gate."""
 
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
@@ -44,7 +44,7 @@ class Dtype(str, Enum):
 
 def bench(
     verb: Annotated[Verb, typer.Argument(help="What to time.", show_default=False)],
-    operator: Annotated[str, typer.Option(help="Operator to time.")] = "gated_delta_rule",
+    operator: Annotated[str, typer.Option(help=f"Operator to time: {' or '.join(SETS)}.")] = "gated_delta_rule",
     backends: Annotated[
         str | None,
         typer.Option(help="Backends with commas between: a NAME, path/to/file.py:ATTR or package.module:ATTR each."),
@@ -53,7 +53,7 @@ def bench(
     device: Annotated[
         Device | None, typer.Option(help="Device to run on. A GPU by default, where there is one.", show_default=False)
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Dtype of q, k, v and beta.")] = Dtype.BFLOAT16,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of q, k, v, beta and a raw gate.")] = Dtype.BFLOAT16,
     replays: Annotated[int | None, typer.Option(min=1, help="Timed replays a row; 21 on a GPU, 5 on a CPU.")] = None,
     json: Annotated[
         Path | None, typer.Option(help="File for the result as JSON, beside the table; written after every workload.")
@@ -69,7 +69,6 @@ def bench(
         import torch
 
         from deltaproof.bench.runner import Settings, exit_code, run, split_names
-        from deltaproof.ops.registry import operator as find_operator
     except ImportError as error:
         _usage(f"bench needs PyTorch: pip install 'deltaproof[torch]' ({error})")
     visible = torch.cuda.is_available()
@@ -77,8 +76,7 @@ def bench(
         _usage("--device: expected a device this machine has, got cuda (no GPU is visible)")
     place = (device or (Device.CUDA if visible else Device.CPU)).value
     try:
-        find_operator(operator)
-        workloads = find(verb.value, shapes or default_set(verb.value, place))
+        workloads = find(operator, verb.value, shapes or default_set(operator, verb.value, place))
         settings = Settings(operator, verb.value, split_names(backends), workloads, place, dtype.value, replays)
         report = run(settings, shlex.join(["deltaproof", *sys.argv[1:]]), _progress, keep=_keep_in(json))
     except ContractError as error:

@@ -7,16 +7,25 @@ import math
 import pytest
 import torch
 
-from deltaproof.bench.check import chunked, chunked_backward, compare, describe, single_token
+from deltaproof.backends.registry import load
+from deltaproof.bench.check import SITES, chunked, chunked_backward, compare, describe, single_token
+from deltaproof.bench.gradients import leaves, named, sum_scales, summed, with_leaves
 from deltaproof.bench.inputs import output_gradients, sequence_sets
-from deltaproof.bench.verbs import GRADIENTS, VERBS
+from deltaproof.bench.sets import SETS
+from deltaproof.bench.verbs import VERBS
 from deltaproof.bench.workload import SequenceWorkload
-from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
-from deltaproof.verify.noise.gated_delta_rule import same_dtype
+from deltaproof.verify.noise import gated_delta_rule, kda
 
 BF16 = torch.bfloat16
+RULE = "gated_delta_rule"
+ROUNDING_MODELS = {"gated_delta_rule": gated_delta_rule.same_dtype, "kda": kda.same_dtype}
 
 
+def test_every_operator_with_a_bench_has_a_rounding_model_here():
+    assert set(ROUNDING_MODELS) == set(SETS) == set(SITES)
+
+
+@pytest.mark.parametrize("operator", ROUNDING_MODELS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(
     "workload",
@@ -26,18 +35,20 @@ BF16 = torch.bfloat16
     ],
     ids=lambda workload: workload.name,
 )
-def test_a_kernel_that_rounds_operands_is_within_the_bound_and_the_bound_not_far_above_it(dtype, workload):
-    call = sequence_sets(workload, dtype, "cpu", 0)[0]
-    want = VERBS["backward"].reference(TorchBackend(), call)
-    leaves = call.with_(**{name: getattr(call, name).detach().requires_grad_() for name in GRADIENTS})
+def test_a_kernel_that_rounds_operands_is_within_the_bound_and_the_bound_not_far_above_it(operator, dtype, workload):
+    call = sequence_sets(operator, workload, dtype, "cpu", 0)[0]
+    want = VERBS["backward"](operator).reference(load("torch", operator), call)
+    given = with_leaves(call)
     # fp32 operands are not rounded: there it is the order of sums that differs from the reference's
-    o, final = same_dtype(leaves, chunked=dtype != torch.float32)
-    inputs = [getattr(leaves, name) for name in GRADIENTS]
-    gradients = torch.autograd.grad((o.to(dtype), final), inputs, output_gradients(call))
-    outputs = [("o", o.to(dtype)), ("final_state", final)]
-    errors = [compare(name, x, want[name], x.dtype, chunked(dtype)) for name, x in outputs]
-    for name, x in zip(GRADIENTS, gradients, strict=True):
-        errors.append(compare(f"d{name}", x, want[f"d{name}"], x.dtype, chunked_backward(dtype)))
+    o, final = ROUNDING_MODELS[operator](given, chunked=dtype != torch.float32)
+    gradients = named(given, torch.autograd.grad((o.to(dtype), final), leaves(given), output_gradients(call)))
+    outputs = {"o": o.to(dtype), "final_state": final}
+    errors = [compare(name, x, want[name], x.dtype, chunked(operator, dtype)) for name, x in outputs.items()]
+    terms, least = summed(call), sum_scales(call, want)
+    for name, x in gradients.items():
+        rounding = chunked_backward(operator, dtype, terms.get(name, 0))
+        errors.append(compare(name, x, want[name], x.dtype, rounding, least.get(name, 0.0)))
+    assert set(want) == {error.output for error in errors}
     assert not describe(errors)
     for error in errors:
         assert 2 < error.rms_bound / error.relative_rms < 64, error
@@ -71,7 +82,7 @@ def broken(name, x):
 )
 def test_what_is_wrong_is_beyond_the_bound(want, fault):
     stored = broken(fault, want.to(BF16))
-    error = compare("o", stored, want, BF16, chunked(BF16))
+    error = compare("o", stored, want, BF16, chunked(RULE, BF16))
     assert not error.ok
     assert "o: relative RMS error" in describe([error])
 
@@ -88,8 +99,26 @@ def test_rounding_alone_is_within_the_bound_and_the_worst_place_is_named(want):
 
 def test_float32_is_held_to_float32(want):
     assert not compare("o", want.to(BF16).float(), want, torch.float32, single_token()).ok
-    assert not compare("o", want.to(BF16).float(), want, torch.float32, chunked(torch.float32)).ok
+    assert not compare("o", want.to(BF16).float(), want, torch.float32, chunked(RULE, torch.float32)).ok
     assert compare("o", want.clone(), want, torch.float32, single_token()).ok
+
+
+def test_a_sum_whose_terms_cancel_is_held_to_its_terms():
+    want = torch.tensor([0.1, -0.2])
+    got = want + 0.01
+    assert not compare("dA_log", got, want, torch.float32, chunked(RULE, BF16)).ok
+    error = compare("dA_log", got, want, torch.float32, chunked(RULE, BF16), least=5.0)
+    assert error.ok and error.relative_rms == pytest.approx(0.01 / 5, rel=1e-3)
+    assert not compare("dA_log", got + 1, want, torch.float32, chunked(RULE, BF16), least=5.0).ok
+    # a sum that is larger than its terms is held to itself
+    large = compare("dA_log", 100 * got, 100 * want, torch.float32, chunked(RULE, BF16), least=5.0)
+    assert large.relative_rms == pytest.approx(1 / (100 * math.sqrt(0.025)), rel=1e-3)
+
+
+def test_a_sum_over_tokens_may_round_once_a_partial_sum():
+    plain, long = chunked_backward(RULE, torch.float32), chunked_backward(RULE, torch.float32, 1 << 20)
+    assert long.rms_bound(torch.float32) == pytest.approx(4 * 2.0**-24 * 2**10, rel=0.01)
+    assert plain.rms_bound(torch.float32) < long.rms_bound(torch.float32) / 20
 
 
 def test_another_shape_or_dtype_is_said_and_not_compared(want):
@@ -106,4 +135,4 @@ def test_where_nothing_may_change_nothing_may_change():
 
 
 def test_an_empty_output_is_right(want):
-    assert compare("o", want[:0].to(BF16), want[:0], BF16, chunked(BF16)).ok
+    assert compare("o", want[:0].to(BF16), want[:0], BF16, chunked(RULE, BF16)).ok

@@ -1,4 +1,4 @@
-"""Workloads are data: named sets, and JSON files whose mistakes are named."""
+"""Workloads are data, and so are JSON files of them, whose mistakes are named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from deltaproof.bench.workload import SETS, VERBS, DecodeWorkload, SequenceWorkload, default_set, find
+from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload, read
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.contracts.errors import ContractError
 
@@ -24,29 +24,13 @@ def test_a_name_says_heads_and_lengths_and_what_is_unusual():
     assert DecodeWorkload(heads=(16, 32), rows=8, layout="k_first").name == "16/32 8 rows k_first"
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_set_has_names_of_its_own_and_every_verb_a_tiny_one(verb):
-    for workloads in SETS[verb].values():
-        names = [workload.name for workload in workloads]
-        assert len(set(names)) == len(names) > 0
-    assert default_set(verb, "cpu") == "tiny" in SETS[verb]
-    assert default_set(verb, "cuda") != "tiny"
-
-
-def test_the_pool_set_spans_few_rows_and_many():
-    products = [workload.rows * workload.heads[1] for workload in find("decode", "pool")]
-    assert products == sorted(products) and products[0] == 32 and products[-1] == 16384
-    assert {workload.layout for workload in find("decode", "pool")} == {StateLayout.V_FIRST}
-    assert {workload.layout for workload in find("decode", "pool_k_first")} == {StateLayout.K_FIRST}
-
-
 def test_a_file_holds_workloads_of_the_verb(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"workloads": [{"heads": [2, 4], "lengths": [3, 0, 5], "layout": "v_first"}]}))
-    (found,) = find("prefill", str(path))
+    (found,) = read(path, "prefill")
     assert found == SequenceWorkload(heads=(2, 4), lengths=(3, 0, 5), layout=StateLayout.V_FIRST)
     path.write_text(json.dumps({"workloads": [{"heads": [2, 4], "rows": 7, "slot_padding": 64}]}))
-    assert find("decode", str(path)) == (DecodeWorkload(heads=(2, 4), rows=7, slot_padding=64),)
+    assert read(path, "decode") == (DecodeWorkload(heads=(2, 4), rows=7, slot_padding=64),)
 
 
 @pytest.mark.parametrize(
@@ -68,19 +52,14 @@ def test_a_mistake_in_a_file_is_named(tmp_path, text, words):
     path = tmp_path / "mine.json"
     path.write_text(text)
     with pytest.raises(ContractError) as raised:
-        find("prefill", str(path))
+        read(path, "prefill")
     assert raised.value.argument == "--shapes"
     assert all(word in str(raised.value) for word in [*words, "mine.json"]), raised.value
 
 
-def test_an_unknown_name_tells_the_known_ones():
-    with pytest.raises(ContractError, match="peers, tiny or a JSON file, got 'giant'"):
-        find("prefill", "giant")
-
-
 def test_workloads_cannot_be_changed():
     with pytest.raises((ValidationError, AttributeError)):
-        SETS["prefill"]["tiny"][0].K = 1
+        SequenceWorkload(heads=(1, 1), lengths=(8,)).K = 1
 
 
 def test_workloads_results_and_the_table_need_no_torch():

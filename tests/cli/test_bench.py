@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deltaproof.bench.model import BenchReport
-from deltaproof.bench.workload import find
+from deltaproof.bench.sets import SETS, find
 from deltaproof.cli.app import app
 
 STOPPING = """
@@ -40,17 +40,20 @@ def bench(*arguments):
     return CliRunner().invoke(app, ["bench", *arguments], env={"COLUMNS": "200"})
 
 
+@pytest.mark.parametrize("operator", SETS)
 @pytest.mark.parametrize("verb", ["prefill", "backward", "decode"])
-def test_the_tiny_set_runs_anywhere(verb, tmp_path):
-    path = tmp_path / "result.json"
+def test_the_tiny_set_runs_anywhere(operator, verb, tmp_path):
+    path, tiny = tmp_path / "result.json", find(operator, verb, "tiny")
     done = bench(
-        verb, "--device", "cpu", "--shapes", "tiny", "--backends", "torch", "--replays", "2", "--json", str(path)
+        verb, "--operator", operator, "--device", "cpu", "--backends", "torch", "--replays", "2", "--json", str(path)
     )
     assert done.exit_code == 0, done.output
+    assert f"{operator}, {verb} on cpu" in done.stdout
     assert "floor ms" in done.stdout and "torch ms" in done.stdout
-    assert done.stderr.count("torch") == len(find(verb, "tiny")), "a line a row"
+    assert done.stderr.count("torch") == len(tiny), "a line a row"
     report = BenchReport.model_validate_json(path.read_text())
-    assert report.verb == verb and len(report.rows) == len(find(verb, "tiny")) and report.complete
+    assert (report.operator, report.verb) == (operator, verb) and report.complete
+    assert [row.workload for row in report.rows] == [workload.name for workload in tiny]
     assert all(row.time.replays == 2 for row in report.rows)
     # a pipe gets plain text in which no cell is cut
     assert "\x1b[" not in done.stdout and "…" not in done.stdout
@@ -94,7 +97,9 @@ def test_a_run_that_is_killed_leaves_the_rows_it_measured_in_place_of_an_older_f
         (["prefill", "--backends", "no-such"], ["no-such", "torch"]),
         (["prefill", "--backends", f"{BACKENDS}:Missing"], ["Missing"]),
         (["prefill", "--backends", ","], ["--backends"]),
-        (["prefill", "--operator", "softmax"], ["softmax", "gated_delta_rule"]),
+        (["prefill", "--operator", "softmax"], ["--operator", "softmax", "gated_delta_rule", "kda"]),
+        (["decode", "--operator", "causal_conv1d"], ["--operator", "causal_conv1d", "gated_delta_rule, kda"]),
+        (["decode", "--operator", "kda", "--shapes", "speculative"], ["--shapes", "pool, tiny"]),
         (["decode", "--shapes", "giant"], ["--shapes", "giant", "tiny"]),
         (["prefill", "--dtype", "int8"], ["int8"]),
         (["prefill", "--replays", "0"], ["--replays"]),
