@@ -11,9 +11,11 @@ from deltaproof.ops.common.calls import PrefillCall
 from deltaproof.ops.common.torch_inputs import k_first
 from deltaproof.ops.common.triton_chunks import Call, Chunks, Operands, Saved, inverse_dtype, states, transform
 from deltaproof.ops.common.triton_host import aligned, gate_constants, given, zero_tail
+from deltaproof.ops.kda.triton_decay import channel_decay_kernel
+from deltaproof.ops.kda.triton_gates import MOST, SPAN
 from deltaproof.ops.kda.triton_outputs import channel_outputs_kernel
 from deltaproof.ops.kda.triton_scores import channel_scores_kernel, invert_kernel
-from deltaproof.ops.kda.triton_tables import ChunkTable, span
+from deltaproof.ops.kda.triton_tables import ChunkTable
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,10 @@ class Scores:
         queries, keys, kept: exp(G) q, exp(G) k and exp(G_end - G) k [B, T, HV, K].
         left: exp(G_end) [chunks, HV, K], fp32.
         strength: [B, T, HV], fp32.
-        G: [chunks, HV, C, K], fp32, of which a forward pass fills what it needs.
+        lengths: what rows of q and k are multiplied by [2, B, T, HV], fp32, where they are normalised.
         system, attention: scores of keys and of queries with keys [chunks, HV, C, C].
+        deep: whether a chunk has rows whose gates are far below 0 [chunks, HV].
+        ways: constants of the launches that go back through scores.
     """
 
     queries: torch.Tensor
@@ -33,9 +37,11 @@ class Scores:
     kept: torch.Tensor
     left: torch.Tensor
     strength: torch.Tensor
-    G: torch.Tensor
+    lengths: torch.Tensor
     system: torch.Tensor
     attention: torch.Tensor
+    deep: torch.Tensor
+    ways: tuple[dict[str, bool], ...]
 
     def operands(self, inverse: torch.Tensor) -> Operands:
         """Return what the walk over chunks takes."""
@@ -49,15 +55,23 @@ def cut(call: Call) -> tuple[Chunks, ChunkTable]:
     return chunks, ChunkTable.of(K, V, HV, chunks.q.dtype)
 
 
-def rows_spanned(chunks: Chunks) -> int:
-    """Return how many rows one product of scores may span."""
+def _ways(chunks: Chunks) -> tuple[dict[str, bool], ...]:
+    """Return the constants of the launches that scores inside blocks take, for a call's dtype and gates.
+
+    One product a block has a factor of up to exp(80), which float16 cannot hold, and whose exponent costs float32
+    digits. Where no bound of the gates is known, some rows may need another way, which a second launch goes.
+    """
     options = chunks.call.options
+    if chunks.q.dtype != torch.bfloat16:
+        return ({"HALVED": True, "CHECKED": False},)
     bound = options.lower_bound if options.gate_in_kernel else None
-    return span(bound, options.chunk_size, chunks.q.dtype)
+    if bound is not None and (SPAN.value - 1) * bound >= -MOST.value:
+        return ({"HALVED": False, "CHECKED": False},)
+    return {"HALVED": False, "CHECKED": True}, {"HALVED": True, "CHECKED": True}
 
 
 def scores(chunks: Chunks, table: ChunkTable, *, backward: bool) -> Scores:
-    """Compute the scores of all chunks; for a backward pass all of G and scores without the strengths."""
+    """Compute the scores of all chunks; for a backward pass without the strengths."""
     call, options = chunks.call, chunks.call.options
     B, T, _, HV, K, _ = call.dims
     C, fp32 = options.chunk_size, torch.float32
@@ -69,21 +83,29 @@ def scores(chunks: Chunks, table: ChunkTable, *, backward: bool) -> Scores:
         kept,
         chunks.new(chunks.count, HV, K, dtype=fp32),
         chunks.new(B, T, HV, dtype=fp32),
-        chunks.new(chunks.count, HV, C, K, dtype=fp32),
+        chunks.new(2 if options.normalize_qk else 0, B, T, HV, dtype=fp32),
         chunks.new(chunks.count, HV, C, C, dtype=wide if wide == torch.float64 else fp32),
         chunks.new(chunks.count, HV, C, C),
+        chunks.new(chunks.count, HV, dtype=torch.int32),
+        _ways(chunks),
     )
-    g, beta, launch = aligned(call.g), aligned(call.beta), table.scores
+    g, beta = aligned(call.g), aligned(call.beta)
+    gates = gate_constants(call)
+    gates.pop("PER_CHANNEL")
+    common = {**chunks.flags, "NORMALIZE": options.normalize_qk, **gates}
     if chunks.count:
-        SPAN = rows_spanned(chunks)
-        gates = gate_constants(call)
-        gates.pop("PER_CHANNEL")
-        channel_scores_kernel[(chunks.count * HV,)](
+        launch = table.decay
+        channel_decay_kernel[(chunks.count * HV * triton.cdiv(K, launch.BK),)](
             chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), found.queries, found.keys,
-            found.kept, found.left, found.strength, found.G, found.system, found.attention, *chunks.pack, T,
-            call.sequences, **chunks.flags, BK=launch.BK, SPAN=SPAN, WHOLE=backward or SPAN == 1, SCALED=not backward,
-            NORMALIZE=options.normalize_qk, **gates, BETA_SIGMOID=options.beta_sigmoid,
-            NEG_EIGVAL=options.neg_eigval, **launch.options,
+            found.kept, found.left, found.strength, found.lengths, *chunks.pack, T, call.sequences, B * T, **common,
+            BK=launch.BK, BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval, **launch.options,
+        )  # fmt: skip
+    for i, way in enumerate(found.ways if chunks.count else ()):
+        launch = table.scores
+        channel_scores_kernel[(chunks.count * HV,)](
+            chunks.q, chunks.k, g, given(call.A_log, g), given(call.dt_bias, g), found.strength, found.lengths,
+            found.system, found.attention, found.deep, *chunks.pack, T, call.sequences, B * T, **common, BK=launch.BK,
+            **way, MENDS=i > 0, SCALED=not backward, **launch.options,
         )  # fmt: skip
     return found
 

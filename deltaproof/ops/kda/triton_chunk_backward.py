@@ -7,9 +7,9 @@ import triton
 
 from deltaproof.ops.common.calls import SequenceCall
 from deltaproof.ops.common.triton_chunks import Chunks, Saved, reverse_states, states, transform
-from deltaproof.ops.common.triton_host import aligned, zero_tail
+from deltaproof.ops.common.triton_host import aligned, gate_constants, given, zero_tail
 from deltaproof.ops.common.triton_input_gradients import Gradients, gate_gradients, head_gradients
-from deltaproof.ops.kda.triton_chunk import Scores, cut, rows_spanned, scores
+from deltaproof.ops.kda.triton_chunk import Scores, cut, scores
 from deltaproof.ops.kda.triton_gradients import (
     channel_key_gradients_kernel,
     channel_local_gradients_kernel,
@@ -101,11 +101,14 @@ def _keys(
     launch = table.keys
     dq, dk = (chunks.new(B, T, HV, K) for _ in range(2))
     d_gate = chunks.new(B, T, HV, K, dtype=torch.float32)
-    if chunks.count:
+    g, gates = aligned(call.g), gate_constants(call)
+    gates.pop("PER_CHANNEL")
+    for way in found.ways if chunks.count else ():
         channel_key_gradients_kernel[(chunks.count * HV * triton.cdiv(K, launch.BK),)](
-            chunks.q, chunks.k, do, found.G, found.strength, before, after, errors, dv, d_system, d_attention, fade,
-            dq, dk, d_gate, d_strength, *chunks.pack, call.options.scale, T, call.sequences, B * T, **chunks.flags,
-            V=V, PARTS=fade.shape[2], SPAN=rows_spanned(chunks), NORMALIZE=call.options.normalize_qk, **launch.tiles,
-            **launch.options,
+            chunks.q, chunks.k, g, given(call.A_log, g), given(call.dt_bias, g), do, found.strength, found.lengths,
+            before, after, errors, dv, d_system, d_attention, fade, dq, dk, d_gate, d_strength, found.deep,
+            *chunks.pack,
+            call.options.scale, T, call.sequences, B * T, **chunks.flags, V=V, PARTS=fade.shape[2], **way,
+            NORMALIZE=call.options.normalize_qk, **gates, **launch.tiles, **launch.options,
         )  # fmt: skip
     return dq, dk, d_gate

@@ -1,4 +1,4 @@
-"""Gates a channel in Triton: of a chunk's tokens, cumulative, and how a decay between two tokens is split.
+"""Gates a channel in Triton: of a chunk's tokens, and summed up between rows.
 
 The derivation stands in this folder's README. Shape legend: C chunk size, HV value heads, K key size, BK a block of it.
 """
@@ -9,7 +9,13 @@ import triton
 import triton.language as tl
 
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
+from deltaproof.ops.common.triton_language import dot
 from deltaproof.ops.common.triton_token import gate_at, gated
+
+SPAN = tl.constexpr(16)
+"""Rows of a block whose scores may be one product, with a factor above 1."""
+MOST = tl.constexpr(80.0)
+"""The largest exponent of such a factor: it and a key fit into float32 and bfloat16."""
 
 
 @triton.jit
@@ -38,20 +44,42 @@ def row_lengths(x, token, inside, group, H: tl.constexpr, K: tl.constexpr, BK: t
 
 
 @triton.jit
-def halves(G, G_rows, k_at, size, K: tl.constexpr, C: tl.constexpr):
-    """Return what decays to or from the middle of its block of ``size`` rows [C, BK], and which rows lie behind it [C].
-
-    ``G_rows`` [C, K] is where G's rows lie in memory. The middle is the first row of the block's later half: at or
-    before every row of that half, and behind every row of the other. No factor is above 1.
-    """
-    c_at = tl.arange(0, C)
-    middle = (c_at & -size) + size // 2
-    at = tl.load(G_rows + middle[:, None] * K + k_at[None, :], mask=(k_at < K)[None, :], other=0.0)  # [C, BK]
-    return tl.exp(-tl.abs(G - at)), c_at >= middle
+def pieces(x):
+    """Return fp32 x as three bf16 numbers, which hold all of its bits; their sum is x."""
+    x_1 = x.to(tl.bfloat16)
+    x = x - x_1.to(tl.float32)
+    x_2 = x.to(tl.bfloat16)
+    return x_1, x_2, (x - x_2.to(tl.float32)).to(tl.bfloat16)
 
 
 @triton.jit
-def same_block(size, C: tl.constexpr):
-    """Return which pairs of rows [C, C] are in one block of ``size``, a power of two."""
-    block = tl.arange(0, C) & -size
-    return block[:, None] == block[None, :]
+def summed(chosen, x_1, x_2, x_3):
+    """Return sums over the rows of x [C, BK], given as ``pieces``: row i of those that ``chosen`` [C, C] has in row i.
+
+    As products with ones, which are exact, sums run over the rows they are of and no others: a decay over few tokens
+    keeps its digits behind gates far below 0, and no row knows of a later one.
+    """
+    ones = tl.where(chosen, 1.0, 0.0).to(tl.bfloat16)
+    return dot(ones, x_3) + dot(ones, x_2) + dot(ones, x_1)
+
+
+@triton.jit
+def between(row, C: tl.constexpr):
+    """Return which rows of a chunk [C, C] a decay from each row to ``row`` [C], or back, is made of."""
+    i = tl.arange(0, C)
+    low, high = tl.minimum(i, row), tl.maximum(i, row)
+    return (i[None, :] > low[:, None]) & (i[None, :] <= high[:, None])
+
+
+@triton.jit
+def middle(size, C: tl.constexpr):
+    """Return the middle of each row's block of ``size`` rows [C], a power of two: the first row of its later half."""
+    return (tl.arange(0, C) & -size) + size // 2
+
+
+@triton.jit
+def across(size, C: tl.constexpr):
+    """Return the pairs of rows [C, C] of a later and an earlier half of one block of ``size`` rows."""
+    i = tl.arange(0, C)
+    together = (i & -size)[:, None] == (i & -size)[None, :]
+    return together & ((i & size // 2) != 0)[:, None] & ((i & size // 2) == 0)[None, :]

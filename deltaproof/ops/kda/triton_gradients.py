@@ -12,7 +12,7 @@ import triton.language as tl
 
 from deltaproof.ops.common.triton_language import dot, stored
 from deltaproof.ops.common.triton_places import chunk_place
-from deltaproof.ops.kda.triton_gates import halves, row_lengths, same_block
+from deltaproof.ops.kda.triton_gates import MOST, SPAN, across, between, channel_gates, middle, pieces, summed
 
 
 @triton.jit(do_not_specialize=["N", "T"])
@@ -129,13 +129,16 @@ def _back(d_left, d_right, b_q, b_k, faded_left, faded_right, low: tl.constexpr)
     return by_q * faded_left, by_k * faded_left, back * faded_right, dG
 
 
-@triton.jit(do_not_specialize=["N", "T", "rows"])
+@triton.jit(do_not_specialize=["N", "T", "tokens"])
 def channel_key_gradients_kernel(
     q,  # [B, T, H, K]
     k,  # [B, T, H, K]
+    g,  # [B, T, HV, K]
+    A_log,  # [HV]
+    dt_bias,  # [HV, K]
     do,  # [B, T, HV, V]
-    G_rows,  # [chunks, HV, C, K]
     strength,  # [B, T, HV]
+    lengths,  # [2, B, T, HV] of q and k where NORMALIZE
     states,  # [chunks, HV, K, V] before each chunk
     d_states,  # [chunks, HV, K, V] gradient of the state after each chunk
     errors,  # [B, T, HV, V]
@@ -147,13 +150,14 @@ def channel_key_gradients_kernel(
     dk,  # [B, T, HV, K] out, a value head each
     d_gate,  # [B, T, HV, K] out, fp32
     d_strength,  # [P, B, T, HV] out, fp32: parts from 1 on
+    deep,  # [chunks, HV], read where CHECKED: whether a row needs halving
     cu_seqlens,
     chunk_offsets,
     chunk_sequence,
     scale,
     T,
     N,
-    rows,  # B * T
+    tokens,  # B * T
     H: tl.constexpr,
     HV: tl.constexpr,
     K: tl.constexpr,
@@ -163,9 +167,14 @@ def channel_key_gradients_kernel(
     UNROLL: tl.constexpr,
     PARTS: tl.constexpr,
     C: tl.constexpr,
-    SPAN: tl.constexpr,
+    HALVED: tl.constexpr,
+    CHECKED: tl.constexpr,
     VARLEN: tl.constexpr,
     NORMALIZE: tl.constexpr,
+    GATE: tl.constexpr,
+    RATE: tl.constexpr,
+    DT_BIAS: tl.constexpr,
+    LOWER: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
     BLOCKS: tl.constexpr = (K + BK - 1) // BK
@@ -176,6 +185,9 @@ def channel_key_gradients_kernel(
     n, first, count = chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
     if count == 0:
         return
+    if CHECKED:
+        if (tl.load(deep + row) != 0) != HALVED:
+            return
     group = head // (HV // H)
     c_at = tl.arange(0, C)
     inside = c_at < count
@@ -201,22 +213,24 @@ def channel_key_gradients_kernel(
         q_state += dot(tl.load(do + at, mask=v_mask, other=0.0).to(low), tl.trans(S))
         k_state += dot(tl.load(dv + at, mask=v_mask, other=0.0), tl.trans(S))
         k_after += dot(tl.load(errors + at, mask=v_mask, other=0.0), tl.trans(dS))
-    G_rows += row * C * K
-    G = tl.load(G_rows + c_at[:, None] * K + k_at[None, :], mask=k_in[None, :], other=0.0)  # [C, BK]
-    end = tl.load(G_rows + (C - 1) * K + k_at, mask=k_in, other=0.0)  # [BK]; behind the last token G stays
     b_b = tl.load(strength + place, mask=inside, other=0.0)
     key = (token * H + group)[:, None] * K + k_at[None, :]
     b_q = tl.load(q + key, mask=mask, other=0.0).to(tl.float32)  # [C, BK]
     b_k = tl.load(k + key, mask=mask, other=0.0).to(tl.float32)  # [C, BK]
     if NORMALIZE:
-        b_q = stored(b_q * row_lengths(q, token, inside, group, H, K, BK, C)[:, None], low).to(tl.float32)
-        b_k = stored(b_k * row_lengths(k, token, inside, group, H, K, BK, C)[:, None], low).to(tl.float32)
-    grown = tl.exp(G)
+        q_length = tl.load(lengths + place, mask=inside, other=0.0)[:, None]
+        k_length = tl.load(lengths + tokens * HV + place, mask=inside, other=0.0)[:, None]
+        b_q = stored(b_q * q_length, low).to(tl.float32)
+        b_k = stored(b_k * k_length, low).to(tl.float32)
+    gates = channel_gates(g, A_log, dt_bias, token, inside, head, k_at, HV, K, GATE, RATE, DT_BIAS, LOWER)
+    x_1, x_2, x_3 = pieces(gates)
+    grown = tl.exp(summed(c_at[None, :] <= c_at[:, None], x_1, x_2, x_3))  # [C, BK]
+    to_end = tl.exp(summed(c_at[None, :] > c_at[:, None], x_1, x_2, x_3))  # [C, BK]
     by_q = q_state * (scale * grown)
     by_k = -k_state * grown
-    k_after = k_after * tl.where(inside[:, None], tl.exp(end[None, :] - G), 0.0)
+    k_after = k_after * tl.where(inside[:, None], to_end, 0.0)
     later = b_k * k_after
-    tl.store(d_strength + (block + 1) * rows * HV + place, tl.sum(later, 1), mask=inside)
+    tl.store(d_strength + (block + 1) * tokens * HV + place, tl.sum(later, 1), mask=inside)
     back = k_after * b_b[:, None]
     ended = tl.sum(later * b_b[:, None], 0)  # [BK]
     dG = b_q * by_q + b_k * by_k - b_k * back
@@ -225,33 +239,26 @@ def channel_key_gradients_kernel(
     b_da = tl.load(d_attention + tile)  # [C, C]
     b_ds = tl.load(d_system + tile)  # [C, C]
     none = tl.zeros([C, C], low)
-    if SPAN < C:
-        size = C
-        while size > SPAN:
-            factor, behind = halves(G, G_rows, k_at, size, K, C)
-            pair = same_block(size, C) & behind[:, None] & (behind == 0)[None, :]
-            on_left = tl.where(behind[:, None], factor, 0.0)
-            on_right = tl.where(behind[:, None], 0.0, factor)
-            x, y, z, d = _back(tl.where(pair, b_da, none), tl.where(pair, b_ds, none), b_q, b_k, on_left, on_right, low)
-            by_q += x
-            by_k += y
-            back += z
-            dG += d
-            size = size // 2
     own = tl.zeros([C], tl.float32)
-    if SPAN == 1:
+    if HALVED or C > SPAN:
+        size = tl.zeros([], tl.int32) + C
+        while size > (1 if HALVED else SPAN):
+            factor = tl.exp(summed(between(middle(size, C), C), x_1, x_2, x_3))  # [C, BK]
+            pair = across(size, C)
+            x, y, z, d = _back(tl.where(pair, b_da, none), tl.where(pair, b_ds, none), b_q, b_k, factor, factor, low)
+            by_q, by_k, back, dG = by_q + x, by_k + y, back + z, dG + d
+            size = size // 2
+    if HALVED:
         # a token's score with itself has no gate
         own = tl.sum(tl.where(c_at[:, None] == c_at[None, :], b_da.to(tl.float32), 0.0), 1)
     else:
-        at = tl.load(G_rows + (c_at // SPAN * SPAN)[:, None] * K + k_at[None, :], mask=k_in[None, :], other=0.0)
-        pair = same_block(SPAN, C)
+        upto = summed(between(c_at & -SPAN, C), x_1, x_2, x_3)  # [C, BK], from the block's first row
+        block = (c_at & -SPAN)[:, None] == (c_at & -SPAN)[None, :]
         x, y, z, d = _back(
-            tl.where(pair, b_da, none), tl.where(pair, b_ds, none), b_q, b_k, tl.exp(G - at), tl.exp(at - G), low
+            tl.where(block, b_da, none), tl.where(block, b_ds, none), b_q, b_k, tl.exp(upto),
+            tl.exp(tl.minimum(-upto, MOST)), low,
         )  # fmt: skip
-        by_q += x
-        by_k += y
-        back += z
-        dG += d
+        by_q, by_k, back, dG = by_q + x, by_k + y, back + z, dG + d
     # the end of the chunk's gate is part of every token's sum
     if VARLEN:
         last = chunk == tl.load(chunk_offsets + n + 1) - 1
@@ -262,7 +269,7 @@ def channel_key_gradients_kernel(
         for i in range(PARTS):
             faded += tl.load(fade + ((n * HV + head) * PARTS + i) * K + k_at, mask=k_in, other=0.0)
     else:
-        faded = tl.exp(end) * faded
+        faded = tl.exp(tl.sum(gates, 0)) * faded
     dG = tl.cumsum(tl.where(mask, dG, 0.0), 0, reverse=True) + (ended + faded)[None, :]
     out = place[:, None] * K + k_at[None, :]
     tl.store(d_gate + out, dG, mask=mask)

@@ -18,6 +18,7 @@ class ChunkTable:
     wrongly for others.
     """
 
+    decay: Launch
     scores: Launch
     transform: Launch
     states: Launch
@@ -41,11 +42,12 @@ class ChunkTable:
             # no operand of its products is loaded as it is, and fp64 has no warpgroup matmuls
             first = Launch(16, BV, 8)
             second = Launch(min(BK, 32), min(BV, 32), 8) if single else small
-            return cls(first, second, walk, small, small, walk, small, small)
+            return cls(first, first, second, walk, small, small, walk, small, small)
         narrow = min(BV, 16 if K > 128 or HV <= 16 else 32)
         stages = 2 if K > 128 else 3
         return cls(
-            scores=Launch(64, BV, 8),
+            decay=Launch(64, BV, 4),
+            scores=Launch(64, BV, 4),
             transform=Launch(64, min(BV, 128), 4, unroll=4),
             states=Launch(BK, narrow, 4, stages),
             outputs=Launch(64, min(BV, 128), 4, unroll=4),
@@ -54,16 +56,3 @@ class ChunkTable:
             system=Launch(64, min(BV, 64), 4, unroll=4),
             keys=Launch(32, min(BV, 64), 8),
         )
-
-
-def span(bound: float | None, chunk_size: int, dtype: torch.dtype) -> int:
-    """Return how many rows a log gate of at least ``bound`` lets one product of scores span; 1 where none is known.
-
-    The largest factor is exp(-bound * (rows - 1)): exp(80) and a key fit into float32 and bfloat16, not into float16.
-    """
-    if bound is None or dtype == torch.float16:
-        return 1
-    rows = 1
-    while 2 * rows <= chunk_size and -bound * (2 * rows - 1) <= 80:
-        rows *= 2
-    return rows
