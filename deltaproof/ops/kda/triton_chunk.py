@@ -7,15 +7,22 @@ from dataclasses import dataclass
 import torch
 import triton
 
+from deltaproof.ops.common import hopper_decode
 from deltaproof.ops.common.calls import PrefillCall
 from deltaproof.ops.common.torch_inputs import k_first
 from deltaproof.ops.common.triton_chunks import Call, Chunks, Operands, Saved, inverse_dtype, states, transform
 from deltaproof.ops.common.triton_host import aligned, gate_constants, given, zero_tail
+from deltaproof.ops.common.triton_language import INTERPRETED
 from deltaproof.ops.kda.triton_decay import channel_decay_kernel
 from deltaproof.ops.kda.triton_gates import MOST, SPAN
 from deltaproof.ops.kda.triton_outputs import channel_outputs_kernel
 from deltaproof.ops.kda.triton_scores import channel_scores_kernel, invert_kernel
 from deltaproof.ops.kda.triton_tables import ChunkTable
+
+try:
+    from deltaproof.ops.kda.hopper_scores import hopper_scores_kernel
+except ImportError:  # what it is made of came to Gluon with Triton 3.6
+    hopper_scores_kernel = None
 
 
 @dataclass(frozen=True)
@@ -65,9 +72,21 @@ def _ways(chunks: Chunks) -> tuple[dict[str, bool], ...]:
     if chunks.q.dtype != torch.bfloat16:
         return ({"HALVED": True, "CHECKED": False},)
     bound = options.lower_bound if options.gate_in_kernel else None
-    if bound is not None and (SPAN.value - 1) * bound >= -MOST.value:
+    if bound is not None and SPAN.value * bound >= -MOST.value:
         return ({"HALVED": False, "CHECKED": False},)
     return {"HALVED": False, "CHECKED": True}, {"HALVED": True, "CHECKED": True}
+
+
+def _on_hopper(chunks: Chunks) -> bool:
+    """Return whether the kernel for compute capability 9.0 takes a call's chunks."""
+    return (
+        hopper_scores_kernel is not None
+        and not INTERPRETED
+        and hopper_decode.is_hopper(chunks.q.device)
+        and chunks.q.dtype == torch.bfloat16
+        and chunks.call.options.chunk_size == 64
+        and chunks.q.shape[3] in (64, 128)
+    )
 
 
 def scores(chunks: Chunks, table: ChunkTable, *, backward: bool) -> Scores:
@@ -93,19 +112,28 @@ def scores(chunks: Chunks, table: ChunkTable, *, backward: bool) -> Scores:
     gates = gate_constants(call)
     gates.pop("PER_CHANNEL")
     common = {**chunks.flags, "NORMALIZE": options.normalize_qk, **gates}
-    if chunks.count:
+    ways = found.ways
+    if chunks.count and _on_hopper(chunks):
+        way, *ways = ways
+        hopper_scores_kernel[(chunks.count * HV,)](
+            chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), found.queries, found.keys,
+            found.kept, found.left, found.strength, found.lengths, found.system, found.attention, found.deep,
+            *chunks.pack, T, call.sequences, B * T, **common, CHECKED=way["CHECKED"], SCALED=not backward,
+            BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval, num_warps=K // 16,
+        )  # fmt: skip
+    elif chunks.count:
         launch = table.decay
         channel_decay_kernel[(chunks.count * HV * triton.cdiv(K, launch.BK),)](
             chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), found.queries, found.keys,
             found.kept, found.left, found.strength, found.lengths, *chunks.pack, T, call.sequences, B * T, **common,
             BK=launch.BK, BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval, **launch.options,
         )  # fmt: skip
-    for i, way in enumerate(found.ways if chunks.count else ()):
+    for way in ways if chunks.count else ():
         launch = table.scores
         channel_scores_kernel[(chunks.count * HV,)](
             chunks.q, chunks.k, g, given(call.A_log, g), given(call.dt_bias, g), found.strength, found.lengths,
             found.system, found.attention, found.deep, *chunks.pack, T, call.sequences, B * T, **common, BK=launch.BK,
-            **way, MENDS=i > 0, SCALED=not backward, **launch.options,
+            **way, MENDS=way is not found.ways[0], SCALED=not backward, **launch.options,
         )  # fmt: skip
     return found
 

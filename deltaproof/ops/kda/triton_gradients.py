@@ -252,7 +252,7 @@ def channel_key_gradients_kernel(
         # a token's score with itself has no gate
         own = tl.sum(tl.where(c_at[:, None] == c_at[None, :], b_da.to(tl.float32), 0.0), 1)
     else:
-        upto = summed(between(c_at & -SPAN, C), x_1, x_2, x_3)  # [C, BK], from the block's first row
+        upto = summed(between((c_at & -SPAN) - 1, C), x_1, x_2, x_3)  # [C, BK], from the block's start
         block = (c_at & -SPAN)[:, None] == (c_at & -SPAN)[None, :]
         x, y, z, d = _back(
             tl.where(block, b_da, none), tl.where(block, b_ds, none), b_q, b_k, tl.exp(upto),

@@ -111,7 +111,7 @@ def channel_scores_kernel(
                 qk += tl.where(pair, dot(operand(b_q.to(tl.float32) * faded, LOW), tl.trans(faded_k)), 0.0)
                 size = size // 2
         if CHECKED or not HALVED:
-            upto = summed(between(c_at & -SPAN, C), x_1, x_2, x_3)  # [C, BK], from the block's first row
+            upto = summed(between((c_at & -SPAN) - 1, C), x_1, x_2, x_3)  # [C, BK], from the block's start
             lowest = tl.minimum(lowest, tl.min(upto, 1))
         if HALVED:
             own = tl.sum(b_q.to(tl.float32) * b_k.to(tl.float32), 1)  # [C]

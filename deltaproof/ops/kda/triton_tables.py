@@ -46,9 +46,9 @@ class ChunkTable:
         narrow = min(BV, 16 if K > 128 or HV <= 16 else 32)
         stages = 2 if K > 128 else 3
         return cls(
-            decay=Launch(64, BV, 4),
-            scores=Launch(64, BV, 4),
-            transform=Launch(64, min(BV, 128), 4, unroll=4),
+            decay=Launch(min(BK, 32), BV, 4),
+            scores=Launch(min(BK, 32), BV, 8),
+            transform=Launch(min(BK, 128), min(BV, 128), 8, 1),
             states=Launch(BK, narrow, 4, stages),
             outputs=Launch(64, min(BV, 128), 4, unroll=4),
             local=Launch(64, min(BV, 128), 4),

@@ -1,0 +1,204 @@
+"""What chunked Kimi delta attention needs without a state, for Hopper, in Gluon: a program a chunk and value head.
+
+A thread has the 16 rows of a block for a few channels, so that gates are summed up in registers, and a decay is made of
+three exponentials: to a block's start, from its end, and back from its start. Decays between blocks are products with
+exponentials of whole blocks' sums. The scores are six products on the tensor cores. The kernels that do the same
+elsewhere are ``channel_decay_kernel`` and ``channel_scores_kernel``; rows whose gates are far below 0 are theirs here
+too. Shape legend: H query/key heads, HV value heads, K key size; chunks of 64 tokens, of 4 blocks of 16.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
+
+from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE, write_strength
+from deltaproof.ops.common.triton_places import chunk_place
+from deltaproof.ops.common.triton_token import gated
+from deltaproof.ops.kda.triton_gates import MOST
+
+
+@gluon.jit
+def _plus(a, b):
+    return a + b
+
+
+@gluon.jit
+def _flat(x, K: gl.constexpr, TILE: gl.constexpr):
+    """Return [4, 16, K] as [64, K], every element where it is."""
+    return gl.convert_layout(x.reshape([64, K]), TILE, assert_trivial=True)
+
+
+@gluon.jit
+def _length(x):
+    """Return 1 / sqrt(sum(x ** 2) + 1e-6) of rows [4, 16, K]."""
+    return 1.0 / gl.sqrt(gl.sum(x * x, 2) + 1e-6)
+
+
+@gluon.jit(do_not_specialize=["N", "T", "tokens"])
+def hopper_scores_kernel(
+    q,  # [B, T, H, K] bf16
+    k,  # [B, T, H, K] bf16
+    g,  # [B, T, HV, K]
+    beta,  # [B, T, HV]
+    A_log,  # [HV]
+    dt_bias,  # [HV, K]
+    queries,  # [B, T, HV, K] out: exp(G) q
+    keys,  # [B, T, HV, K] out: exp(G) k
+    kept,  # [B, T, HV, K] out: exp(G_end - G) k
+    left,  # [chunks, HV, K] out, fp32: exp(G_end)
+    strength,  # [B, T, HV] out, fp32
+    lengths,  # [2, B, T, HV] out where NORMALIZE, fp32: what rows of q and k are multiplied by
+    system,  # [chunks, HV, 64, 64] out, fp32: scores of keys with keys, strictly lower
+    attention,  # [chunks, HV, 64, 64] out: scores of queries with keys, lower
+    deep,  # [chunks, HV] out where CHECKED: whether a row's gates are too far below 0
+    cu_seqlens,
+    chunk_offsets,
+    chunk_sequence,
+    T,
+    N,
+    tokens,  # B * T
+    H: gl.constexpr,
+    HV: gl.constexpr,
+    K: gl.constexpr,
+    C: gl.constexpr,
+    CHECKED: gl.constexpr,
+    SCALED: gl.constexpr,
+    VARLEN: gl.constexpr,
+    NORMALIZE: gl.constexpr,
+    GATE: gl.constexpr,
+    RATE: gl.constexpr,
+    DT_BIAS: gl.constexpr,
+    LOWER: gl.constexpr,
+    BETA_SIGMOID: gl.constexpr,
+    NEG_EIGVAL: gl.constexpr,
+):
+    SIDE: gl.constexpr = K // 64  # warps side by side, each with 64 channels
+    BLOCKS: gl.constexpr = gl.BlockedLayout([1, 16, 2], [1, 1, 32], [4, 1, SIDE], [2, 1, 0])  # [4, 16, K]
+    TILE: gl.constexpr = gl.BlockedLayout([16, 2], [1, 32], [4, SIDE], [1, 0])  # [64, K], the same places
+    ROWS: gl.constexpr = gl.SliceLayout(2, BLOCKS)  # [4, 16]
+    WHOLE: gl.constexpr = gl.SliceLayout(1, BLOCKS)  # [4, K]
+    TOKENS: gl.constexpr = gl.BlockedLayout([1], [32], [4 * SIDE], [0])  # [64]
+    CHANNELS: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(0, BLOCKS))  # [K]
+    SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, SIDE], [16, 64 // SIDE, 16])  # [64, 64]
+    FLAT: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+    LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+
+    program = gl.program_id(0).to(gl.int64)
+    head = (program % HV).to(gl.int32)
+    chunk = program // HV
+    n, first, count = chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
+    if count == 0:
+        return
+    count = count.to(gl.int32)
+    q += (first * H + head // (HV // H)) * K
+    k += (first * H + head // (HV // H)) * K
+    g += (first * HV + head) * K
+    queries += (first * HV + head) * K
+    keys += (first * HV + head) * K
+    kept += (first * HV + head) * K
+    place = first * HV + head
+
+    # rows of a block are a thread's registers: its addresses are one, and numbers that the compiler knows
+    start = gl.arange(0, 4, gl.SliceLayout(1, ROWS))[:, None] * 16  # [4, 1]
+    row = gl.arange(0, 16, gl.SliceLayout(0, ROWS))[None, :]  # [1, 16]
+    channel = gl.arange(0, K, CHANNELS)
+    at = channel[None, :][None, :, :]  # [1, 1, K]
+    inside = (row < count - start)[:, :, None]
+    x = gl.load((g + start[:, :, None] * (HV * K) + at) + row[:, :, None] * (HV * K), mask=inside, other=0.0)
+    b_k = gl.load((k + start[:, :, None] * (H * K) + at) + row[:, :, None] * (H * K), mask=inside, other=0.0)
+    b_q = gl.load((q + start[:, :, None] * (H * K) + at) + row[:, :, None] * (H * K), mask=inside, other=0.0)
+    token = gl.arange(0, 64, TOKENS)
+    b_b = write_strength(beta, place + token * HV, token < count, BETA_SIGMOID, NEG_EIGVAL)
+    gl.store(strength + place + token * HV, b_b, mask=token < count)
+
+    b_A_log = 0.0
+    b_bias = 0.0
+    if GATE:
+        if RATE:
+            b_A_log = gl.load(A_log + head).to(gl.float32)
+        if DT_BIAS:
+            b_bias = gl.load(dt_bias + head * K + channel).to(gl.float32)[None, :][None, :, :]
+    x = gl.maximum(gated(x.to(gl.float32), b_A_log, b_bias, GATE, RATE, LOWER), MIN_LOG_GATE)
+    upto = gl.associative_scan(gl.where(inside, x, 0.0), 1, _plus)  # [4, 16, K]
+    # gates are not above 0, so the last sum is the least
+    total = gl.min(upto, 1)  # [4, K]
+    if CHECKED:
+        gl.store(deep + program, (gl.min(gl.min(total, 1), 0) < -MOST).to(gl.int32))
+    totals = gl.allocate_shared_memory(gl.float32, [4, K], FLAT, total)._reinterpret(gl.float32, [4, K], LINE)
+    COLUMN: gl.constexpr = gl.SliceLayout(0, WHOLE)
+    t_0 = totals.index(0).load(COLUMN)  # [K]
+    t_1 = totals.index(1).load(COLUMN)
+    t_2 = totals.index(2).load(COLUMN)
+    t_3 = totals.index(3).load(COLUMN)
+    own = gl.arange(0, 4, gl.SliceLayout(1, WHOLE))[:, None]  # [4, 1]
+    before = gl.where(own > 0, t_0[None, :], 0.0) + gl.where(own > 1, t_1[None, :], 0.0)
+    before = gl.exp(before + gl.where(own > 2, t_2[None, :], 0.0))[:, None, :]  # [4, 1, K]
+    after = gl.where(own < 3, t_3[None, :], 0.0) + gl.where(own < 2, t_2[None, :], 0.0)
+    after = gl.exp(after + gl.where(own < 1, t_1[None, :], 0.0))[:, None, :]
+    # from the middle of the chunk to a block, and back
+    middle = gl.where(own == 0, t_1[None, :], 0.0) + gl.where(own == 3, t_2[None, :], 0.0)
+    middle = gl.exp(middle)[:, None, :]
+    ends = gl.arange(0, K, COLUMN)
+    gl.store(left + program * K + ends, gl.exp(t_0 + t_1 + t_2 + t_3))
+
+    b_k = b_k.to(gl.float32)
+    b_q = b_q.to(gl.float32)
+    if NORMALIZE:
+        k_length = _length(b_k)  # [4, 16]
+        q_length = _length(b_q)
+        line = lengths + place + token * HV
+        gl.store(line, gl.convert_layout(q_length.reshape([64]), TOKENS), mask=token < count)
+        gl.store(line + tokens.to(gl.int64) * HV, gl.convert_layout(k_length.reshape([64]), TOKENS), mask=token < count)
+        b_k = (b_k * k_length[:, :, None]).to(gl.bfloat16).to(gl.float32)
+        b_q = (b_q * q_length[:, :, None]).to(gl.bfloat16).to(gl.float32)
+    base = start[:, :, None] * (HV * K) + at
+    out = row[:, :, None] * (HV * K)
+    grown = b_k * gl.exp(gl.minimum(-upto, MOST))  # the factors above 1
+    s_grown = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(grown.to(gl.bfloat16), K, TILE))
+    early = b_k * gl.exp(total[:, None, :] - upto)
+    s_early = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(early.to(gl.bfloat16), K, TILE))
+    gl.store((kept + base) + out, (early * after).to(gl.bfloat16), mask=inside)
+    faded = gl.exp(upto)
+    late = b_k * faded
+    s_k = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(late.to(gl.bfloat16), K, TILE))
+    gl.store((keys + base) + out, (late * before).to(gl.bfloat16), mask=inside)
+    late = b_q * faded
+    s_q = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(late.to(gl.bfloat16), K, TILE))
+    gl.store((queries + base) + out, (late * before).to(gl.bfloat16), mask=inside)
+
+    fence_async_shared()
+    none = gl.zeros([64, 64], gl.float32, SCORES)
+    r = gl.arange(0, 64, gl.SliceLayout(1, SCORES))[:, None]
+    c = gl.arange(0, 64, gl.SliceLayout(0, SCORES))[None, :]
+    same = r // 16 == c // 16
+    kk = warpgroup_mma(s_k, s_grown.permute([1, 0]), none, use_acc=False, is_async=True)
+    qk = warpgroup_mma(s_q, s_grown.permute([1, 0]), none, use_acc=False, is_async=True)
+    kk_near = warpgroup_mma(s_k, s_early.permute([1, 0]), none, use_acc=False, is_async=True)
+    qk_near = warpgroup_mma(s_q, s_early.permute([1, 0]), none, use_acc=False, is_async=True)
+    kk, qk, kk_near, qk_near = warpgroup_mma_wait(0, deps=[kk, qk, kk_near, qk_near])
+    kk = gl.where(same, kk, kk_near)
+    qk = gl.where(same, qk, qk_near)
+
+    wide = _flat(gl.broadcast(middle, upto)[0], K, TILE)
+    s_q.store((s_q.load(TILE).to(gl.float32) * wide).to(gl.bfloat16))
+    s_k.store((s_k.load(TILE).to(gl.float32) * wide).to(gl.bfloat16))
+    s_early.store((s_early.load(TILE).to(gl.float32) * wide).to(gl.bfloat16))
+    fence_async_shared()
+    same = r // 32 == c // 32
+    kk_far = warpgroup_mma(s_k, s_early.permute([1, 0]), none, use_acc=False, is_async=True)
+    qk_far = warpgroup_mma(s_q, s_early.permute([1, 0]), none, use_acc=False, is_async=True)
+    kk_far, qk_far = warpgroup_mma_wait(0, deps=[kk_far, qk_far])
+    kk = gl.where(same, kk, kk_far)
+    qk = gl.where(same, qk, qk_far)
+
+    if SCALED:
+        column = gl.arange(0, 64, gl.SliceLayout(0, SCORES))
+        b_c = write_strength(beta, place + column * HV, column < count, BETA_SIGMOID, NEG_EIGVAL)[None, :]
+        kk = kk * b_c
+        qk = qk * b_c
+    tile = program * 4096 + r * 64 + c
+    gl.store(system + tile, gl.where(r > c, kk, 0.0))
+    gl.store(attention + tile, gl.where(r >= c, qk, 0.0).to(gl.bfloat16))
