@@ -47,6 +47,7 @@ def hopper_scores_kernel(
     queries,  # [B, T, HV, K] out: exp(G) q
     keys,  # [B, T, HV, K] out: exp(G) k
     kept,  # [B, T, HV, K] out: exp(G_end - G) k
+    G,  # [B, T, HV, K] out where KEEPS, fp32
     left,  # [chunks, HV, K] out, fp32: exp(G_end)
     strength,  # [B, T, HV] out, fp32
     lengths,  # [2, B, T, HV] out where NORMALIZE, fp32: what rows of q and k are multiplied by
@@ -73,6 +74,7 @@ def hopper_scores_kernel(
     LOWER: gl.constexpr,
     BETA_SIGMOID: gl.constexpr,
     NEG_EIGVAL: gl.constexpr,
+    KEEPS: gl.constexpr,
 ):
     SIDE: gl.constexpr = K // 64  # warps side by side, each with 64 channels
     BLOCKS: gl.constexpr = gl.BlockedLayout([1, 16, 2], [1, 1, 32], [4, 1, SIDE], [2, 1, 0])  # [4, 16, K]
@@ -135,7 +137,12 @@ def hopper_scores_kernel(
     t_3 = totals.index(3).load(COLUMN)
     own = gl.arange(0, 4, gl.SliceLayout(1, WHOLE))[:, None]  # [4, 1]
     before = gl.where(own > 0, t_0[None, :], 0.0) + gl.where(own > 1, t_1[None, :], 0.0)
-    before = gl.exp(before + gl.where(own > 2, t_2[None, :], 0.0))[:, None, :]  # [4, 1, K]
+    before += gl.where(own > 2, t_2[None, :], 0.0)
+    base = start[:, :, None] * (HV * K) + at
+    out = row[:, :, None] * (HV * K)
+    if KEEPS:
+        gl.store((G + (first * HV + head) * K + base) + out, upto + before[:, None, :], mask=inside)
+    before = gl.exp(before)[:, None, :]  # [4, 1, K]
     after = gl.where(own < 3, t_3[None, :], 0.0) + gl.where(own < 2, t_2[None, :], 0.0)
     after = gl.exp(after + gl.where(own < 1, t_1[None, :], 0.0))[:, None, :]
     # from the middle of the chunk to a block, and back
@@ -154,8 +161,6 @@ def hopper_scores_kernel(
         gl.store(line + tokens.to(gl.int64) * HV, gl.convert_layout(k_length.reshape([64]), TOKENS), mask=token < count)
         b_k = (b_k * k_length[:, :, None]).to(gl.bfloat16).to(gl.float32)
         b_q = (b_q * q_length[:, :, None]).to(gl.bfloat16).to(gl.float32)
-    base = start[:, :, None] * (HV * K) + at
-    out = row[:, :, None] * (HV * K)
     grown = b_k * gl.exp(gl.minimum(-upto, MOST))  # the factors above 1
     s_grown = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(grown.to(gl.bfloat16), K, TILE))
     early = b_k * gl.exp(total[:, None, :] - upto)

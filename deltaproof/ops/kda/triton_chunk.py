@@ -31,6 +31,7 @@ class Scores:
 
     Attributes:
         queries, keys, kept: exp(G) q, exp(G) k and exp(G_end - G) k [B, T, HV, K].
+        G: [B, T, HV, K], fp32, for a backward pass.
         left: exp(G_end) [chunks, HV, K], fp32.
         strength: [B, T, HV], fp32.
         lengths: what rows of q and k are multiplied by [2, B, T, HV], fp32, where they are normalised.
@@ -42,6 +43,7 @@ class Scores:
     queries: torch.Tensor
     keys: torch.Tensor
     kept: torch.Tensor
+    G: torch.Tensor
     left: torch.Tensor
     strength: torch.Tensor
     lengths: torch.Tensor
@@ -90,7 +92,7 @@ def _on_hopper(chunks: Chunks) -> bool:
 
 
 def scores(chunks: Chunks, table: ChunkTable, *, backward: bool) -> Scores:
-    """Compute the scores of all chunks; for a backward pass without the strengths."""
+    """Compute the scores of all chunks; for a backward pass G too, and scores without the strengths."""
     call, options = chunks.call, chunks.call.options
     B, T, _, HV, K, _ = call.dims
     C, fp32 = options.chunk_size, torch.float32
@@ -100,6 +102,7 @@ def scores(chunks: Chunks, table: ChunkTable, *, backward: bool) -> Scores:
         queries,
         keys,
         kept,
+        chunks.new(B if backward else 0, T, HV, K, dtype=fp32),
         chunks.new(chunks.count, HV, K, dtype=fp32),
         chunks.new(B, T, HV, dtype=fp32),
         chunks.new(2 if options.normalize_qk else 0, B, T, HV, dtype=fp32),
@@ -112,21 +115,22 @@ def scores(chunks: Chunks, table: ChunkTable, *, backward: bool) -> Scores:
     gates = gate_constants(call)
     gates.pop("PER_CHANNEL")
     common = {**chunks.flags, "NORMALIZE": options.normalize_qk, **gates}
-    ways = found.ways
+    ways = list(found.ways)
     if chunks.count and _on_hopper(chunks):
-        way, *ways = ways
+        way = ways.pop(0)
         hopper_scores_kernel[(chunks.count * HV,)](
             chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), found.queries, found.keys,
-            found.kept, found.left, found.strength, found.lengths, found.system, found.attention, found.deep,
+            found.kept, found.G, found.left, found.strength, found.lengths, found.system, found.attention, found.deep,
             *chunks.pack, T, call.sequences, B * T, **common, CHECKED=way["CHECKED"], SCALED=not backward,
-            BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval, num_warps=K // 16,
+            BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval, KEEPS=backward, num_warps=K // 16,
         )  # fmt: skip
     elif chunks.count:
         launch = table.decay
         channel_decay_kernel[(chunks.count * HV * triton.cdiv(K, launch.BK),)](
             chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), found.queries, found.keys,
-            found.kept, found.left, found.strength, found.lengths, *chunks.pack, T, call.sequences, B * T, **common,
-            BK=launch.BK, BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval, **launch.options,
+            found.kept, found.G, found.left, found.strength, found.lengths, *chunks.pack, T, call.sequences, B * T,
+            **common, BK=launch.BK, BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval, KEEPS=backward,
+            **launch.options,
         )  # fmt: skip
     for way in ways if chunks.count else ():
         launch = table.scores

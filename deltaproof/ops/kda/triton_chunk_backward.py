@@ -7,7 +7,7 @@ import triton
 
 from deltaproof.ops.common.calls import SequenceCall
 from deltaproof.ops.common.triton_chunks import Chunks, Saved, reverse_states, states, transform
-from deltaproof.ops.common.triton_host import aligned, gate_constants, given, zero_tail
+from deltaproof.ops.common.triton_host import aligned, zero_tail
 from deltaproof.ops.common.triton_input_gradients import Gradients, gate_gradients, head_gradients
 from deltaproof.ops.kda.triton_chunk import Scores, cut, scores
 from deltaproof.ops.kda.triton_gradients import (
@@ -15,6 +15,7 @@ from deltaproof.ops.kda.triton_gradients import (
     channel_local_gradients_kernel,
     channel_system_gradients_kernel,
 )
+from deltaproof.ops.kda.triton_score_gradients import channel_score_gradients_kernel
 from deltaproof.ops.kda.triton_tables import ChunkTable
 
 
@@ -99,16 +100,18 @@ def _keys(
     call = chunks.call
     B, T, _, HV, K, V = call.dims
     launch = table.keys
+    C, parts = call.options.chunk_size, table.pairs
     dq, dk = (chunks.new(B, T, HV, K) for _ in range(2))
-    d_gate = chunks.new(B, T, HV, K, dtype=torch.float32)
-    g, gates = aligned(call.g), gate_constants(call)
-    gates.pop("PER_CHANNEL")
-    for way in found.ways if chunks.count else ():
+    dq_scores, dk_scores, d_gate = (chunks.new(B, T, HV, K, dtype=torch.float32) for _ in range(3))
+    common = {**chunks.flags, "NORMALIZE": call.options.normalize_qk}
+    if chunks.count:
+        channel_score_gradients_kernel[(chunks.count * HV * (C // 16) * triton.cdiv(K, parts.BK),)](
+            chunks.q, chunks.k, found.G, found.lengths, d_system, d_attention, found.deep, dq_scores, dk_scores,
+            d_gate, *chunks.pack, T, call.sequences, B * T, **common, **found.ways[0], BK=parts.BK, **parts.options,
+        )  # fmt: skip
         channel_key_gradients_kernel[(chunks.count * HV * triton.cdiv(K, launch.BK),)](
-            chunks.q, chunks.k, g, given(call.A_log, g), given(call.dt_bias, g), do, found.strength, found.lengths,
-            before, after, errors, dv, d_system, d_attention, fade, dq, dk, d_gate, d_strength, found.deep,
-            *chunks.pack,
-            call.options.scale, T, call.sequences, B * T, **chunks.flags, V=V, PARTS=fade.shape[2], **way,
-            NORMALIZE=call.options.normalize_qk, **gates, **launch.tiles, **launch.options,
+            chunks.q, chunks.k, found.G, found.left, do, found.strength, found.lengths, before, after, errors, dv,
+            fade, dq_scores, dk_scores, d_gate, dq, dk, d_strength, *chunks.pack, call.options.scale, T,
+            call.sequences, B * T, **common, V=V, PARTS=fade.shape[2], **launch.tiles, **launch.options,
         )  # fmt: skip
     return dq, dk, d_gate

@@ -26,6 +26,7 @@ def channel_decay_kernel(
     queries,  # [B, T, HV, K] out: exp(G) q
     keys,  # [B, T, HV, K] out: exp(G) k
     kept,  # [B, T, HV, K] out: exp(G_end - G) k
+    G,  # [B, T, HV, K] out where KEEPS, fp32
     left,  # [chunks, HV, K] out, fp32: exp(G_end)
     strength,  # [B, T, HV] out, fp32
     lengths,  # [2, B, T, HV] out where NORMALIZE, fp32: what rows of q and k are multiplied by
@@ -48,6 +49,7 @@ def channel_decay_kernel(
     LOWER: tl.constexpr,
     BETA_SIGMOID: tl.constexpr,
     NEG_EIGVAL: tl.constexpr,
+    KEEPS: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
     BLOCKS: tl.constexpr = (K + BK - 1) // BK
@@ -83,7 +85,10 @@ def channel_decay_kernel(
     tl.store(left + row * K + k_at, tl.exp(tl.sum(x, 0)), mask=k_in)
     x_1, x_2, x_3 = pieces(x)
     out = place[:, None] * K + k_at[None, :]
-    faded = tl.exp(summed(c_at[None, :] <= c_at[:, None], x_1, x_2, x_3))  # [C, BK]
+    b_G = summed(c_at[None, :] <= c_at[:, None], x_1, x_2, x_3)  # [C, BK]
+    if KEEPS:
+        tl.store(G + out, b_G, mask=mask)
+    faded = tl.exp(b_G)
     tl.store(queries + out, stored(b_q * faded, LOW), mask=mask)
     tl.store(keys + out, stored(b_k * faded, LOW), mask=mask)
     faded = tl.exp(summed(c_at[None, :] > c_at[:, None], x_1, x_2, x_3))

@@ -12,7 +12,6 @@ import triton.language as tl
 
 from deltaproof.ops.common.triton_language import dot, stored
 from deltaproof.ops.common.triton_places import chunk_place
-from deltaproof.ops.kda.triton_gates import MOST, SPAN, across, between, channel_gates, middle, pieces, summed
 
 
 @triton.jit(do_not_specialize=["N", "T"])
@@ -110,32 +109,12 @@ def channel_system_gradients_kernel(
     tl.store(d_system + tile, stored(b_ds * b_b[None, :], low))
 
 
-@triton.jit
-def _back(d_left, d_right, b_q, b_k, faded_left, faded_right, low: tl.constexpr):
-    """Return what one product of scores gives the gradients of q, of k (as a later and as an earlier row) and of G.
-
-    ``d_left`` and ``d_right`` [C, C] are gradients of scores of queries and of keys. Later rows are multiplied by
-    ``faded_left`` [C, BK] in the product, earlier ones by ``faded_right``; 0 leaves a row out. What a pair of rows
-    gives G stands at the one with the sign + and at the other with -, and is made of the same rounded operands, so
-    that it cancels where both are summed.
-    """
-    right = stored(b_k * faded_right, low)  # [C, BK]
-    left_q = stored(b_q * faded_left, low)
-    left_k = stored(b_k * faded_left, low)
-    by_q = dot(d_left, right)
-    by_k = dot(d_right, right)
-    back = dot(tl.trans(d_left), left_q) + dot(tl.trans(d_right), left_k)
-    dG = left_q.to(tl.float32) * by_q + left_k.to(tl.float32) * by_k - right.to(tl.float32) * back
-    return by_q * faded_left, by_k * faded_left, back * faded_right, dG
-
-
 @triton.jit(do_not_specialize=["N", "T", "tokens"])
 def channel_key_gradients_kernel(
     q,  # [B, T, H, K]
     k,  # [B, T, H, K]
-    g,  # [B, T, HV, K]
-    A_log,  # [HV]
-    dt_bias,  # [HV, K]
+    G,  # [B, T, HV, K]
+    left,  # [chunks, HV, K]
     do,  # [B, T, HV, V]
     strength,  # [B, T, HV]
     lengths,  # [2, B, T, HV] of q and k where NORMALIZE
@@ -143,14 +122,13 @@ def channel_key_gradients_kernel(
     d_states,  # [chunks, HV, K, V] gradient of the state after each chunk
     errors,  # [B, T, HV, V]
     dv,  # [B, T, HV, V]
-    d_system,  # [chunks, HV, C, C]
-    d_attention,  # [chunks, HV, C, C]
     fade,  # [N, HV, PARTS, K] fp32: the gradient of a last chunk's whole gate by the fading state
+    dq_scores,  # [B, T, HV, K] fp32: what scores give the gradient of q
+    dk_scores,  # [B, T, HV, K] fp32
+    d_gate,  # [B, T, HV, K] fp32: what scores give the gradient of G; out: the gradient of the log gate
     dq,  # [B, T, HV, K] out, a value head each
     dk,  # [B, T, HV, K] out, a value head each
-    d_gate,  # [B, T, HV, K] out, fp32
     d_strength,  # [P, B, T, HV] out, fp32: parts from 1 on
-    deep,  # [chunks, HV], read where CHECKED: whether a row needs halving
     cu_seqlens,
     chunk_offsets,
     chunk_sequence,
@@ -167,14 +145,8 @@ def channel_key_gradients_kernel(
     UNROLL: tl.constexpr,
     PARTS: tl.constexpr,
     C: tl.constexpr,
-    HALVED: tl.constexpr,
-    CHECKED: tl.constexpr,
     VARLEN: tl.constexpr,
     NORMALIZE: tl.constexpr,
-    GATE: tl.constexpr,
-    RATE: tl.constexpr,
-    DT_BIAS: tl.constexpr,
-    LOWER: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
     BLOCKS: tl.constexpr = (K + BK - 1) // BK
@@ -185,9 +157,6 @@ def channel_key_gradients_kernel(
     n, first, count = chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
     if count == 0:
         return
-    if CHECKED:
-        if (tl.load(deep + row) != 0) != HALVED:
-            return
     group = head // (HV // H)
     c_at = tl.arange(0, C)
     inside = c_at < count
@@ -222,43 +191,19 @@ def channel_key_gradients_kernel(
         k_length = tl.load(lengths + tokens * HV + place, mask=inside, other=0.0)[:, None]
         b_q = stored(b_q * q_length, low).to(tl.float32)
         b_k = stored(b_k * k_length, low).to(tl.float32)
-    gates = channel_gates(g, A_log, dt_bias, token, inside, head, k_at, HV, K, GATE, RATE, DT_BIAS, LOWER)
-    x_1, x_2, x_3 = pieces(gates)
-    grown = tl.exp(summed(c_at[None, :] <= c_at[:, None], x_1, x_2, x_3))  # [C, BK]
-    to_end = tl.exp(summed(c_at[None, :] > c_at[:, None], x_1, x_2, x_3))  # [C, BK]
+    out = place[:, None] * K + k_at[None, :]
+    b_G = tl.load(G + out, mask=mask, other=0.0)  # [C, BK]
+    rest = tl.load(left + row * K + k_at, mask=k_in, other=0.0)  # [BK]
+    end = tl.load(G + ((first + count - 1) * HV + head) * K + k_at, mask=k_in, other=0.0)  # [BK]
+    grown = tl.exp(b_G)
     by_q = q_state * (scale * grown)
     by_k = -k_state * grown
-    k_after = k_after * tl.where(inside[:, None], to_end, 0.0)
+    k_after = k_after * tl.where(mask, tl.exp(end[None, :] - b_G), 0.0)
     later = b_k * k_after
     tl.store(d_strength + (block + 1) * tokens * HV + place, tl.sum(later, 1), mask=inside)
     back = k_after * b_b[:, None]
     ended = tl.sum(later * b_b[:, None], 0)  # [BK]
-    dG = b_q * by_q + b_k * by_k - b_k * back
-
-    tile = row * C * C + c_at[:, None] * C + c_at[None, :]
-    b_da = tl.load(d_attention + tile)  # [C, C]
-    b_ds = tl.load(d_system + tile)  # [C, C]
-    none = tl.zeros([C, C], low)
-    own = tl.zeros([C], tl.float32)
-    if HALVED or C > SPAN:
-        size = tl.zeros([], tl.int32) + C
-        while size > (1 if HALVED else SPAN):
-            factor = tl.exp(summed(between(middle(size, C), C), x_1, x_2, x_3))  # [C, BK]
-            pair = across(size, C)
-            x, y, z, d = _back(tl.where(pair, b_da, none), tl.where(pair, b_ds, none), b_q, b_k, factor, factor, low)
-            by_q, by_k, back, dG = by_q + x, by_k + y, back + z, dG + d
-            size = size // 2
-    if HALVED:
-        # a token's score with itself has no gate
-        own = tl.sum(tl.where(c_at[:, None] == c_at[None, :], b_da.to(tl.float32), 0.0), 1)
-    else:
-        upto = summed(between((c_at & -SPAN) - 1, C), x_1, x_2, x_3)  # [C, BK], from the block's start
-        block = (c_at & -SPAN)[:, None] == (c_at & -SPAN)[None, :]
-        x, y, z, d = _back(
-            tl.where(block, b_da, none), tl.where(block, b_ds, none), b_q, b_k, tl.exp(upto),
-            tl.exp(tl.minimum(-upto, MOST)), low,
-        )  # fmt: skip
-        by_q, by_k, back, dG = by_q + x, by_k + y, back + z, dG + d
+    dG = b_q * by_q + b_k * by_k - b_k * back + tl.load(d_gate + out, mask=mask, other=0.0)
     # the end of the chunk's gate is part of every token's sum
     if VARLEN:
         last = chunk == tl.load(chunk_offsets + n + 1) - 1
@@ -269,9 +214,10 @@ def channel_key_gradients_kernel(
         for i in range(PARTS):
             faded += tl.load(fade + ((n * HV + head) * PARTS + i) * K + k_at, mask=k_in, other=0.0)
     else:
-        faded = tl.exp(tl.sum(gates, 0)) * faded
+        faded = rest * faded
     dG = tl.cumsum(tl.where(mask, dG, 0.0), 0, reverse=True) + (ended + faded)[None, :]
-    out = place[:, None] * K + k_at[None, :]
     tl.store(d_gate + out, dG, mask=mask)
-    tl.store(dq + out, stored(by_q + own[:, None] * b_k, dq.dtype.element_ty), mask=mask)
-    tl.store(dk + out, stored(by_k + back + own[:, None] * b_q, dk.dtype.element_ty), mask=mask)
+    by_q += tl.load(dq_scores + out, mask=mask, other=0.0)
+    by_k += back + tl.load(dk_scores + out, mask=mask, other=0.0)
+    tl.store(dq + out, stored(by_q, dq.dtype.element_ty), mask=mask)
+    tl.store(dk + out, stored(by_k, dk.dtype.element_ty), mask=mask)

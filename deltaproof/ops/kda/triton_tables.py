@@ -26,6 +26,7 @@ class ChunkTable:
     local: Launch
     reverse: Launch
     system: Launch
+    pairs: Launch
     keys: Launch
 
     @classmethod
@@ -42,9 +43,10 @@ class ChunkTable:
             # no operand of its products is loaded as it is, and fp64 has no warpgroup matmuls
             first = Launch(16, BV, 8)
             second = Launch(min(BK, 32), min(BV, 32), 8) if single else small
-            return cls(first, first, second, walk, small, small, walk, small, small)
+            pairs = Launch(min(BK, 32), BV, 2)
+            return cls(first, first, second, walk, small, small, walk, small, pairs, small)
         narrow = min(BV, 16 if K > 128 or HV <= 16 else 32)
-        stages = 2 if K > 128 else 3
+        stages = 2 if K > 128 or narrow == 32 else 3
         return cls(
             decay=Launch(min(BK, 32), BV, 4),
             scores=Launch(min(BK, 32), BV, 8),
@@ -54,5 +56,6 @@ class ChunkTable:
             local=Launch(64, min(BV, 128), 4),
             reverse=Launch(BK, narrow, 4, stages),
             system=Launch(64, min(BV, 64), 4, unroll=4),
+            pairs=Launch(32, BV, 2),
             keys=Launch(32, min(BV, 64), 8),
         )
