@@ -14,6 +14,7 @@ from deltaproof.ops.common import hopper_decode
 from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, PrefillCall, SequenceCall
 from deltaproof.ops.gated_delta_rule import triton_backend as gated_delta_rule
 from deltaproof.ops.kda import triton_backend as kda
+from deltaproof.ops.kda.triton_chunk import hopper_scores_kernel
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SEQUENCE_FORMS = ("chunk", "recurrent")
@@ -153,14 +154,15 @@ def run(case: Case) -> None:
     """Make the case's calls: forward, and of a form that has gradients forward and backward."""
     backend: Any = BACKENDS[case.operator]
     form = getattr(backend, case.form)
-    with torch.no_grad(), _hopper(case.hopper):
-        form(_call(case, grad=False))
-    if case.form in SEQUENCE_FORMS and not case.intermediate:
-        call = _call(case, grad=True)
-        outputs = [x for x in form(call) if x is not None]
-        names = ("q", "k", "v", "g", "beta", "A_log", "dt_bias", "initial_state")
-        inputs = [x for name in names if (x := getattr(call, name)) is not None]
-        torch.autograd.grad(outputs, inputs, [torch.empty_like(x) for x in outputs])
+    with _hopper(case.hopper):
+        with torch.no_grad():
+            form(_call(case, grad=False))
+        if case.form in SEQUENCE_FORMS and not case.intermediate:
+            call = _call(case, grad=True)
+            outputs = [x for x in form(call) if x is not None]
+            names = ("q", "k", "v", "g", "beta", "A_log", "dt_bias", "initial_state")
+            inputs = [x for name in names if (x := getattr(call, name)) is not None]
+            torch.autograd.grad(outputs, inputs, [torch.empty_like(x) for x in outputs])
 
 
 ODD_SIZES = ((33, 40), (256, 256), (128, 64), (1, 1))
@@ -225,6 +227,10 @@ def _channel_table() -> list[Case]:
     for layout in ("v_first", "k_first"):
         for K, V in ((64, 64), (128, 128), (33, 40)):
             cases += [Case("decode", "bf16", K, V, layout=layout, tokens=4, drafts=4, operator="kda")]
+    if hopper_scores_kernel is not None:
+        for K in (64, 128):
+            hopper = Case("chunk", "bf16", K, 128, layout="v_first", hopper=True, operator="kda")
+            cases += [hopper, replace(hopper, bound=-5.0), replace(hopper, full=False, varlen=True, H=2, HV=4)]
     return cases
 
 

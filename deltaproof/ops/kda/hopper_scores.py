@@ -15,13 +15,41 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE, write_strength
 from deltaproof.ops.common.triton_places import chunk_place
-from deltaproof.ops.common.triton_token import gated
 from deltaproof.ops.kda.triton_gates import MOST
+
+LOG2E = gl.constexpr(1.4426950408889634)
 
 
 @gluon.jit
 def _plus(a, b):
     return a + b
+
+
+@gluon.jit
+def _inverse(x):
+    """Return 1 / x to the last bit or two; x is not below 1."""
+    return gl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=gl.float32, is_pure=True, pack=1)
+
+
+@gluon.jit
+def _gate(x, b_A_log, b_bias, GATE: gl.constexpr, RATE: gl.constexpr, LOWER: gl.constexpr):
+    """Return the binary logarithm of gates, which exp2 takes without another product; as ``gated``, times log2(e)."""
+    if GATE:
+        x = x + b_bias
+        if LOWER == 0.0:
+            small = gl.log2(1.0 + gl.exp2(gl.abs(x) * -LOG2E))
+            x = -(gl.maximum(x, 0.0) * LOG2E + small)
+            if RATE:
+                x = gl.exp(b_A_log) * x
+        else:
+            rate = -LOG2E
+            if RATE:
+                rate = rate * gl.exp(b_A_log)
+            # exp2 may be infinite, and its inverse 0
+            x = (LOWER * LOG2E) * _inverse(1.0 + gl.exp2(rate * x))
+    else:
+        x = x * LOG2E
+    return gl.maximum(x, MIN_LOG_GATE * LOG2E)
 
 
 @gluon.jit
@@ -31,9 +59,11 @@ def _flat(x, K: gl.constexpr, TILE: gl.constexpr):
 
 
 @gluon.jit
-def _length(x):
-    """Return 1 / sqrt(sum(x ** 2) + 1e-6) of rows [4, 16, K]."""
-    return 1.0 / gl.sqrt(gl.sum(x * x, 2) + 1e-6)
+def _sum_before(totals, own, COLUMN: gl.constexpr):
+    """Return the sums over the blocks before each [4, K]."""
+    found = gl.where(own > 0, totals.index(0).load(COLUMN)[None, :], 0.0)
+    found += gl.where(own > 1, totals.index(1).load(COLUMN)[None, :], 0.0)
+    return found + gl.where(own > 2, totals.index(2).load(COLUMN)[None, :], 0.0)
 
 
 @gluon.jit(do_not_specialize=["N", "T", "tokens"])
@@ -88,10 +118,10 @@ def hopper_scores_kernel(
     FLAT: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
 
-    program = gl.program_id(0).to(gl.int64)
-    head = (program % HV).to(gl.int32)
+    program = gl.program_id(0)
+    head = program % HV
     chunk = program // HV
-    n, first, count = chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
+    n, first, count = chunk_place(chunk.to(gl.int64), T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
     if count == 0:
         return
     count = count.to(gl.int32)
@@ -111,10 +141,7 @@ def hopper_scores_kernel(
     inside = (row < count - start)[:, :, None]
     x = gl.load((g + start[:, :, None] * (HV * K) + at) + row[:, :, None] * (HV * K), mask=inside, other=0.0)
     b_k = gl.load((k + start[:, :, None] * (H * K) + at) + row[:, :, None] * (H * K), mask=inside, other=0.0)
-    b_q = gl.load((q + start[:, :, None] * (H * K) + at) + row[:, :, None] * (H * K), mask=inside, other=0.0)
     token = gl.arange(0, 64, TOKENS)
-    b_b = write_strength(beta, place + token * HV, token < count, BETA_SIGMOID, NEG_EIGVAL)
-    gl.store(strength + place + token * HV, b_b, mask=token < count)
 
     b_A_log = 0.0
     b_bias = 0.0
@@ -123,70 +150,78 @@ def hopper_scores_kernel(
             b_A_log = gl.load(A_log + head).to(gl.float32)
         if DT_BIAS:
             b_bias = gl.load(dt_bias + head * K + channel).to(gl.float32)[None, :][None, :, :]
-    x = gl.maximum(gated(x.to(gl.float32), b_A_log, b_bias, GATE, RATE, LOWER), MIN_LOG_GATE)
-    upto = gl.associative_scan(gl.where(inside, x, 0.0), 1, _plus)  # [4, 16, K]
+    x = gl.where(inside, _gate(x.to(gl.float32), b_A_log, b_bias, GATE, RATE, LOWER), 0.0)
+    upto = gl.associative_scan(x, 1, _plus)  # [4, 16, K]
     # gates are not above 0, so the last sum is the least
     total = gl.min(upto, 1)  # [4, K]
     if CHECKED:
-        gl.store(deep + program, (gl.min(gl.min(total, 1), 0) < -MOST).to(gl.int32))
+        gl.store(deep + program, (gl.min(gl.min(total, 1), 0) < -MOST * LOG2E).to(gl.int32))
     totals = gl.allocate_shared_memory(gl.float32, [4, K], FLAT, total)._reinterpret(gl.float32, [4, K], LINE)
     COLUMN: gl.constexpr = gl.SliceLayout(0, WHOLE)
-    t_0 = totals.index(0).load(COLUMN)  # [K]
-    t_1 = totals.index(1).load(COLUMN)
-    t_2 = totals.index(2).load(COLUMN)
-    t_3 = totals.index(3).load(COLUMN)
     own = gl.arange(0, 4, gl.SliceLayout(1, WHOLE))[:, None]  # [4, 1]
-    before = gl.where(own > 0, t_0[None, :], 0.0) + gl.where(own > 1, t_1[None, :], 0.0)
-    before += gl.where(own > 2, t_2[None, :], 0.0)
     base = start[:, :, None] * (HV * K) + at
     out = row[:, :, None] * (HV * K)
     if KEEPS:
-        gl.store((G + (first * HV + head) * K + base) + out, upto + before[:, None, :], mask=inside)
-    before = gl.exp(before)[:, None, :]  # [4, 1, K]
-    after = gl.where(own < 3, t_3[None, :], 0.0) + gl.where(own < 2, t_2[None, :], 0.0)
-    after = gl.exp(after + gl.where(own < 1, t_1[None, :], 0.0))[:, None, :]
-    # from the middle of the chunk to a block, and back
-    middle = gl.where(own == 0, t_1[None, :], 0.0) + gl.where(own == 3, t_2[None, :], 0.0)
-    middle = gl.exp(middle)[:, None, :]
-    ends = gl.arange(0, K, COLUMN)
-    gl.store(left + program * K + ends, gl.exp(t_0 + t_1 + t_2 + t_3))
+        gl.store(
+            (G + (first * HV + head) * K + base) + out,
+            (upto + _sum_before(totals, own, COLUMN)[:, None, :]) * (1.0 / LOG2E),
+            mask=inside,
+        )
 
     b_k = b_k.to(gl.float32)
-    b_q = b_q.to(gl.float32)
     if NORMALIZE:
-        k_length = _length(b_k)  # [4, 16]
-        q_length = _length(b_q)
-        line = lengths + place + token * HV
-        gl.store(line, gl.convert_layout(q_length.reshape([64]), TOKENS), mask=token < count)
-        gl.store(line + tokens.to(gl.int64) * HV, gl.convert_layout(k_length.reshape([64]), TOKENS), mask=token < count)
-        b_k = (b_k * k_length[:, :, None]).to(gl.bfloat16).to(gl.float32)
-        b_q = (b_q * q_length[:, :, None]).to(gl.bfloat16).to(gl.float32)
-    grown = b_k * gl.exp(gl.minimum(-upto, MOST))  # the factors above 1
-    s_grown = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(grown.to(gl.bfloat16), K, TILE))
-    early = b_k * gl.exp(total[:, None, :] - upto)
+        length = gl.rsqrt(gl.sum(b_k * b_k, 2) + 1e-6)  # [4, 16]
+        k_line = gl.allocate_shared_memory(gl.float32, [64], LINE, length.reshape([64]))
+        b_k = (b_k * length[:, :, None]).to(gl.bfloat16).to(gl.float32)
+    after = gl.where(own < 3, totals.index(3).load(COLUMN)[None, :], 0.0)
+    after += gl.where(own < 2, totals.index(2).load(COLUMN)[None, :], 0.0)
+    after = gl.exp2(after + gl.where(own < 1, totals.index(1).load(COLUMN)[None, :], 0.0))[:, None, :]  # [4, 1, K]
+    early = b_k * gl.exp2(total[:, None, :] - upto)
     s_early = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(early.to(gl.bfloat16), K, TILE))
     gl.store((kept + base) + out, (early * after).to(gl.bfloat16), mask=inside)
-    faded = gl.exp(upto)
+    grown = b_k * gl.exp2(gl.minimum(-upto, MOST * LOG2E))  # the factors above 1
+    s_grown = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(grown.to(gl.bfloat16), K, TILE))
+    faded = gl.exp2(upto)
     late = b_k * faded
     s_k = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(late.to(gl.bfloat16), K, TILE))
+    before = gl.exp2(_sum_before(totals, own, COLUMN))[:, None, :]  # [4, 1, K]
     gl.store((keys + base) + out, (late * before).to(gl.bfloat16), mask=inside)
+
+    b_q = gl.load((q + start[:, :, None] * (H * K) + at) + row[:, :, None] * (H * K), mask=inside, other=0.0)
+    b_q = b_q.to(gl.float32)
+    if NORMALIZE:
+        length = gl.rsqrt(gl.sum(b_q * b_q, 2) + 1e-6)  # [4, 16]
+        q_line = gl.allocate_shared_memory(gl.float32, [64], LINE, length.reshape([64]))
+        b_q = (b_q * length[:, :, None]).to(gl.bfloat16).to(gl.float32)
     late = b_q * faded
     s_q = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(late.to(gl.bfloat16), K, TILE))
     gl.store((queries + base) + out, (late * before).to(gl.bfloat16), mask=inside)
-
+    if NORMALIZE:
+        line = lengths + place + token * HV
+        gl.store(line, q_line.load(TOKENS), mask=token < count)
+        gl.store(line + tokens.to(gl.int64) * HV, k_line.load(TOKENS), mask=token < count)
+    b_b = write_strength(beta, place + token * HV, token < count, BETA_SIGMOID, NEG_EIGVAL)
+    gl.store(strength + place + token * HV, b_b, mask=token < count)
+    whole = totals.index(0).load(COLUMN) + totals.index(1).load(COLUMN)  # [K]
+    whole += totals.index(2).load(COLUMN) + totals.index(3).load(COLUMN)
+    gl.store(left + program.to(gl.int64) * K + gl.arange(0, K, COLUMN), gl.exp2(whole))
     fence_async_shared()
     none = gl.zeros([64, 64], gl.float32, SCORES)
     r = gl.arange(0, 64, gl.SliceLayout(1, SCORES))[:, None]
     c = gl.arange(0, 64, gl.SliceLayout(0, SCORES))[None, :]
     same = r // 16 == c // 16
     kk = warpgroup_mma(s_k, s_grown.permute([1, 0]), none, use_acc=False, is_async=True)
-    qk = warpgroup_mma(s_q, s_grown.permute([1, 0]), none, use_acc=False, is_async=True)
     kk_near = warpgroup_mma(s_k, s_early.permute([1, 0]), none, use_acc=False, is_async=True)
-    qk_near = warpgroup_mma(s_q, s_early.permute([1, 0]), none, use_acc=False, is_async=True)
-    kk, qk, kk_near, qk_near = warpgroup_mma_wait(0, deps=[kk, qk, kk_near, qk_near])
+    kk, kk_near = warpgroup_mma_wait(0, deps=[kk, kk_near])
     kk = gl.where(same, kk, kk_near)
+    qk = warpgroup_mma(s_q, s_grown.permute([1, 0]), none, use_acc=False, is_async=True)
+    qk_near = warpgroup_mma(s_q, s_early.permute([1, 0]), none, use_acc=False, is_async=True)
+    qk, qk_near = warpgroup_mma_wait(0, deps=[qk, qk_near])
     qk = gl.where(same, qk, qk_near)
 
+    # from the middle of the chunk to a block, and back
+    middle = gl.where(own == 0, totals.index(1).load(COLUMN)[None, :], 0.0)
+    middle = gl.exp2(middle + gl.where(own == 3, totals.index(2).load(COLUMN)[None, :], 0.0))[:, None, :]
     wide = _flat(gl.broadcast(middle, upto)[0], K, TILE)
     s_q.store((s_q.load(TILE).to(gl.float32) * wide).to(gl.bfloat16))
     s_k.store((s_k.load(TILE).to(gl.float32) * wide).to(gl.bfloat16))
@@ -204,6 +239,6 @@ def hopper_scores_kernel(
         b_c = write_strength(beta, place + column * HV, column < count, BETA_SIGMOID, NEG_EIGVAL)[None, :]
         kk = kk * b_c
         qk = qk * b_c
-    tile = program * 4096 + r * 64 + c
+    tile = program.to(gl.int64) * 4096 + r * 64 + c
     gl.store(system + tile, gl.where(r > c, kk, 0.0))
     gl.store(attention + tile, gl.where(r >= c, qk, 0.0).to(gl.bfloat16))

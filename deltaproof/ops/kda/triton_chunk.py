@@ -123,6 +123,8 @@ def scores(chunks: Chunks, table: ChunkTable, *, backward: bool) -> Scores:
             found.kept, found.G, found.left, found.strength, found.lengths, found.system, found.attention, found.deep,
             *chunks.pack, T, call.sequences, B * T, **common, CHECKED=way["CHECKED"], SCALED=not backward,
             BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval, KEEPS=backward, num_warps=K // 16,
+            # two programs of eight warps a multiprocessor
+            maxnreg=128 if K == 128 else None,
         )  # fmt: skip
     elif chunks.count:
         launch = table.decay

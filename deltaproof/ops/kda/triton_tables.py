@@ -46,12 +46,12 @@ class ChunkTable:
             pairs = Launch(min(BK, 32), BV, 2)
             return cls(first, first, second, walk, small, small, walk, small, pairs, small)
         narrow = min(BV, 16 if K > 128 or HV <= 16 else 32)
-        stages = 2 if K > 128 or narrow == 32 else 3
+        stages = 2 if K > 128 else 3
         return cls(
             decay=Launch(min(BK, 32), BV, 4),
             scores=Launch(min(BK, 32), BV, 8),
             transform=Launch(min(BK, 128), min(BV, 128), 8, 1),
-            states=Launch(BK, narrow, 4, stages),
+            states=Launch(BK, narrow, 4, stages if HV <= 32 else 2),
             outputs=Launch(64, min(BV, 128), 4, unroll=4),
             local=Launch(64, min(BV, 128), 4),
             reverse=Launch(BK, narrow, 4, stages),
