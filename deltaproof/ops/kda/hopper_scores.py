@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE, write_strength
@@ -56,6 +57,21 @@ def _gate(x, b_A_log, b_bias, GATE: gl.constexpr, RATE: gl.constexpr, LOWER: gl.
 def _flat(x, K: gl.constexpr, TILE: gl.constexpr):
     """Return [4, 16, K] as [64, K], every element where it is."""
     return gl.convert_layout(x.reshape([64, K]), TILE, assert_trivial=True)
+
+
+@gluon.jit
+def _copy(x, tile, stride: gl.constexpr, count, K: gl.constexpr, LAYOUT: gl.constexpr):
+    """Copy rows of K elements, ``stride`` apart, into shared memory: ``count`` of them, and zeros behind."""
+    row = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT))[:, None]
+    at = x + row * stride + gl.arange(0, K, gl.SliceLayout(0, LAYOUT))[None, :]
+    async_copy.async_copy_global_to_shared(tile, at, mask=row < count)
+    async_copy.commit_group()
+
+
+@gluon.jit
+def _blocks(tile, K: gl.constexpr, TILE: gl.constexpr, BLOCKS: gl.constexpr):
+    """Return a tile [64, K] of shared memory as fp32 [4, 16, K], each element to the thread that stored it."""
+    return gl.convert_layout(tile.load(TILE).reshape([4, 16, K]), BLOCKS, assert_trivial=True).to(gl.float32)
 
 
 @gluon.jit
@@ -111,6 +127,9 @@ def hopper_scores_kernel(
     TILE: gl.constexpr = gl.BlockedLayout([16, 2], [1, 32], [4, SIDE], [1, 0])  # [64, K], the same places
     ROWS: gl.constexpr = gl.SliceLayout(2, BLOCKS)  # [4, 16]
     WHOLE: gl.constexpr = gl.SliceLayout(1, BLOCKS)  # [4, K]
+    COPIED: gl.constexpr = gl.BlockedLayout([1, 8], [256 // K, K // 8], [4 * SIDE, 1], [1, 0])  # [64, K]
+    WIDTH: gl.constexpr = g.dtype.element_ty.primitive_bitwidth
+    EACH: gl.constexpr = 128 // WIDTH
     TOKENS: gl.constexpr = gl.BlockedLayout([1], [32], [4 * SIDE], [0])  # [64]
     CHANNELS: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(0, BLOCKS))  # [K]
     SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
@@ -139,8 +158,13 @@ def hopper_scores_kernel(
     channel = gl.arange(0, K, CHANNELS)
     at = channel[None, :][None, :, :]  # [1, 1, K]
     inside = (row < count - start)[:, :, None]
-    x = gl.load((g + start[:, :, None] * (HV * K) + at) + row[:, :, None] * (HV * K), mask=inside, other=0.0)
-    b_k = gl.load((k + start[:, :, None] * (H * K) + at) + row[:, :, None] * (H * K), mask=inside, other=0.0)
+    # queries and keys wait in shared memory, where registers of gates do not
+    s_g = gl.allocate_shared_memory(g.dtype.element_ty, [64, K], gl.NVMMASharedLayout(128, WIDTH, 2))
+    s_own = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED)
+    s_q = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED)
+    _copy(g, s_g, HV * K, count, K, gl.BlockedLayout([1, EACH], [32 * EACH // K, K // EACH], [4 * SIDE, 1], [1, 0]))
+    _copy(k, s_own, H * K, count, K, COPIED)
+    _copy(q, s_q, H * K, count, K, COPIED)
     token = gl.arange(0, 64, TOKENS)
 
     b_A_log = 0.0
@@ -150,7 +174,8 @@ def hopper_scores_kernel(
             b_A_log = gl.load(A_log + head).to(gl.float32)
         if DT_BIAS:
             b_bias = gl.load(dt_bias + head * K + channel).to(gl.float32)[None, :][None, :, :]
-    x = gl.where(inside, _gate(x.to(gl.float32), b_A_log, b_bias, GATE, RATE, LOWER), 0.0)
+    async_copy.wait_group(2)
+    x = gl.where(inside, _gate(_blocks(s_g, K, TILE, BLOCKS), b_A_log, b_bias, GATE, RATE, LOWER), 0.0)
     upto = gl.associative_scan(x, 1, _plus)  # [4, 16, K]
     # gates are not above 0, so the last sum is the least
     total = gl.min(upto, 1)  # [4, K]
@@ -158,6 +183,9 @@ def hopper_scores_kernel(
         gl.store(deep + program, (gl.min(gl.min(total, 1), 0) < -MOST * LOG2E).to(gl.int32))
     totals = gl.allocate_shared_memory(gl.float32, [4, K], FLAT, total)._reinterpret(gl.float32, [4, K], LINE)
     COLUMN: gl.constexpr = gl.SliceLayout(0, WHOLE)
+    whole = totals.index(0).load(COLUMN) + totals.index(1).load(COLUMN)  # [K]
+    whole += totals.index(2).load(COLUMN) + totals.index(3).load(COLUMN)
+    gl.store(left + program.to(gl.int64) * K + gl.arange(0, K, COLUMN), gl.exp2(whole))
     own = gl.arange(0, 4, gl.SliceLayout(1, WHOLE))[:, None]  # [4, 1]
     base = start[:, :, None] * (HV * K) + at
     out = row[:, :, None] * (HV * K)
@@ -168,33 +196,37 @@ def hopper_scores_kernel(
             mask=inside,
         )
 
-    b_k = b_k.to(gl.float32)
+    async_copy.wait_group(0)
     if NORMALIZE:
+        b_k = _blocks(s_own, K, TILE, BLOCKS)
         length = gl.rsqrt(gl.sum(b_k * b_k, 2) + 1e-6)  # [4, 16]
         k_line = gl.allocate_shared_memory(gl.float32, [64], LINE, length.reshape([64]))
-        b_k = (b_k * length[:, :, None]).to(gl.bfloat16).to(gl.float32)
+        s_own.store(_flat((b_k * length[:, :, None]).to(gl.bfloat16), K, TILE))
     after = gl.where(own < 3, totals.index(3).load(COLUMN)[None, :], 0.0)
     after += gl.where(own < 2, totals.index(2).load(COLUMN)[None, :], 0.0)
     after = gl.exp2(after + gl.where(own < 1, totals.index(1).load(COLUMN)[None, :], 0.0))[:, None, :]  # [4, 1, K]
-    early = b_k * gl.exp2(total[:, None, :] - upto)
+    # with all of G to store, the same is made later: either way around one of the two kernels would spill
+    if not KEEPS:
+        before = gl.exp2(_sum_before(totals, own, COLUMN))[:, None, :]  # [4, 1, K]
+    early = _blocks(s_own, K, TILE, BLOCKS) * gl.exp2(total[:, None, :] - upto)
     s_early = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(early.to(gl.bfloat16), K, TILE))
     gl.store((kept + base) + out, (early * after).to(gl.bfloat16), mask=inside)
-    grown = b_k * gl.exp2(gl.minimum(-upto, MOST * LOG2E))  # the factors above 1
+    grown = _blocks(s_own, K, TILE, BLOCKS) * gl.exp2(gl.minimum(-upto, MOST * LOG2E))  # the factors above 1
     s_grown = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(grown.to(gl.bfloat16), K, TILE))
     faded = gl.exp2(upto)
-    late = b_k * faded
+    late = _blocks(s_own, K, TILE, BLOCKS) * faded
     s_k = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(late.to(gl.bfloat16), K, TILE))
-    before = gl.exp2(_sum_before(totals, own, COLUMN))[:, None, :]  # [4, 1, K]
+    if KEEPS:
+        before = gl.exp2(_sum_before(totals, own, COLUMN))[:, None, :]  # [4, 1, K]
     gl.store((keys + base) + out, (late * before).to(gl.bfloat16), mask=inside)
 
-    b_q = gl.load((q + start[:, :, None] * (H * K) + at) + row[:, :, None] * (H * K), mask=inside, other=0.0)
-    b_q = b_q.to(gl.float32)
+    b_q = _blocks(s_q, K, TILE, BLOCKS)
     if NORMALIZE:
         length = gl.rsqrt(gl.sum(b_q * b_q, 2) + 1e-6)  # [4, 16]
         q_line = gl.allocate_shared_memory(gl.float32, [64], LINE, length.reshape([64]))
         b_q = (b_q * length[:, :, None]).to(gl.bfloat16).to(gl.float32)
     late = b_q * faded
-    s_q = gl.allocate_shared_memory(gl.bfloat16, [64, K], SHARED, _flat(late.to(gl.bfloat16), K, TILE))
+    s_q.store(_flat(late.to(gl.bfloat16), K, TILE))
     gl.store((queries + base) + out, (late * before).to(gl.bfloat16), mask=inside)
     if NORMALIZE:
         line = lengths + place + token * HV
@@ -202,9 +234,6 @@ def hopper_scores_kernel(
         gl.store(line + tokens.to(gl.int64) * HV, k_line.load(TOKENS), mask=token < count)
     b_b = write_strength(beta, place + token * HV, token < count, BETA_SIGMOID, NEG_EIGVAL)
     gl.store(strength + place + token * HV, b_b, mask=token < count)
-    whole = totals.index(0).load(COLUMN) + totals.index(1).load(COLUMN)  # [K]
-    whole += totals.index(2).load(COLUMN) + totals.index(3).load(COLUMN)
-    gl.store(left + program.to(gl.int64) * K + gl.arange(0, K, COLUMN), gl.exp2(whole))
     fence_async_shared()
     none = gl.zeros([64, 64], gl.float32, SCORES)
     r = gl.arange(0, 64, gl.SliceLayout(1, SCORES))[:, None]
