@@ -1,4 +1,4 @@
-"""The inverse of a chunk's unit lower-triangular matrix, in fp32, 16 x 16 blocks at a time.
+"""The inverse of a chunk's unit lower-triangular matrix, in fp32 or fp64, 16 x 16 blocks at a time.
 
 Diagonal blocks by forward substitution, the others by products of finished blocks. No Neumann series: with correlated
 keys its powers grow although the inverse is bounded. Only the finished inverse is rounded, by the caller.
@@ -14,7 +14,7 @@ from deltaproof.ops.common.triton_language import dot, stored
 
 @triton.jit
 def invert_16(a):
-    """Return (I + a)^-1 for a strictly lower-triangular fp32 block [16, 16]."""
+    """Return (I + a)^-1 for a strictly lower-triangular block [16, 16]."""
     at = tl.arange(0, 16)
     inverse = tl.where(at[:, None] > at[None, :], -a, 0.0)  # [16, 16]
     for i in range(2, 16):

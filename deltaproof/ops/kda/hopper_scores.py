@@ -1,10 +1,11 @@
 """What chunked Kimi delta attention needs without a state, for Hopper, in Gluon: a program a chunk and value head.
 
-A thread has the 16 rows of a block for a few channels, so that gates are summed up in registers, and a decay is made of
-three exponentials: to a block's start, from its end, and back from its start. Decays between blocks are products with
-exponentials of whole blocks' sums. The scores are six products on the tensor cores. The kernels that do the same
-elsewhere are ``channel_decay_kernel`` and ``channel_scores_kernel``; rows whose gates are far below 0 are theirs here
-too. Shape legend: H query/key heads, HV value heads, K key size; chunks of 64 tokens, of 4 blocks of 16.
+A thread has the 16 rows of a block for a few channels, so that a block's gates are summed up in registers, and a decay
+is made of three exponentials: to a block's start, from its end, and back from its start. Decays between blocks are
+products with exponentials of whole blocks' sums, which threads give each other. The scores are six products on the
+tensor cores. The kernels that do the same elsewhere are ``channel_decay_kernel`` and ``channel_scores_kernel``; rows
+whose gates are far below 0 are theirs here too. Shape legend: H query/key heads, HV value heads, K key size; chunks of
+64 tokens, of 4 blocks of 16.
 """
 
 from __future__ import annotations
@@ -180,7 +181,8 @@ def hopper_scores_kernel(
     # gates are not above 0, so the last sum is the least
     total = gl.min(upto, 1)  # [4, K]
     if CHECKED:
-        gl.store(deep + program, (gl.min(gl.min(total, 1), 0) < -MOST * LOG2E).to(gl.int32))
+        # which rows are mended is decided by sums that are rounded otherwise: none of them may go unnoticed here
+        gl.store(deep + program, (gl.min(gl.min(total, 1), 0) < (1.0 - MOST) * LOG2E).to(gl.int32))
     totals = gl.allocate_shared_memory(gl.float32, [4, K], FLAT, total)._reinterpret(gl.float32, [4, K], LINE)
     COLUMN: gl.constexpr = gl.SliceLayout(0, WHOLE)
     whole = totals.index(0).load(COLUMN) + totals.index(1).load(COLUMN)  # [K]

@@ -37,7 +37,7 @@ class Scores:
         lengths: what rows of q and k are multiplied by [2, B, T, HV], fp32, where they are normalised.
         system, attention: scores of keys and of queries with keys [chunks, HV, C, C].
         deep: whether a chunk has rows whose gates are far below 0 [chunks, HV].
-        ways: constants of the launches that go back through scores.
+        ways: constants of the launches that make scores; those that go back through them take the first.
     """
 
     queries: torch.Tensor

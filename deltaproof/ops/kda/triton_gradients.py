@@ -1,4 +1,6 @@
-"""Gradients of chunked Kimi delta attention inside a chunk: a program a chunk and value head.
+"""Gradients of chunked Kimi delta attention inside a chunk, but for those through scores.
+
+A program has a chunk and value head, and in two of the three kernels a block of V or of K.
 
 The derivation stands in this folder's README. Shape legend: C chunk size, H query/key heads, HV value heads, K, V head
 sizes, cut into blocks of BK, BV; P = 1 + cdiv(K, BK) parts of the strength's gradients. ``G`` is the cumulative log

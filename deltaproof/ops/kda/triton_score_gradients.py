@@ -1,10 +1,10 @@
 """Gradients through the scores of chunked Kimi delta attention: a program a block of 16 rows and a block of channels.
 
-As a later row a row has scores with all rows before it, as an earlier one with all behind it. Each product is split as
-on the way forward. What a pair of rows gives the gradient of G stands at the later one with the sign + and at the
-earlier one with -, and is made of the same rounded operands, so that it cancels where both are summed. Shape legend: C
-chunk size, H query/key heads, HV value heads, K key size, cut into blocks of BK. ``G`` is the cumulative log gate
-inside a chunk.
+As a later row a row has scores with all rows before it, as an earlier one with all behind it. Products are split in
+front of the later row's block, and inside a block as on the way forward. What a pair of rows gives the gradient of G
+stands at the later one with the sign + and at the earlier one with -, and is made of the same rounded operands, so that
+it cancels where both are summed. Shape legend: C chunk size, H query/key heads, HV value heads, K key size, cut into
+blocks of BK. ``G`` is the cumulative log gate inside a chunk.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The part of chunked Kimi delta attention that needs no state: a program a chunk and value head.
 
 Scores between two tokens decay channel by channel, so they are no product of queries and keys; split at a row between
-them they are. Between blocks of 16 rows such a row is there. Inside a block the split stands at the block's first row,
+them they are. Between blocks of 16 rows such a row is there. Inside a block the split stands in front of its first row,
 with one factor above 1, as long as the block's gates are not far below 0; else the block is halved, and halved again.
 Shape legend: C chunk size, H query/key heads, HV value heads, K key size, cut into blocks of BK. For operands in fp32
-scores are fp64, as those of the gated delta rule.
+sums of scores and what is inverted are fp64, as for the gated delta rule.
 """
 
 from __future__ import annotations
