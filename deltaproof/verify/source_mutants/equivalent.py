@@ -5,7 +5,10 @@ They count as survivors, and are printed with the reason.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 
 from deltaproof.verify.source_mutants.equivalent_conv import CONVOLUTION
 from deltaproof.verify.source_mutants.equivalent_interpreted import INTERPRETED
@@ -22,6 +25,7 @@ from deltaproof.verify.source_mutants.reviewed import (
     WIDE_ALREADY,
     Equivalent,
 )
+from deltaproof.verify.source_mutants.source import sources
 
 INPUTS, PLACES = "common/triton_inputs", "common/triton_places"
 INVERSE, PREPARE = "common/triton_inverse", "gated_delta_rule/triton_prepare"
@@ -29,9 +33,69 @@ RECURRENCE = "common/triton_recurrence:recurrence_kernel"
 SPECULATION = "common/triton_speculation:speculation_kernel"
 TOKEN = "common/triton_token:token_at"
 RECURRENCE_BACKWARD = "common/triton_recurrence_backward:recurrence_backward_kernel"
-GRADIENTS, STATES = "gated_delta_rule/triton_gradients", "gated_delta_rule/triton_states"
-OUTPUTS = "gated_delta_rule/triton_outputs"
+GRADIENTS, OUTPUTS = "gated_delta_rule/triton_gradients", "gated_delta_rule/triton_outputs"
+STATES, TRANSFORM = "common/triton_states", "common/triton_transform:transform_kernel"
 VALUE = "tl.load(v + (token * HV + head) * V + v_at, mask=v_in, other=0.0)"
+
+
+@dataclass(frozen=True)
+class Untaken(Equivalent):
+    """Mutants in shared code that no launch of one operator runs; ``place`` is that operator's name.
+
+    Attributes:
+        function: "FILE:FUNCTION" that the operator never calls; empty for a branch of any function.
+        condition: an ``if`` on constants, as its text, that is always ``holds`` for the operator.
+        holds: see ``condition``.
+    """
+
+    function: str = ""
+    condition: str = ""
+    holds: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.function or f'{self.condition} is {self.holds}'}"
+
+    def meets(self, mutant: SourceMutant) -> bool:
+        """Return whether a mutant is in code that the operator never runs."""
+        if self.function:
+            return mutant.place == self.function
+        dead = _branches(self.condition, not self.holds).get(mutant.module, ())
+        return any(start <= mutant.edit.start and mutant.edit.end <= end for start, end in dead)
+
+
+@cache
+def _branches(condition: str, taken: bool) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Return where, in the files that operators share, the code lies that runs only where a condition is ``taken``."""
+    found = {}
+    for module, source in sources().items():
+        if source.stem.startswith("common/"):
+            nodes = [node for node in ast.walk(source.tree) if isinstance(node, ast.If)]
+            bodies = [node.body if taken else node.orelse for node in nodes if source.segment(node.test) == condition]
+            found[module] = tuple((source.span(body[0])[0], source.span(body[-1])[1]) for body in bodies if body)
+    return found
+
+
+def _untaken() -> Iterator[Equivalent]:
+    """Yield what only a gate a channel asks for, or only one a head, in the campaigns of the other operator."""
+    channels = "only with a gate a channel, which this operator has not"
+    for condition, holds in (
+        ("PER_CHANNEL", False),
+        # A_log is always there, and the gate has no lower bound
+        ("RATE", True),
+        ("LOWER == 0.0", True),
+    ):
+        yield Untaken("gated_delta_rule", channels, condition=condition, holds=holds)
+    for function in ("strength_gradients_kernel", "channel_gate_gradients_kernel"):
+        place = f"common/triton_channel_gradients:{function}"
+        yield Untaken("gated_delta_rule", channels, function=place)
+    heads = "only with a gate a head, which this operator has not"
+    for condition, holds in (("PER_CHANNEL", True), ("not PER_CHANNEL", False)):
+        yield Untaken("kda", heads, condition=condition, holds=holds)
+    for place in (f"{INPUTS}:log_gate", f"{INPUTS}:gate_gradients_kernel"):
+        yield Untaken("kda", heads, function=place)
+    own = "this operator's chunk kernels have code of their own for it"
+    for place in (f"{INPUTS}:normalize_kernel", f"{INVERSE}:invert_16"):
+        yield Untaken("kda", own, function=place)
 
 
 def _widened() -> Iterator[Equivalent]:
@@ -44,7 +108,6 @@ def _widened() -> Iterator[Equivalent]:
         (SPECULATION, "x_v"),
         (SPECULATION, "b_v"),
         ("common/triton_token:gate_at", "tl.load(dt_bias + head)"),
-        ("common/triton_recurrence_backward:_scalars", "tl.load(dt_bias + head)"),
         (RECURRENCE_BACKWARD, VALUE),
         (RECURRENCE_BACKWARD, "tl.load(v + value, mask=v_in, other=0.0)"),
         (RECURRENCE_BACKWARD, "tl.load(do + value, mask=v_in, other=0.0)"),
@@ -52,7 +115,7 @@ def _widened() -> Iterator[Equivalent]:
         (f"{GRADIENTS}:key_gradients_kernel", "dS"),
         (f"{GRADIENTS}:key_gradients_kernel", "b_q"),
         (f"{GRADIENTS}:key_gradients_kernel", "b_k"),
-        (f"{PREPARE}:transform_kernel", "b_k"),
+        (TRANSFORM, "b_k"),
         (f"{STATES}:states_kernel", "b_u"),
         (f"{STATES}:reverse_states_kernel", "tl.load(states + tile, mask=inner & (chunks > 1), other=0.0)"),
         (f"{STATES}:reverse_states_kernel", "tl.load(source + at, mask=inner & (chunks == 1), other=0.0)"),
@@ -65,7 +128,7 @@ def _widened() -> Iterator[Equivalent]:
 def _wide() -> Iterator[Equivalent]:
     """Yield casts to 64 bits beside which nothing stays narrow."""
     for place, loaded in (
-        (f"{INPUTS}:_tokens", "tl.load(cu_seqlens + N)"),
+        (f"{INPUTS}:token_rows", "tl.load(cu_seqlens + N)"),
         (f"{PLACES}:sequence_bounds", "tl.load(cu_seqlens + n + 1)"),
         (f"{PLACES}:zero_tail_kernel", "tl.load(cu_seqlens + N)"),
         (f"{PLACES}:sequence_place", "tl.load(chunk_offsets + n + 1)"),
@@ -229,6 +292,7 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     *_dropped(),
     *_said_twice(),
     *_out_of_sight(),
+    *_untaken(),
     *INTERPRETED,
     *CONVOLUTION,
 )

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from deltaproof.ops.common.calls import DeltaRuleOptions, SequenceCall
+from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, PrefillCall, SequenceCall
+from tests.ops.gated_delta_rule import cases as by_head
 
 GATES: dict[str, dict[str, Any]] = {
     "log gates": {},
@@ -57,6 +58,14 @@ def sequence_call(
         output_final_state=True,
         cu_seqlens=None if cu_seqlens is None else torch.tensor(cu_seqlens),
     )
+
+
+def pool_call(form: str, seed: int = 0, **about: Any) -> DecodeCall | PrefillCall:
+    """Return the gated delta rule's call of decode or prefill, with a gate a channel."""
+    call = by_head.pool_call(form, seed, **about)
+    B, T, _, HV, K, _ = call.dims
+    g = by_head.normal(seed + 3, B, T, HV, K)
+    return call.with_(g=g if call.options.gate_in_kernel else -0.3 * g.abs())
 
 
 def by_hand() -> SequenceCall:
