@@ -74,7 +74,8 @@ class SourceMutantsReport(_Model):
     sample: int | None = Field(default=None, description="how many were drawn, by the seed; null for all")
     seed: int = 0
     jobs: int = 1
-    generated: int = Field(default=0, description="mutants that the kernel files have")
+    generated: int = Field(default=0, description="mutants that the kernel files have, in code that the operator runs")
+    left_out: int = Field(default=0, description="mutants in shared code that this operator never runs")
     not_begun: int = Field(default=0, description="mutants that were chosen and not tried to an end")
     total: int = Field(description="mutants that were tried")
     killed: int

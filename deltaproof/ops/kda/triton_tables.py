@@ -50,7 +50,7 @@ class ChunkTable:
         return cls(
             decay=Launch(min(BK, 32), BV, 4),
             scores=Launch(min(BK, 32), BV, 8),
-            transform=Launch(min(BK, 128), min(BV, 128), 8, 1),
+            transform=Launch(64, min(BV, 128), 4, unroll=4),
             states=Launch(BK, narrow, 4, stages if HV <= 32 else 2),
             outputs=Launch(64, min(BV, 128), 4, unroll=4),
             local=Launch(64, min(BV, 128), 4),

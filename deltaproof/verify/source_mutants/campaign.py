@@ -20,11 +20,13 @@ from deltaproof.reports.source_mutants import Score, SourceMutantRow, SourceMuta
 from deltaproof.verify.keeper import Keeper
 from deltaproof.verify.machine import commit, machine, versions
 from deltaproof.verify.runner import Selection
+from deltaproof.verify.source_mutants import untaken
 from deltaproof.verify.source_mutants.equivalent import EQUIVALENT, Equivalent, reason_of, stale
 from deltaproof.verify.source_mutants.generate import SourceMutant, generate
 from deltaproof.verify.source_mutants.nursery import Batch, Control, Finished, Verdict, nurse
 from deltaproof.verify.source_mutants.resume import digest, history, verdicts_of
 from deltaproof.verify.source_mutants.source import sources
+from deltaproof.verify.source_mutants.untaken import taken
 from deltaproof.verify.worker import Setup, Task
 
 NOT_RUN = "no check of this run launches it"
@@ -65,7 +67,8 @@ class Campaign:
 
     def size(self) -> int:
         """Return how many checks the control makes and how many mutants are tried."""
-        return len(self.tasks()) + len(self.choose(generate(sources(self.selection.operator.name))))
+        name = self.selection.operator.name
+        return len(self.tasks()) + len(self.choose(taken(name, generate(sources(name)))))
 
     def choose(self, everything: Sequence[SourceMutant]) -> list[SourceMutant]:
         """Return the mutants to try, in order.
@@ -176,7 +179,8 @@ def run(
     name = campaign.selection.operator.name
     files = sources(name)
     entries = tuple(entry for entry in entries if entry.place.partition("/")[0] in ("common", name))
-    everything = generate(files)
+    all_of_them = generate(files)
+    everything = taken(name, all_of_them)
     chosen = campaign.choose(everything)
     device = campaign.selection.device
     setup = Setup(campaign.backend, name, device, campaign.seed, threads=1)
@@ -196,26 +200,27 @@ def run(
         "seed": campaign.seed,
         "jobs": campaign.jobs,
         "generated": len(everything),
+        "left_out": len(all_of_them) - len(everything),
         "command": " ".join(command or ["deltaproof", *sys.argv[1:]]),
         "machine": machine(device),
         "versions": versions(),
         "commit": commit(),
         "sources": digest(),
     }
-    taken: dict[str, SourceMutantRow] = {}
+    known: dict[str, SourceMutantRow] = {}
     if earlier is not None:
-        taken = verdicts_of(earlier, told, chosen)
-        told["earlier"] = history(earlier, len(taken))
-    left = [item for item in chosen if item.id not in taken]
+        known = verdicts_of(earlier, told, chosen)
+        told["earlier"] = history(earlier, len(known))
+    left = [item for item in chosen if item.id not in known]
     batch = Batch(setup, texts, stems, campaign.tasks(), left, campaign.jobs, seconds)
     results = _Results()
 
     def report() -> SourceMutantsReport:
         tried = {item.mutant: item for item in results.verdicts}
         rows = [
-            _explained(taken[item.id] if item.id in taken else _row(item, tried[item.id]), item, device, entries)
+            _explained(known[item.id] if item.id in known else _row(item, tried[item.id]), item, device, entries)
             for item in chosen
-            if item.id in taken or item.id in tried
+            if item.id in known or item.id in tried
         ]
         dead = {row.mutant for row in rows if row.killed_by}
         killed = [item for item in chosen if item.id in dead]
@@ -226,7 +231,7 @@ def run(
             "control_passed": len(control.ran),
             "control_left_out": control.left_out,
             "control_failures": list(control.failures),
-            "stale": stale(everything, killed, device, entries),
+            "stale": [*stale(everything, killed, device, entries), *untaken.stale(name, all_of_them)],
             "seconds": time.perf_counter() - started,
         }
         return summary(rows).model_copy(update={**told, **found})
@@ -235,8 +240,8 @@ def run(
         results.collect(batch, advance, lambda: keep(report()))
         return report()
     results.finished = Finished()
-    known = {name: getattr(earlier, name) for name in ("control_passed", "control_left_out")}
-    return report().model_copy(update=known)
+    control = {name: getattr(earlier, name) for name in ("control_passed", "control_left_out")}
+    return report().model_copy(update=control)
 
 
 def _explained(

@@ -5,10 +5,7 @@ They count as survivors, and are printed with the reason.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
 
 from deltaproof.verify.source_mutants.equivalent_conv import CONVOLUTION
 from deltaproof.verify.source_mutants.equivalent_interpreted import INTERPRETED
@@ -25,7 +22,6 @@ from deltaproof.verify.source_mutants.reviewed import (
     WIDE_ALREADY,
     Equivalent,
 )
-from deltaproof.verify.source_mutants.source import sources
 
 INPUTS, PLACES = "common/triton_inputs", "common/triton_places"
 INVERSE, PREPARE = "common/triton_inverse", "gated_delta_rule/triton_prepare"
@@ -36,66 +32,6 @@ RECURRENCE_BACKWARD = "common/triton_recurrence_backward:recurrence_backward_ker
 GRADIENTS, OUTPUTS = "gated_delta_rule/triton_gradients", "gated_delta_rule/triton_outputs"
 STATES, TRANSFORM = "common/triton_states", "common/triton_transform:transform_kernel"
 VALUE = "tl.load(v + (token * HV + head) * V + v_at, mask=v_in, other=0.0)"
-
-
-@dataclass(frozen=True)
-class Untaken(Equivalent):
-    """Mutants in shared code that no launch of one operator runs; ``place`` is that operator's name.
-
-    Attributes:
-        function: "FILE:FUNCTION" that the operator never calls; empty for a branch of any function.
-        condition: an ``if`` on constants, as its text, that is always ``holds`` for the operator.
-        holds: see ``condition``.
-    """
-
-    function: str = ""
-    condition: str = ""
-    holds: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.function or f'{self.condition} is {self.holds}'}"
-
-    def meets(self, mutant: SourceMutant) -> bool:
-        """Return whether a mutant is in code that the operator never runs."""
-        if self.function:
-            return mutant.place == self.function
-        dead = _branches(self.condition, not self.holds).get(mutant.module, ())
-        return any(start <= mutant.edit.start and mutant.edit.end <= end for start, end in dead)
-
-
-@cache
-def _branches(condition: str, taken: bool) -> dict[str, tuple[tuple[int, int], ...]]:
-    """Return where, in the files that operators share, the code lies that runs only where a condition is ``taken``."""
-    found = {}
-    for module, source in sources().items():
-        if source.stem.startswith("common/"):
-            nodes = [node for node in ast.walk(source.tree) if isinstance(node, ast.If)]
-            bodies = [node.body if taken else node.orelse for node in nodes if source.segment(node.test) == condition]
-            found[module] = tuple((source.span(body[0])[0], source.span(body[-1])[1]) for body in bodies if body)
-    return found
-
-
-def _untaken() -> Iterator[Equivalent]:
-    """Yield what only a gate a channel asks for, or only one a head, in the campaigns of the other operator."""
-    channels = "only with a gate a channel, which this operator has not"
-    for condition, holds in (
-        ("PER_CHANNEL", False),
-        # A_log is always there, and the gate has no lower bound
-        ("RATE", True),
-        ("LOWER == 0.0", True),
-    ):
-        yield Untaken("gated_delta_rule", channels, condition=condition, holds=holds)
-    for function in ("strength_gradients_kernel", "channel_gate_gradients_kernel"):
-        place = f"common/triton_channel_gradients:{function}"
-        yield Untaken("gated_delta_rule", channels, function=place)
-    heads = "only with a gate a head, which this operator has not"
-    for condition, holds in (("PER_CHANNEL", True), ("not PER_CHANNEL", False)):
-        yield Untaken("kda", heads, condition=condition, holds=holds)
-    for place in (f"{INPUTS}:log_gate", f"{INPUTS}:gate_gradients_kernel"):
-        yield Untaken("kda", heads, function=place)
-    own = "this operator's chunk kernels have code of their own for it"
-    for place in (f"{INPUTS}:normalize_kernel", f"{INVERSE}:invert_16"):
-        yield Untaken("kda", own, function=place)
 
 
 def _widened() -> Iterator[Equivalent]:
@@ -292,7 +228,6 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     *_dropped(),
     *_said_twice(),
     *_out_of_sight(),
-    *_untaken(),
     *INTERPRETED,
     *CONVOLUTION,
 )

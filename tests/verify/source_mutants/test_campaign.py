@@ -15,8 +15,9 @@ from deltaproof.verify.probe import Plan, probes
 from deltaproof.verify.source_mutants.campaign import NOT_RUN, Campaign, campaign_for, run
 from deltaproof.verify.source_mutants.equivalent import Equivalent
 from deltaproof.verify.source_mutants.generate import generate
+from deltaproof.verify.source_mutants.untaken import taken
 
-EVERY = generate()
+EVERY = taken("gated_delta_rule", generate())
 PLAN = Plan(operator("gated_delta_rule"), "decode", "smoke", "cpu")
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from deltaproof.ops.registry import operators
-from deltaproof.verify.source_mutants.equivalent import EQUIVALENT, Equivalent, Untaken, reason_of, stale
+from deltaproof.verify.source_mutants.equivalent import EQUIVALENT, Equivalent, reason_of, stale
 from deltaproof.verify.source_mutants.generate import generate
 from deltaproof.verify.source_mutants.operators import OPERATORS
 from deltaproof.verify.source_mutants.source import Source, sources
 
-WITH_GATES = ("gated_delta_rule", "kda")
 TEXT = "@triton.jit\ndef kernel(x, y, n, K: tl.constexpr):\n    tl.store(y + n * K, tl.load(x + n), mask=n < K)\n"
 EVERY = generate({"f": Source(TEXT, "common/triton_f")})
 SHIFTED = next(mutant for mutant in EVERY if mutant.operator == "shift-bound")
@@ -73,26 +72,3 @@ def test_every_entry_of_the_list_meets_a_mutant_and_has_a_reason() -> None:
         assert item.reason
         assert item.operator in {"", *names}
         assert item.device in ("", "cpu", "cuda")
-
-
-def test_a_branch_that_an_operator_never_takes_is_a_reason_for_that_operator_alone() -> None:
-    shared = [item for item in generate(sources()) if item.place == "common/triton_token:gate_at"]
-    by_channel = [item for item in shared if "(dt_bias + head * K" in item.statement]
-    by_head = [item for item in shared if "(dt_bias + head)" in item.statement]
-    assert by_channel and by_head
-    branch = {name: Untaken(name, "why", condition="PER_CHANNEL", holds=name == "kda") for name in WITH_GATES}
-    assert all(branch["gated_delta_rule"].meets(item) and not branch["kda"].meets(item) for item in by_channel)
-    assert all(branch["kda"].meets(item) and not branch["gated_delta_rule"].meets(item) for item in by_head)
-    assert str(branch["kda"]) == "kda: PER_CHANNEL is True"
-
-
-def test_a_function_that_an_operator_never_calls_is_a_reason_for_all_of_it() -> None:
-    whole = Untaken("kda", "why", function="common/triton_f:kernel")
-    assert all(whole.meets(mutant) for mutant in EVERY)
-    assert not any(Untaken("kda", "why", function="common/triton_f:other").meets(mutant) for mutant in EVERY)
-    assert str(whole) == "kda: common/triton_f:kernel"
-
-
-def test_a_reason_of_one_operator_is_not_among_those_of_another() -> None:
-    """Campaigns choose entries by the folder that a place begins with."""
-    assert {item.place for item in EQUIVALENT if isinstance(item, Untaken)} == set(WITH_GATES)

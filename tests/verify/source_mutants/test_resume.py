@@ -15,8 +15,9 @@ from deltaproof.verify.source_mutants.campaign import campaign_for, run, summary
 from deltaproof.verify.source_mutants.equivalent import Equivalent
 from deltaproof.verify.source_mutants.generate import SourceMutant, generate
 from deltaproof.verify.source_mutants.resume import PACKAGE, REASONS, ROOMS, digest, read
+from deltaproof.verify.source_mutants.untaken import taken
 
-EVERY = generate()
+EVERY = taken("gated_delta_rule", generate())
 FIRST, SECOND = EVERY[0], EVERY[1]
 PLAN = Plan(operator("gated_delta_rule"), "decode", "smoke", "cpu")
 CASES = tuple(case.id for case in islice(probes()["slots"].cases(PLAN), 2))
