@@ -74,15 +74,19 @@ def speculative_constants(call: DecodeCall) -> dict[str, Any]:
 
 
 def gate_constants(call: DeltaRuleCall) -> dict[str, Any]:
-    """Return the constants of every kernel that takes gates of either kind."""
+    """Return the constants of every kernel that takes gates a channel."""
     options = call.options
     return {
         "GATE": options.gate_in_kernel,
         "RATE": options.gate_in_kernel and call.A_log is not None,
         "DT_BIAS": call.dt_bias is not None,
         "LOWER": options.lower_bound or 0.0,
-        "PER_CHANNEL": call.g.dim() == 4,
     }
+
+
+def token_constants(call: DeltaRuleCall) -> dict[str, Any]:
+    """Return the constants of every kernel that goes token by token, with gates of either kind."""
+    return gate_constants(call) | {"PER_CHANNEL": call.g.dim() == 4}
 
 
 def zero_tail(o: torch.Tensor, cu_seqlens: torch.Tensor | None) -> None:

@@ -99,7 +99,6 @@ def _channel_gates(call: SequenceCall, d_gate: torch.Tensor, d_strength: torch.T
     block = max(1, 2048 // BK)
     parts = triton.cdiv(B * T, block)
     shares = [call.allocate((parts, *shape), dtype=torch.float32, device=g.device) for shape in ((HV,), (HV, K))]
-    gates.pop("PER_CHANNEL")
     if blocks:
         strength_gradients_kernel[(blocks * triton.cdiv(HV, constants["BH"]),)](
             d_strength, beta, dbeta, cu_seqlens, B * T, call.sequences, d_strength.shape[0], **constants,

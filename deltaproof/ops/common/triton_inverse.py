@@ -48,6 +48,13 @@ def row_3(i_33, a_30, a_31, a_32, i_00, i_10, i_11, i_20, i_21, i_22):
 
 
 @triton.jit
+def block_of(x, i, j, C: tl.constexpr):
+    """Return one block [16, 16] of a chunk's matrix [C, C] in memory."""
+    at = tl.arange(0, 16)
+    return tl.load(x + (i * 16 + at)[:, None] * C + (j * 16 + at)[None, :])
+
+
+@triton.jit
 def keep_block(out, x, ROW: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
     """Store one block [16, 16] of the inverse [C, C]."""
     at = tl.arange(0, 16)

@@ -9,11 +9,11 @@ from deltaproof.ops.common import hopper_decode
 from deltaproof.ops.common.calls import DecodeCall, SequenceCall
 from deltaproof.ops.common.triton_host import (
     aligned,
-    gate_constants,
     given,
     speculative_arguments,
     speculative_constants,
     state_strides,
+    token_constants,
     zero_tail,
 )
 from deltaproof.ops.common.triton_recurrence import recurrence_kernel
@@ -63,7 +63,7 @@ def _launch(
         WRITE=sink is not None and (write is None or write.dim() == 1),
         WRITE_EACH=write is not None and write.dim() == 2,
         NORMALIZE=options.normalize_qk,
-        **gate_constants(call),
+        **token_constants(call),
         BETA_SIGMOID=options.beta_sigmoid,
         NEG_EIGVAL=options.neg_eigval,
         BK=launch.BK,
@@ -99,7 +99,7 @@ def _speculate(call: DecodeCall, o: torch.Tensor) -> None:
         *speculative_arguments(call, o),
         *state_strides(call.pool, call.options.layout),
         *(x.stride(0) for x in call.drafts),
-        **speculative_constants(call) | gate_constants(call),
+        **speculative_constants(call) | token_constants(call),
         BK=launch.BK,
         BV=launch.BV,
         **launch.options,

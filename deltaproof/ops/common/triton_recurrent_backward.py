@@ -6,7 +6,7 @@ import torch
 import triton
 
 from deltaproof.ops.common.calls import SequenceCall
-from deltaproof.ops.common.triton_host import aligned, gate_constants, given, state_strides, zero_tail
+from deltaproof.ops.common.triton_host import aligned, given, state_strides, token_constants, zero_tail
 from deltaproof.ops.common.triton_input_gradients import Gradients, gate_gradients, head_gradients
 from deltaproof.ops.common.triton_recurrence_backward import recurrence_backward_kernel
 from deltaproof.ops.common.triton_tables import SEGMENT, recurrence_backward
@@ -38,7 +38,7 @@ def recurrent_backward(call: SequenceCall, do: torch.Tensor, d_final: torch.Tens
             options.scale, T, B * T, *state_strides(state, layout), *state_strides(d_final, layout),
             *state_strides(d_initial, layout), H=H, HV=HV, K=K, V=V, BK=launch.BK, BV=launch.BV, SEGMENT=SEGMENT,
             VARLEN=call.cu_seqlens is not None, READ=state is not None, FINAL=d_final is not None,
-            WRITE=d_initial is not None, NORMALIZE=options.normalize_qk, **gate_constants(call),
+            WRITE=d_initial is not None, NORMALIZE=options.normalize_qk, **token_constants(call),
             BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval, **launch.options,
         )  # fmt: skip
     zero_tail(dv, call.cu_seqlens)

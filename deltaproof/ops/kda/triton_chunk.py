@@ -96,7 +96,7 @@ def scores(chunks: Chunks, table: ChunkTable, *, backward: bool) -> Scores:
     call, options = chunks.call, chunks.call.options
     B, T, _, HV, K, _ = call.dims
     C, fp32 = options.chunk_size, torch.float32
-    wide = inverse_dtype(chunks.q.dtype)
+    wide = torch.promote_types(inverse_dtype(chunks.q.dtype), fp32)
     queries, keys, kept = (chunks.new(B, T, HV, K) for _ in range(3))
     found = Scores(
         queries,
@@ -106,15 +106,13 @@ def scores(chunks: Chunks, table: ChunkTable, *, backward: bool) -> Scores:
         chunks.new(chunks.count, HV, K, dtype=fp32),
         chunks.new(B, T, HV, dtype=fp32),
         chunks.new(2 if options.normalize_qk else 0, B, T, HV, dtype=fp32),
-        chunks.new(chunks.count, HV, C, C, dtype=wide if wide == torch.float64 else fp32),
+        chunks.new(chunks.count, HV, C, C, dtype=wide),
         chunks.new(chunks.count, HV, C, C),
         chunks.new(chunks.count, HV, dtype=torch.int32),
         _ways(chunks),
     )
     g, beta = aligned(call.g), aligned(call.beta)
-    gates = gate_constants(call)
-    gates.pop("PER_CHANNEL")
-    common = {**chunks.flags, "NORMALIZE": options.normalize_qk, **gates}
+    common = {**chunks.flags, "NORMALIZE": options.normalize_qk, **gate_constants(call)}
     ways = list(found.ways)
     if chunks.count and _on_hopper(chunks):
         way = ways.pop(0)

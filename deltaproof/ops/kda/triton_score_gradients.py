@@ -12,6 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from deltaproof.ops.common.triton_inverse import block_of
 from deltaproof.ops.common.triton_language import dot, stored
 from deltaproof.ops.common.triton_places import chunk_place
 from deltaproof.ops.kda.triton_gates import MOST, across, middle
@@ -29,13 +30,6 @@ def _at_start(G, first, block, head, k_at, HV: tl.constexpr, K: tl.constexpr):
     """Return G in front of a block's first row [1, BK], which is 0 in front of the chunk."""
     token = first + block * 16 - 1
     return tl.load(G + (token * HV + head) * K + k_at, mask=(k_at < K) & (block > 0), other=0.0)[None, :]
-
-
-@triton.jit
-def _block(x, i, j, C: tl.constexpr):
-    """Return one block [16, 16] of a chunk's matrix [C, C]."""
-    at = tl.arange(0, 16)
-    return tl.load(x + (i * 16 + at)[:, None] * C + (j * 16 + at)[None, :])
 
 
 @triton.jit
@@ -110,8 +104,8 @@ def channel_score_gradients_kernel(
             k_j = _normal(k_j, lengths + tokens * HV, token_j * HV + head, token_j >= first, LOW)
         G_j = _at_rows(G, token_j, token_j >= first, HV, head, k_at, K)
         early = stored(k_j * tl.exp(tl.minimum(start - G_j, 0.0)), LOW)
-        by_q += dot(_block(d_attention, i, j, C), early)
-        by_k += dot(_block(d_system, i, j, C), early)
+        by_q += dot(block_of(d_attention, i, j, C), early)
+        by_k += dot(block_of(d_system, i, j, C), early)
     b_dG = late_q.to(tl.float32) * by_q + late_k.to(tl.float32) * by_k
     b_dq = by_q * late
     b_dk = by_k * late
@@ -126,14 +120,14 @@ def channel_score_gradients_kernel(
             k_j = _normal(k_j, lengths + tokens * HV, token_j * HV + head, inside_j, LOW)
         start_j = _at_start(G, first, j, head, k_at, HV, K)
         late_j = tl.exp(tl.minimum(_at_rows(G, token_j, inside_j, HV, head, k_at, K) - start_j, 0.0))
-        back = dot(tl.trans(_block(d_attention, j, i, C)), stored(q_j * late_j, LOW))
-        back += dot(tl.trans(_block(d_system, j, i, C)), stored(k_j * late_j, LOW))
+        back = dot(tl.trans(block_of(d_attention, j, i, C)), stored(q_j * late_j, LOW))
+        back += dot(tl.trans(block_of(d_system, j, i, C)), stored(k_j * late_j, LOW))
         faded = tl.exp(tl.minimum(start_j - b_G, 0.0))
         b_dG -= stored(b_k * faded, LOW).to(tl.float32) * back
         b_dk += back * faded
 
-    d_left = _block(d_attention, i, i, C)  # [16, 16]
-    d_right = _block(d_system, i, i, C)
+    d_left = block_of(d_attention, i, i, C)  # [16, 16]
+    d_right = block_of(d_system, i, i, C)
     halved = HALVED
     if CHECKED:
         halved = tl.load(deep + chunk_head) != 0

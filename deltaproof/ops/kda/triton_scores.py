@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from deltaproof.ops.common.triton_inverse import keep_block, row_1, row_2, row_3
+from deltaproof.ops.common.triton_inverse import block_of, keep_block, row_1, row_2, row_3
 from deltaproof.ops.common.triton_language import dot, stored
 from deltaproof.ops.common.triton_places import chunk_place
 from deltaproof.ops.kda.triton_gates import MOST, SPAN, across, between, channel_gates, middle, pieces, summed
@@ -140,13 +140,6 @@ def channel_scores_kernel(
 
 
 @triton.jit
-def _block(a, ROW: tl.constexpr, COLUMN: tl.constexpr, C: tl.constexpr):
-    """Return one block [16, 16] of a chunk's matrix [C, C]."""
-    at = tl.arange(0, 16)
-    return tl.load(a + (ROW * 16 + at)[:, None] * C + (COLUMN * 16 + at)[None, :])
-
-
-@triton.jit
 def _inverted(a, C: tl.constexpr):
     """Return the inverses [C / 16, 16, 16] of I and the blocks on the diagonal of a strictly lower matrix [C, C].
 
@@ -203,21 +196,21 @@ def invert_kernel(
         i_11 = _of(inverses, 1, C)
         i_10 = none
         if count > 16:
-            i_10 = row_1(i_11, _block(a, 1, 0, C), i_00)
+            i_10 = row_1(i_11, block_of(a, 1, 0, C), i_00)
         keep_block(out, i_10, 1, 0, C)
         keep_block(out, i_11, 1, 1, C)
     if C == 64:
         i_22 = _of(inverses, 2, C)
         i_20, i_21 = none, none
         if count > 32:
-            i_20, i_21 = row_2(i_22, _block(a, 2, 0, C), _block(a, 2, 1, C), i_00, i_10, i_11)
+            i_20, i_21 = row_2(i_22, block_of(a, 2, 0, C), block_of(a, 2, 1, C), i_00, i_10, i_11)
         keep_block(out, i_20, 2, 0, C)
         keep_block(out, i_21, 2, 1, C)
         keep_block(out, i_22, 2, 2, C)
         i_33 = _of(inverses, 3, C)
         i_30, i_31, i_32 = none, none, none
         if count > 48:
-            a_30, a_31, a_32 = _block(a, 3, 0, C), _block(a, 3, 1, C), _block(a, 3, 2, C)
+            a_30, a_31, a_32 = block_of(a, 3, 0, C), block_of(a, 3, 1, C), block_of(a, 3, 2, C)
             i_30, i_31, i_32 = row_3(i_33, a_30, a_31, a_32, i_00, i_10, i_11, i_20, i_21, i_22)
         keep_block(out, i_30, 3, 0, C)
         keep_block(out, i_31, 3, 1, C)
