@@ -32,23 +32,26 @@ def dot(a, b):
 def _dot_fp32(a, b):
     """Return ``a @ b`` of fp32 operands on the tensor cores, as exact as fp32 products.
 
-    Three bf16 pieces hold all 24 bits of an fp32 number; of the nine products of pieces those above 2 ** -24 are taken,
-    the small ones first. Plain fp32 products instead keep whole rows in registers: they spill, and compile for minutes.
+    Of the nine products of pieces those above 2 ** -24 are taken, the small ones first. Plain fp32 products instead
+    keep whole rows in registers: they spill, and compile for minutes.
     """
-    a_1 = a.to(tl.bfloat16)
-    b_1 = b.to(tl.bfloat16)
-    a_rest = a - a_1.to(tl.float32)
-    b_rest = b - b_1.to(tl.float32)
-    a_2 = a_rest.to(tl.bfloat16)
-    b_2 = b_rest.to(tl.bfloat16)
-    a_3 = (a_rest - a_2.to(tl.float32)).to(tl.bfloat16)
-    b_3 = (b_rest - b_2.to(tl.float32)).to(tl.bfloat16)
+    a_1, a_2, a_3 = pieces(a)
+    b_1, b_2, b_3 = pieces(b)
     c = tl.dot(a_3, b_1)
     c = tl.dot(a_1, b_3, c)
     c = tl.dot(a_2, b_2, c)
     c = tl.dot(a_2, b_1, c)
     c = tl.dot(a_1, b_2, c)
     return tl.dot(a_1, b_1, c)
+
+
+@triton.jit
+def pieces(x):
+    """Return fp32 x as three bf16 numbers, which hold all of its 24 bits; their sum is x."""
+    x_1 = x.to(tl.bfloat16)
+    x = x - x_1.to(tl.float32)
+    x_2 = x.to(tl.bfloat16)
+    return x_1, x_2, (x - x_2.to(tl.float32)).to(tl.bfloat16)
 
 
 @triton.jit

@@ -231,9 +231,10 @@ def key_gradients_kernel(
     k_state = k_state * grown[:, None]
     k_after = k_after * tl.where(inside, tl.exp(end - b_G), 0.0)[:, None]
     later = tl.sum(b_k.to(tl.float32) * k_after, 1)  # [C]
-    dG = tl.sum(b_q.to(tl.float32) * q_state, 1) - tl.sum(b_k.to(tl.float32) * k_state, 1) - later * b_b
-    # the end of the chunk's gate is part of every token's sum
-    dG = tl.cumsum(tl.where(inside, dG, 0.0), 0, reverse=True) + tl.sum(later * b_b)
+    dG = tl.sum(b_q.to(tl.float32) * q_state, 1) - tl.sum(b_k.to(tl.float32) * k_state, 1)
+    # a key meets the chunk's end through the gates behind it alone
+    to_end = later * b_b
+    dG = tl.cumsum(tl.where(inside, dG, 0.0), 0, reverse=True) + tl.cumsum(to_end, 0) - to_end
     if VARLEN:
         last = chunk == tl.load(chunk_offsets + n + 1) - 1
     else:

@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 
 from deltaproof.ops.common.triton_inputs import write_strength
-from deltaproof.ops.common.triton_language import stored
+from deltaproof.ops.common.triton_language import pieces, stored
 from deltaproof.ops.common.triton_places import chunk_place
-from deltaproof.ops.kda.triton_gates import channel_gates, pieces, row_lengths, summed
+from deltaproof.ops.kda.triton_gates import channel_gates, row_lengths, summed
 
 
 @triton.jit(do_not_specialize=["N", "T"])

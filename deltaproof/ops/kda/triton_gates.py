@@ -44,15 +44,6 @@ def row_lengths(x, token, inside, group, H: tl.constexpr, K: tl.constexpr, BK: t
 
 
 @triton.jit
-def pieces(x):
-    """Return fp32 x as three bf16 numbers, which hold all of its bits; their sum is x."""
-    x_1 = x.to(tl.bfloat16)
-    x = x - x_1.to(tl.float32)
-    x_2 = x.to(tl.bfloat16)
-    return x_1, x_2, (x - x_2.to(tl.float32)).to(tl.bfloat16)
-
-
-@triton.jit
 def summed(chosen, x_1, x_2, x_3):
     """Return sums over the rows of x [C, BK], given as ``pieces``: row i of those that ``chosen`` [C, C] has in row i.
 

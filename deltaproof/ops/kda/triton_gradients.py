@@ -204,9 +204,8 @@ def channel_key_gradients_kernel(
     later = b_k * k_after
     tl.store(d_strength + (block + 1) * tokens * HV + place, tl.sum(later, 1), mask=inside)
     back = k_after * b_b[:, None]
-    ended = tl.sum(later * b_b[:, None], 0)  # [BK]
-    dG = b_q * by_q + b_k * by_k - b_k * back + tl.load(d_gate + out, mask=mask, other=0.0)
-    # the end of the chunk's gate is part of every token's sum
+    to_end = later * b_b[:, None]
+    dG = b_q * by_q + b_k * by_k + tl.load(d_gate + out, mask=mask, other=0.0)
     if VARLEN:
         last = chunk == tl.load(chunk_offsets + n + 1) - 1
     else:
@@ -217,7 +216,8 @@ def channel_key_gradients_kernel(
             faded += tl.load(fade + ((n * HV + head) * PARTS + i) * K + k_at, mask=k_in, other=0.0)
     else:
         faded = rest * faded
-    dG = tl.cumsum(tl.where(mask, dG, 0.0), 0, reverse=True) + (ended + faded)[None, :]
+    # a key meets the chunk's end through the gates behind it alone
+    dG = tl.cumsum(tl.where(mask, dG, 0.0), 0, reverse=True) + tl.cumsum(to_end, 0) - to_end + faded[None, :]
     tl.store(d_gate + out, dG, mask=mask)
     by_q += tl.load(dq_scores + out, mask=mask, other=0.0)
     by_k += back + tl.load(dk_scores + out, mask=mask, other=0.0)

@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 
 from deltaproof.ops.common.triton_inverse import block_of, keep_block, row_1, row_2, row_3
-from deltaproof.ops.common.triton_language import dot, stored
+from deltaproof.ops.common.triton_language import dot, pieces, stored
 from deltaproof.ops.common.triton_places import chunk_place
-from deltaproof.ops.kda.triton_gates import MOST, SPAN, across, between, channel_gates, middle, pieces, summed
+from deltaproof.ops.kda.triton_gates import MOST, SPAN, across, between, channel_gates, middle, summed
 
 
 @triton.jit

@@ -178,7 +178,7 @@ def run(
     started = time.perf_counter()
     name = campaign.selection.operator.name
     files = sources(name)
-    entries = tuple(entry for entry in entries if entry.place.partition("/")[0] in ("common", name))
+    entries = tuple(entry for entry in entries if entry.counts_for(name))
     all_of_them = generate(files)
     everything = taken(name, all_of_them)
     chosen = campaign.choose(everything)

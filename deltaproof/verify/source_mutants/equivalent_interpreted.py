@@ -16,8 +16,9 @@ RECURRENCE_BACKWARD = "common/triton_recurrence_backward:recurrence_backward_ker
 def _interpreted() -> Iterator[Equivalent]:
     """Yield what the interpreter alone cannot show."""
     yield Equivalent(
-        "common/triton_language:_dot_fp32", "the interpreter multiplies fp32 operands as they are", device="cpu"
-    )
+        "common/triton_language:pieces", "the interpreter multiplies fp32 operands as they are", device="cpu",
+        campaign="gated_delta_rule",
+    )  # fmt: skip
     ahead = "the interpreter has no page addresses to find, so nothing is asked for ahead"
     yield Equivalent("common/triton_recurrence:ask_ahead", ahead, device="cpu")
     yield Equivalent(RECURRENCE, ahead, within="ask_ahead(", device="cpu")

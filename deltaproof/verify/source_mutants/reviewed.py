@@ -23,6 +23,8 @@ class Equivalent:
         after: what the mutant puts there; empty for anything.
         within: part of the statement it is in, where the same text stands elsewhere too; empty for anything.
         device: where this holds: "cpu" (the interpreter), "cuda", or empty for both.
+        campaign: the delta rule's operator in whose campaign this holds, where another runs the code otherwise; empty
+            for any.
     """
 
     place: str
@@ -32,6 +34,7 @@ class Equivalent:
     after: str = ""
     within: str = ""
     device: str = ""
+    campaign: str = ""
 
     def __str__(self) -> str:
         parts = [self.place, *([self.operator] if self.operator else [])]
@@ -43,6 +46,10 @@ class Equivalent:
         asked = ((self.operator, mutant.operator), (self.before, mutant.before), (self.after, mutant.after))
         same = self.place == mutant.place and all(mine in ("", its) for mine, its in asked)
         return same and self.within in mutant.statement
+
+    def counts_for(self, name: str) -> bool:
+        """Return whether this entry is of the campaign of an operator."""
+        return self.campaign in ("", name) and self.place.partition("/")[0] in ("common", name)
 
 
 INTERPRETED_ONLY = "only the interpreter runs this branch"

@@ -64,6 +64,13 @@ def test_an_entry_whose_mutant_is_killed_is_stale_where_it_holds() -> None:
     assert stale(EVERY, [SHIFTED], "cuda", [entry(device="cpu")]) == []
 
 
+def test_an_entry_counts_where_its_code_runs_and_it_holds() -> None:
+    assert entry().counts_for("kda") and entry().counts_for("gated_delta_rule")
+    assert entry(campaign="kda").counts_for("kda") and not entry(campaign="kda").counts_for("gated_delta_rule")
+    own = Equivalent("kda/triton_f:kernel", "never run")
+    assert own.counts_for("kda") and not own.counts_for("gated_delta_rule")
+
+
 def test_every_entry_of_the_list_meets_a_mutant_and_has_a_reason() -> None:
     every = [mutant for name in operators() for mutant in generate(sources(name))]
     assert stale(every, [], "cpu") == []
@@ -72,3 +79,4 @@ def test_every_entry_of_the_list_meets_a_mutant_and_has_a_reason() -> None:
         assert item.reason
         assert item.operator in {"", *names}
         assert item.device in ("", "cpu", "cuda")
+        assert item.campaign in ("", *operators())

@@ -92,7 +92,7 @@ AGAINST_THE_ORACLE = {
     "gates at -1e4 and at 0 in turn, in bfloat16": {"gates": "alternating", "dtype": "bfloat16"},
     "gates at -40, in bfloat16": {"gates": "forties", "dtype": "bfloat16"},
     "every gate at -1e4": {"gates": "all_extreme"},
-    "gates that overflow": {"gates": "overflow", "gate_in_kernel": True, "K": 16, "V": 8},
+    "gates that overflow": {"gates": "overflow", "gate_in_kernel": True},
     "mixed dtypes": {"dtype": "bfloat16", "v_dtype": "float32", "gate_dtype": "float16", "state_dtype": "bfloat16"},
 }
 
