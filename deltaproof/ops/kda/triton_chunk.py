@@ -163,7 +163,9 @@ def forward(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torc
     known = found.operands(inverse)
     w, u = transform(chunks, known, table.transform)
     asked = None if isinstance(call, PrefillCall) else call.chunk_states
-    before = states(chunks, known, w, u, source, sink, table.states, None if asked is None else asked.dtype)
+    # outputs take states rounded to the operands' dtype and no further, whatever is asked for
+    kept = None if asked is None else torch.promote_types(asked.dtype, chunks.q.dtype)
+    before = states(chunks, known, w, u, source, sink, table.states, kept)
     launch = table.outputs
     pool = call if isinstance(call, PrefillCall) else None
     if chunks.count:

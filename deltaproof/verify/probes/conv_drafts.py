@@ -63,7 +63,7 @@ class ConvDrafts(Probe):
             label="elsewhere",
             read=(2, 2, 5, 5),
             write=(0, 4, -1, SLOTS - 1),
-            halves=(-1, 0, 1, 5),
+            halves=(-1, 0, 1, 2),
             accepted=(0, 2, 3, 1),
         )
         yield some.but(label="fresh", fresh=(True, False, True, False), nan_slots=(2,))

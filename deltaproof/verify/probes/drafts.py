@@ -85,7 +85,7 @@ class DraftsProbe(Probe):
             label="elsewhere",
             read=(2, 2, 5, 5),
             write=(0, 4, -1, SLOTS - 1),
-            halves=(-1, 0, 1, 5),
+            halves=(-1, 0, 1, 2),
             accepted=(0, 2, 3, 1),
         )
         yield base.but(

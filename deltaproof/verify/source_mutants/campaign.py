@@ -231,7 +231,7 @@ def run(
             "control_passed": len(control.ran),
             "control_left_out": control.left_out,
             "control_failures": list(control.failures),
-            "stale": [*stale(everything, killed, device, entries), *untaken.stale(name, all_of_them)],
+            "stale": [*stale(all_of_them, killed, device, entries), *untaken.stale(name, all_of_them)],
             "seconds": time.perf_counter() - started,
         }
         return summary(rows).model_copy(update={**told, **found})

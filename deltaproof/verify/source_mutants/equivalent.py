@@ -59,6 +59,9 @@ def _widened() -> Iterator[Equivalent]:
         (f"{STATES}:reverse_states_kernel", "b_do"),
     ):
         yield Equivalent(place, PROMOTED, "drop-upcast", f"{loaded}.to(tl.float32)", loaded)
+    rows = "stored(b_k * k_length, low)"
+    place = "kda/triton_gradients:channel_key_gradients_kernel"
+    yield Equivalent(place, PROMOTED, "drop-upcast", f"{rows}.to(tl.float32)", rows)
 
 
 def _wide() -> Iterator[Equivalent]:

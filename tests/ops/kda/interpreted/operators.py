@@ -100,12 +100,12 @@ class TestSequenceOperators:
         torch.library.opcheck(BACKWARD[form], backward_arguments(form, call, final=kind != "packed"))
 
 
-def with_states(call: SequenceCall) -> tuple[Any, ...]:
-    """Return the arguments of the operator that fills ``chunk_states`` too."""
+def with_states(call: SequenceCall, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
+    """Return the arguments of the operator that fills ``chunk_states`` too, in ``dtype``."""
     B, T, _, HV, K, V = call.dims
     lengths = torch.tensor([T]) if call.cu_seqlens is None else call.cu_seqlens.diff()
     whole = int(-(-lengths // call.options.chunk_size).sum())
-    into = torch.zeros(B, whole, HV, *call.options.layout.inner_shape(K, V), device=DEVICE)
+    into = torch.zeros(B, whole, HV, *call.options.layout.inner_shape(K, V), dtype=dtype, device=DEVICE)
     return into, *flat(call)
 
 
@@ -115,16 +115,17 @@ def test_the_operator_of_states_between_chunks_passes_opcheck(kind):
     torch.library.opcheck(OPERATORS.chunk_states_op, given)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", SEQUENCES)
-def test_states_between_chunks_change_no_result(kind):
+def test_states_between_chunks_change_no_result(kind, dtype):
     call = SEQUENCES[kind]()
-    given = with_states(call)
+    given = with_states(call, dtype)
     o, final = OPERATORS.chunk_states_op(*given)
     want, last, *_ = OPERATORS.chunk_op(*flat(call))
     assert torch.equal(o, want) and torch.equal(final, last)
     assert looks(faked(OPERATORS.chunk_states_op, given)) == looks((o, final))
     first = torch.zeros_like(final[:1]) if call.initial_state is None else call.initial_state
-    assert torch.equal(given[0][:, 0], first)
+    assert torch.equal(given[0][:, 0], first.to(dtype))
 
 
 @pytest.mark.parametrize(
