@@ -17,6 +17,8 @@ Length = Annotated[int, Field(ge=0)]
 HeadSize = Annotated[int, Field(ge=1, le=256)]
 StateDtype = Literal["float32", "bfloat16", "float16"]
 FORBID = ConfigDict(extra="forbid")
+MOST_RUNS = 4
+"""Runs of equal lengths that a name spells out."""
 
 
 def _check_heads(heads: tuple[int, int]) -> None:
@@ -60,9 +62,15 @@ class SequenceWorkload:
 
     @property
     def name(self) -> str:
-        """Return "heads lengths", such as "16/32 1024x8": eight sequences of 1024 tokens."""
+        """Return "heads lengths", such as "16/32 1024x8": eight sequences of 1024 tokens.
+
+        More than four different lengths one after another are "8 of 64 to 4096 (8192)": how many, from the shortest to
+        the longest, and their sum.
+        """
         runs = [(length, len(list(group))) for length, group in groupby(self.lengths)]
         size = "+".join(str(length) if count == 1 else f"{length}x{count}" for length, count in runs)
+        if len(runs) > MOST_RUNS:
+            size = f"{len(self.lengths)} of {min(self.lengths)} to {max(self.lengths)} ({self.tokens})"
         state = "" if self.state_dtype == "float32" else f"{self.state_dtype} state"
         layout = "" if self.layout is StateLayout.K_FIRST else self.layout.value
         return _label(self.heads, size, self.K, self.V, state, layout)
@@ -125,7 +133,7 @@ def read(path: Path, verb: str) -> tuple[Workload, ...]:
     if not names:
         raise ContractError("--shapes", f'{{"workloads": [...]}} with at least one workload in {path}', "none")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ContractError("--shapes", f"each workload once in {path}", f"{', '.join(twice)} again")
+        raise ContractError("--shapes", f"workloads of different names in {path}", f"{', '.join(twice)} again")
     return workloads
 
 

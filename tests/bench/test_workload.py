@@ -20,6 +20,7 @@ def test_a_name_says_heads_and_lengths_and_what_is_unusual():
     assert SequenceWorkload(heads=(2, 8), lengths=(28672, 4096, 0, 0)).name == "2/8 28672+4096+0x2"
     unusual = SequenceWorkload(heads=(1, 1), lengths=(5,), K=64, V=32, state_dtype="bfloat16", layout="v_first")
     assert unusual.name == "1/1 5 K=64 V=32 bfloat16 state v_first"
+    assert SequenceWorkload(heads=(2, 8), lengths=(9, 8, 7, 6, 0)).name == "2/8 5 of 0 to 9 (30)"
     assert DecodeWorkload(heads=(16, 32), rows=1).name == "16/32 1 row"
     assert DecodeWorkload(heads=(16, 32), rows=8, layout="k_first").name == "16/32 8 rows k_first"
 

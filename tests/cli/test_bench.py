@@ -42,18 +42,18 @@ def bench(*arguments):
 
 @pytest.mark.parametrize("operator", SETS)
 @pytest.mark.parametrize("verb", ["prefill", "backward", "decode"])
-def test_the_tiny_set_runs_anywhere(operator, verb, tmp_path):
-    path, tiny = tmp_path / "result.json", find(operator, verb, "tiny")
+def test_the_smoke_set_runs_anywhere(operator, verb, tmp_path):
+    path, smoke = tmp_path / "result.json", find(operator, verb, "smoke")
     done = bench(
         verb, "--operator", operator, "--device", "cpu", "--backends", "torch", "--replays", "2", "--json", str(path)
     )
     assert done.exit_code == 0, done.output
     assert f"{operator}, {verb} on cpu" in done.stdout
     assert "floor ms" in done.stdout and "torch ms" in done.stdout
-    assert done.stderr.count("torch") == len(tiny), "a line a row"
+    assert done.stderr.count("torch") == len(smoke), "a line a row"
     report = BenchReport.model_validate_json(path.read_text())
     assert (report.operator, report.verb) == (operator, verb) and report.complete
-    assert [row.workload for row in report.rows] == [workload.name for workload in tiny]
+    assert [row.workload for row in report.rows] == [workload.name for workload in smoke]
     assert all(row.time.replays == 2 for row in report.rows)
     # a pipe gets plain text in which no cell is cut
     assert "\x1b[" not in done.stdout and "…" not in done.stdout
@@ -80,7 +80,7 @@ def test_a_run_that_is_killed_leaves_the_rows_it_measured_in_place_of_an_older_f
     path.write_text("{}")
     stopping = tmp_path / "stopping.py"
     stopping.write_text(STOPPING)
-    command = [sys.executable, "-m", "deltaproof", "bench", "prefill", "--device", "cpu", "--shapes", "tiny"]
+    command = [sys.executable, "-m", "deltaproof", "bench", "prefill", "--device", "cpu", "--shapes", "smoke"]
     command += ["--backends", f"{stopping}:Stopping", "--replays", "1", "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -99,8 +99,8 @@ def test_a_run_that_is_killed_leaves_the_rows_it_measured_in_place_of_an_older_f
         (["prefill", "--backends", ","], ["--backends"]),
         (["prefill", "--operator", "softmax"], ["--operator", "softmax", "gated_delta_rule", "kda"]),
         (["decode", "--operator", "causal_conv1d"], ["--operator", "causal_conv1d", "gated_delta_rule, kda"]),
-        (["decode", "--operator", "kda", "--shapes", "speculative"], ["--shapes", "pool, tiny"]),
-        (["decode", "--shapes", "giant"], ["--shapes", "giant", "tiny"]),
+        (["decode", "--operator", "kda", "--shapes", "speculative"], ["--shapes", "pool, models, smoke"]),
+        (["decode", "--shapes", "giant"], ["--shapes", "giant", "smoke"]),
         (["prefill", "--dtype", "int8"], ["int8"]),
         (["prefill", "--replays", "0"], ["--replays"]),
         (["prefill", "--json", "/no/such/folder/x.json"], ["--json"]),
