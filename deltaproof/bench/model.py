@@ -61,6 +61,7 @@ class Row(_Model):
     form: str
     status: RowStatus
     reason: str | None = Field(default=None, description="why fail, unsupported or error")
+    chosen: str | None = Field(default=None, description="of the backend `ours`: which it was for this call")
     notes: list[str] = Field(default_factory=list)
     errors: list[OutputError] = Field(default_factory=list)
     time: Times | None = Field(default=None, description="the call; in a backward run the backward alone")

@@ -11,25 +11,22 @@ from typing import Any, Literal, cast
 
 import torch
 
-from deltaproof.backends.protocol import Backend
-from deltaproof.backends.registry import load, names, preferred
+from deltaproof.backends.registry import load
 from deltaproof.bench import ceilings
 from deltaproof.bench.check import compare, describe
 from deltaproof.bench.device import Device, device_of
 from deltaproof.bench.inputs import call_bytes, copy_sets, dtype_of
-from deltaproof.bench.model import BenchBackend, BenchReport, Ceilings, OutputError, Row, RowStatus, Times, WorkloadInfo
+from deltaproof.bench.loading import OURS, Loaded, load_backends, reason
+from deltaproof.bench.model import BenchReport, Ceilings, OutputError, Row, RowStatus, Times, WorkloadInfo
 from deltaproof.bench.statistics import compare as compare_rows
 from deltaproof.bench.statistics import times
 from deltaproof.bench.tokens import SEED
 from deltaproof.bench.verbs import VERBS, Call, Outputs, Plan, Unsupported, Verb
 from deltaproof.bench.workload import DecodeWorkload, Workload
 from deltaproof.contracts.errors import ContractError
-from deltaproof.ops.registry import operator as find_operator
 from deltaproof.verify.machine import commit, machine, versions
 
 REFERENCE = "torch"
-DEFAULT_PEER = "fla"
-REASON_LENGTH = 400
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Settings:
     Attributes:
         operator: name of the operator.
         verb: "prefill", "backward" or "decode".
-        backends: as the user names them; None for the preferred one, and on a GPU the default peer.
+        backends: as the user names them; None for the default ones (see ``load_backends``).
         workloads: of the verb, no name twice.
         device: "cuda" or "cpu".
         dtype: of q, k, v and beta.
@@ -53,56 +50,6 @@ class Settings:
     device: str
     dtype: str
     replays: int | None = None
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    info: BenchBackend
-    backend: Backend | None
-
-
-def default_backends(operator: str, device: str) -> tuple[str, ...]:
-    """Return the backend preferred on a device and, on a GPU, the default peer."""
-    own = preferred(operator, device)
-    peer = [DEFAULT_PEER] if device == "cuda" and DEFAULT_PEER in names(operator) else []
-    return (*([] if own is None else [own]), *peer)
-
-
-def load_backends(settings: Settings) -> list[_Loaded]:
-    """Return every backend, or why it is not here.
-
-    Raises:
-        ContractError: a name that nobody registered, or a file or module that holds no such backend.
-    """
-    specs = settings.backends
-    if specs is None:
-        specs = default_backends(settings.operator, settings.device)
-    own, known = find_operator(settings.operator).backends, names(settings.operator)
-    found: dict[str, _Loaded] = {}
-    for spec in dict.fromkeys(specs):
-        peer = spec not in own
-        try:
-            backend = load(spec, settings.operator)
-        except Exception as error:
-            # a registered name may need a package, a GPU or another process; anything else is the user's mistake
-            if spec not in known:
-                raise error if isinstance(error, ContractError) else _unusable(spec, error) from error
-            found[spec] = _Loaded(BenchBackend(name=spec, spec=spec, peer=peer, not_loaded=_text(error)), None)
-            continue
-        name = spec if backend.name in found else backend.name
-        info = BenchBackend(name=name, spec=spec, version=str(backend.version), peer=peer)
-        found[name] = _Loaded(info, backend)
-    return list(found.values())
-
-
-def _unusable(spec: str, error: Exception) -> ContractError:
-    return ContractError("backend", "a backend that can be imported", f"{spec} ({_text(error)})")
-
-
-def _text(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    text = lines[0] if isinstance(error, ContractError) else f"{type(error).__name__}: {lines[0]}"
-    return text[:REASON_LENGTH].rstrip(": ")
 
 
 def run(
@@ -126,7 +73,7 @@ def run(
         ContractError: see ``load_backends``.
     """
     start = time.monotonic()
-    loaded = load_backends(settings)
+    loaded = load_backends(settings.operator, settings.device, settings.backends)
     device = device or device_of(settings.device)
     ceiling = ceilings.measure(device)
     bench = _Bench(settings, VERBS[settings.verb](settings.operator), device, ceiling, loaded, progress)
@@ -172,7 +119,7 @@ class _Bench:
     verb: Verb
     device: Device
     ceilings: Ceilings
-    loaded: list[_Loaded]
+    loaded: list[Loaded]
     progress: Callable[[Row], None]
 
     def workload(self, workload: Workload, before: BenchReport) -> tuple[WorkloadInfo, list[Row]]:
@@ -185,16 +132,16 @@ class _Bench:
                 workload, dtype_of(self.settings.dtype), self.settings.device, self.device.cache_bytes
             )
         except Exception as error:
-            failure = f"the inputs could not be drawn: {_text(error)}"
+            failure = f"the inputs could not be drawn: {reason(error)}"
         references: dict[int, tuple[Call, Outputs]] = {}
         rows = []
         for one in self.loaded:
-            if one.backend is None:
+            if one.info.not_loaded is not None:
                 continue
             if failure is not None:
                 row = self._row(workload, one, "", RowStatus.ERROR, reason=failure)
             else:
-                row = self._measured(workload, one, one.backend, calls, references)
+                row = self._measured(workload, one, calls, references)
             self.progress(row)
             rows.append(row)
             self.device.free()
@@ -231,40 +178,39 @@ class _Bench:
         return found
 
     @staticmethod
-    def _row(workload: Workload, one: _Loaded, form: str, status: RowStatus, **more: Any) -> Row:
+    def _row(workload: Workload, one: Loaded, form: str, status: RowStatus, **more: Any) -> Row:
         return Row(workload=workload.name, backend=one.info.name, form=form, status=status, **more)
 
     def _measured(
         self,
         workload: Workload,
-        one: _Loaded,
-        backend: Backend,
+        one: Loaded,
         calls: list[Any],
         references: dict[int, tuple[Call, Outputs]],
     ) -> Row:
-        form, errors, notes = "", [], []
+        form, errors, more = "", [], {}
         try:
             with self.device.scope(), self.verb.mode():
+                backend = one.for_call(self.settings.operator, self.verb.form, self.verb.asked(calls[0]))
+                more = {"chosen": backend.name} if one.info.name == OURS else {}
                 plan = self.verb.plan(backend, calls)
-                form, notes = plan.form, list(plan.notes)
+                form, more = plan.form, {**more, "notes": list(plan.notes)}
                 errors = self._check(plan, references)
-                if reason := describe(errors):
-                    return self._row(workload, one, form, RowStatus.FAIL, reason=reason, errors=errors, notes=notes)
+                if wrong := describe(errors):
+                    return self._row(workload, one, form, RowStatus.FAIL, reason=wrong, errors=errors, **more)
                 self.device.free()
                 replays = self.settings.replays or self.device.replays
                 peak = self.device.peak_bytes(plan.plain)
                 measured = times(self.device.measure(plan.runs(), replays))
                 both = None if plan.both is None else times(self.device.measure(plan.both(), replays))
                 return self._row(
-                    workload, one, form, RowStatus.TIMED, errors=errors, notes=notes, time=measured,
-                    forward_backward=both, peak_memory_bytes=peak,
+                    workload, one, form, RowStatus.TIMED, errors=errors, time=measured,
+                    forward_backward=both, peak_memory_bytes=peak, **more,
                 )  # fmt: skip
         except Unsupported as why:
             return self._row(workload, one, form, RowStatus.UNSUPPORTED, reason=str(why))
         except Exception as error:
-            return self._row(
-                workload, one, form, RowStatus.ERROR, reason=_text(error), errors=errors, notes=notes
-            )  # fmt: skip
+            return self._row(workload, one, form, RowStatus.ERROR, reason=reason(error), errors=errors, **more)
 
     def _check(self, plan: Plan, references: dict[int, tuple[Call, Outputs]]) -> list[OutputError]:
         """Return how far the first set's outputs lie from the reference, which backends with the same call share."""

@@ -161,6 +161,9 @@ def _notes(report: BenchReport) -> list[str]:
         found.append("m: the floor is that of the matrix products, elsewhere that of memory")
     slow = [row for row in report.of(RowStatus.TIMED) if row.time and row.time.method == "cuda-events"]
     found += sorted({f"*: {row.backend}: {row.time.note}" for row in slow if row.time})
+    for name in dict.fromkeys(row.chosen for row in report.rows if row.chosen):
+        count = sum(row.chosen == name for row in report.rows)
+        found.append(f"ours: {name} in {count} of {len(report.workloads)} workloads")
     found += dict.fromkeys(f"{row.backend} ({row.form}): {note}" for row in report.rows for note in row.notes)
     return found
 

@@ -81,6 +81,10 @@ class Verb(Protocol):
     """Inputs, calls and reference of one verb on one operator."""
 
     name: ClassVar[str]
+    form: ClassVar[str]
+    """What ``ours`` is chosen for."""
+
+    def asked(self, call: Any) -> Call: ...
 
     def mode(self) -> AbstractContextManager[Any]: ...
 
@@ -156,6 +160,11 @@ class Prefill:
 
     operator: str
     name: ClassVar[str] = "prefill"
+    form: ClassVar[str] = "chunk"
+
+    def asked(self, call: SequenceCall) -> Call:
+        """Return the call as a backend is asked for it."""
+        return call
 
     def mode(self) -> AbstractContextManager[Any]:
         """Serve: nothing is kept for a backward."""
@@ -185,6 +194,11 @@ class Backward:
 
     operator: str
     name: ClassVar[str] = "backward"
+    form: ClassVar[str] = "chunk"
+
+    def asked(self, call: SequenceCall) -> Call:
+        """Return the call as a backend is asked for it."""
+        return with_leaves(call)
 
     def mode(self) -> AbstractContextManager[Any]:
         """Train."""
@@ -254,6 +268,11 @@ class Decode:
 
     operator: str
     name: ClassVar[str] = "decode"
+    form: ClassVar[str] = "decode"
+
+    def asked(self, call: DecodeCall) -> Call:
+        """Return the call as a backend is asked for it."""
+        return call
 
     def mode(self) -> AbstractContextManager[Any]:
         """Serve: nothing is kept for a backward."""

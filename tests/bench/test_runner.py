@@ -14,10 +14,11 @@ from jsonschema import Draft202012Validator
 from rich.console import Console
 
 from deltaproof.backends import registry
-from deltaproof.bench import runner
+from deltaproof.bench import loading
 from deltaproof.bench.device import Cpu
+from deltaproof.bench.loading import default_backends, load_backends
 from deltaproof.bench.model import RowStatus
-from deltaproof.bench.runner import Settings, default_backends, exit_code, load_backends, run, split_names
+from deltaproof.bench.runner import Settings, exit_code, run, split_names
 from deltaproof.bench.schema import bench_schema, bench_schema_files
 from deltaproof.bench.text import print_report
 from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
@@ -196,8 +197,8 @@ def test_a_registered_name_that_cannot_be_loaded_is_said_and_ends_nothing(monkey
             raise ContractError("backend", "a module that can be imported", "absent (No module named 'absent')")
         return known(spec, operator)
 
-    monkeypatch.setattr(runner, "load", load)
-    monkeypatch.setattr(runner, "names", lambda operator: ["torch", "absent"])
+    monkeypatch.setattr(loading, "load", load)
+    monkeypatch.setattr(loading, "names", lambda operator: ["torch", "absent"])
     chosen = Settings("gated_delta_rule", "prefill", ("absent", "torch"), (SHORT,), "cpu", "bfloat16", 1)
     report = run(chosen, "")
     assert {one.name: one.not_loaded is None for one in report.backends} == {"absent": False, "torch": True}
@@ -208,24 +209,50 @@ def test_a_registered_name_that_cannot_be_loaded_is_said_and_ends_nothing(monkey
 @pytest.mark.parametrize("spec", ["no-such", "no/such/file.py:X", f"{BACKENDS}:Missing", f"{BACKENDS}:NoForm"])
 def test_a_name_nobody_registered_is_a_mistake(spec):
     with pytest.raises(ContractError, match="backend"):
-        load_backends(Settings("gated_delta_rule", "prefill", (spec,), (SHORT,), "cpu", "bfloat16"))
+        load_backends("gated_delta_rule", "cpu", (spec,))
 
 
-def test_by_default_the_preferred_backend_runs_and_on_a_gpu_a_peer_beside_it(monkeypatch):
-    monkeypatch.setattr(runner, "preferred", lambda operator, device: {"cpu": "torch", "cuda": "triton"}[device])
-    monkeypatch.setattr(runner, "names", lambda operator: ["torch", "triton", "fla"])
-    assert default_backends("gated_delta_rule", "cpu") == ("torch",)
-    assert default_backends("gated_delta_rule", "cuda") == ("triton", "fla")
-    monkeypatch.setattr(runner, "names", lambda operator: ["torch", "triton"])
-    assert default_backends("gated_delta_rule", "cuda") == ("triton",)
+def test_by_default_ours_runs_and_on_a_gpu_a_peer_beside_it(monkeypatch):
+    monkeypatch.setattr(loading, "names", lambda operator: ["torch", "triton", "fla"])
+    assert default_backends("gated_delta_rule", "cpu") == ("ours",)
+    assert default_backends("gated_delta_rule", "cuda") == ("ours", "fla")
+    monkeypatch.setattr(loading, "names", lambda operator: ["torch", "triton"])
+    assert default_backends("gated_delta_rule", "cuda") == ("ours",)
+
+
+@pytest.mark.parametrize("verb", ["prefill", "backward", "decode"])
+def test_ours_is_what_a_call_without_a_backend_runs(verb):
+    ours = Settings("gated_delta_rule", verb, ("ours",), (ROWS if verb == "decode" else SHORT,), "cpu", "bfloat16", 1)
+    report = run(ours, "deltaproof bench")
+    (row,), (one,) = report.rows, report.backends
+    assert (row.status, row.backend, row.chosen) == (RowStatus.TIMED, "ours", "torch"), row.reason
+    assert (one.name, one.peer) == ("ours", False) and one.version.startswith("torch ")
+    assert "ours: torch in 1 of 1 workloads" in shown(report)
+
+
+def test_ours_is_chosen_for_each_call_and_unsupported_where_none_can_make_it(monkeypatch):
+    own, peer = registry.load("torch", "gated_delta_rule"), registry.load(f"{BACKENDS}:Peer", "gated_delta_rule")
+
+    def select(operator, form, call, backend):
+        assert (operator, form, backend) == ("gated_delta_rule", "chunk", None)
+        if call.v.shape[-1] == 4:
+            raise ContractError("backend", "a backend that can make this call", "none: torch lacks it")
+        return own if call.v.shape[-1] == 8 else peer
+
+    monkeypatch.setattr(loading, "select", select)
+    third = replace(SHORT, V=4)
+    chosen = Settings("gated_delta_rule", "prefill", ("ours", "torch"), (SHORT, LONG, third), "cpu", "bfloat16", 1)
+    rows = [row for row in run(chosen, "").rows if row.backend == "ours"]
+    assert [row.chosen for row in rows] == ["torch", "peer", None]
+    assert rows[2].status is RowStatus.UNSUPPORTED and "torch lacks it" in rows[2].reason
 
 
 def test_two_backends_of_one_name_are_told_apart():
     report = bench("prefill", "torch", "Peer", "Dense")
     assert [one.peer for one in report.backends] == [False, True, True]
     spec = "deltaproof.ops.gated_delta_rule.torch_backend:TorchBackend"
-    twice = Settings("gated_delta_rule", "prefill", ("torch", spec), (SHORT,), "cpu", "bfloat16")
-    assert [one.info.name for one in load_backends(twice)] == ["torch", spec]
+    found = load_backends("gated_delta_rule", "cpu", ("torch", spec))
+    assert [one.info.name for one in found] == ["torch", spec]
 
 
 def test_names_are_split_at_commas():
@@ -263,7 +290,7 @@ def test_a_backend_that_answers_nan_fails_with_null_in_json(monkeypatch):
 
     peer = registry.load(f"{BACKENDS}:Peer", "gated_delta_rule")
     monkeypatch.setattr(
-        runner, "load", lambda spec, operator: registry.load("torch", operator) if spec == "torch" else peer
+        loading, "load", lambda spec, operator: registry.load("torch", operator) if spec == "torch" else peer
     )
     monkeypatch.setattr(type(peer), "chunk", chunk, raising=False)
     report = bench("prefill", "Peer")

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from deltaproof.bench.loading import default_backends, load_backends
 from deltaproof.bench.model import RowStatus
-from deltaproof.bench.runner import Settings, default_backends, exit_code, load_backends, run
+from deltaproof.bench.runner import Settings, exit_code, run
 from deltaproof.bench.schema import bench_schema
 from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
 from deltaproof.contracts.errors import ContractError
@@ -101,8 +102,10 @@ def test_a_report_names_its_operator_and_is_what_the_schema_says():
 
 
 def test_backends_are_those_of_the_operator():
-    assert default_backends("kda", "cpu") == ("torch",)
-    (loaded,) = load_backends(Settings("kda", "prefill", None, (PACK,), "cpu", "bfloat16"))
-    assert loaded.backend.operator == "kda" and not loaded.info.peer
+    assert default_backends("kda", "cpu") == ("ours",)
+    (loaded,) = load_backends("kda", "cpu", None)
+    assert loaded.info.version.startswith("torch ") and not loaded.info.peer
+    (row,) = run(Settings("kda", "prefill", None, (PACK,), "cpu", "bfloat16", 1), "").rows
+    assert (row.status, row.chosen) == (RowStatus.TIMED, "torch")
     with pytest.raises(ContractError, match="a backend of kda"):
-        load_backends(Settings("kda", "prefill", (f"{BACKENDS}:Peer",), (PACK,), "cpu", "bfloat16"))
+        load_backends("kda", "cpu", (f"{BACKENDS}:Peer",))
