@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
+from deltaproof.bench.copies import fastest_copy
 from deltaproof.bench.device import Device
-from deltaproof.bench.model import Ceilings
+from deltaproof.bench.model import Ceilings, CopyWay
 from deltaproof.bench.statistics import Samples, quantile
 
 COPY_BYTES = {"cuda": 1 << 29, "cpu": 1 << 25}
@@ -21,13 +24,9 @@ def rates(copy: Samples, copy_bytes: int, matmul: Samples, size: int) -> tuple[f
 
 def measure(device: Device) -> Ceilings:
     """Time both; the buffers are let go."""
+    copy_bytes = COPY_BYTES[device.name]
+    way, copy = fastest_copy(device, 1, 2 * copy_bytes, device.replays)
     with device.scope(), torch.inference_mode():
-        copy_bytes = COPY_BYTES[device.name]
-        source = torch.randn(copy_bytes // 4, device=device.name)
-        target = torch.empty_like(source)
-        # the driver's copy is not always the fastest way to move bytes; a ceiling is the faster of the two
-        ways = [lambda: target.copy_(source), lambda: torch.neg(source, out=target)]
-        copy = min((device.measure([way], device.replays) for way in ways), key=lambda found: quantile(found.ms, 0.5))
         size, dtype = MATMUL[device.name]
         a, b = (torch.randn(size, size, device=device.name).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
@@ -37,6 +36,7 @@ def measure(device: Device) -> Ceilings:
     return Ceilings(
         copy_bytes_per_s=bytes_per_s,
         copy_bytes=copy_bytes,
+        copy_way=cast(CopyWay, way),
         matmul_flops_per_s=flops_per_s,
         matmul_size=size,
         matmul_dtype=str(dtype).removeprefix("torch."),

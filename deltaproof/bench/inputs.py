@@ -130,17 +130,6 @@ def decode_sets(
     ]
 
 
-def copy_sets(count: int, nbytes: int, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return pairs of buffers whose copies move ``nbytes`` each, read and written together."""
-    return [
-        (
-            torch.zeros(nbytes // 2, dtype=torch.uint8, device=device),
-            torch.ones(nbytes // 2, dtype=torch.uint8, device=device),
-        )
-        for _ in range(count)
-    ]
-
-
 def dense_call(call: DecodeCall) -> SequenceCall:
     """Return the same token as a call of the recurrent form, from a dense copy of the rows' states."""
     return SequenceCall(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
 
 BENCH_SCHEMA_VERSION = 1
+CopyWay = Literal["driver", "kernel"]
 
 
 class RowStatus(str, Enum):
@@ -94,8 +95,9 @@ class WorkloadInfo(_Model):
     sets: int = Field(description="input sets that the timed calls take in turn")
     set_bytes: int = Field(description="bytes of one set")
     copy_time: Times | None = Field(
-        default=None, description="of a decode run: device copies of as many bytes, timed as the rows are"
+        default=None, description="of a decode run: the fastest copy of as many bytes, timed as the rows are"
     )
+    copy_way: CopyWay | None = Field(default=None, description="how that copy was made; null: by the driver alone")
 
 
 class Ceilings(_Model):
@@ -103,6 +105,7 @@ class Ceilings(_Model):
 
     copy_bytes_per_s: float = Field(description="of a device copy, read + written")
     copy_bytes: int = Field(description="bytes of the copied buffer")
+    copy_way: CopyWay | None = Field(default=None, description="which way of copying was the fastest")
     matmul_flops_per_s: float
     matmul_size: int = Field(description="rows and columns of its square matrices")
     matmul_dtype: str

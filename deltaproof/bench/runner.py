@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -14,10 +13,11 @@ import torch
 from deltaproof.backends.registry import load
 from deltaproof.bench import ceilings
 from deltaproof.bench.check import compare, describe
+from deltaproof.bench.copies import fastest_copy
 from deltaproof.bench.device import Device, device_of
-from deltaproof.bench.inputs import call_bytes, copy_sets, dtype_of
+from deltaproof.bench.inputs import call_bytes, dtype_of
 from deltaproof.bench.loading import OURS, Loaded, load_backends, reason
-from deltaproof.bench.model import BenchReport, Ceilings, OutputError, Row, RowStatus, Times, WorkloadInfo
+from deltaproof.bench.model import BenchReport, Ceilings, CopyWay, OutputError, Row, RowStatus, WorkloadInfo
 from deltaproof.bench.statistics import compare as compare_rows
 from deltaproof.bench.statistics import times
 from deltaproof.bench.tokens import SEED
@@ -146,6 +146,11 @@ class _Bench:
             rows.append(row)
             self.device.free()
         floor = work.floor_ms(*rate)
+        way, copy = None, None
+        if isinstance(workload, DecodeWorkload) and calls:
+            replays = self.settings.replays or self.device.replays
+            way, samples = fastest_copy(self.device, len(calls), work.bytes, replays)
+            copy = times(samples)
         info = WorkloadInfo(
             name=workload.name,
             shape=workload,
@@ -155,27 +160,16 @@ class _Bench:
             bound_by=cast(Literal["memory", "matmul"], work.bound_by(*rate)),
             sets=len(calls),
             set_bytes=call_bytes(calls[0]) if calls else 0,
-            copy_time=self._copy(workload, work.bytes, len(calls)),
+            copy_time=copy,
+            copy_way=cast(CopyWay | None, way),
         )
         plain: dict[str, float] = {}
         if isinstance(workload, DecodeWorkload) and workload.drafts:
             name = replace(workload, drafts=0).name
             plain = {row.backend: row.time.median_ms for row in before.rows if row.workload == name and row.time}
-        copy_ms = None if info.copy_time is None else info.copy_time.median_ms
+        copy_ms = None if copy is None else copy.median_ms
         peers = {one.info.name: one.info.peer for one in self.loaded}
         return info, compare_rows(rows, floor, peers, copy_ms, plain)
-
-    def _copy(self, workload: Workload, nbytes: int, sets: int) -> Times | None:
-        """Time copies of as many bytes as a decode moves, in as many sets, or return None."""
-        if not isinstance(workload, DecodeWorkload) or not sets:
-            return None
-        with self.device.scope(), torch.inference_mode():
-            pairs = copy_sets(sets, nbytes, self.settings.device)
-            runs = [partial(torch.Tensor.copy_, to, source) for to, source in pairs]
-            found = times(self.device.measure(runs, self.settings.replays or self.device.replays))
-        del pairs, runs
-        self.device.free()
-        return found
 
     @staticmethod
     def _row(workload: Workload, one: Loaded, form: str, status: RowStatus, **more: Any) -> Row:
