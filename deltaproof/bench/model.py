@@ -69,7 +69,8 @@ class Row(_Model):
     forward_backward: Times | None = Field(default=None, description="forward and backward; of a backward run")
     to_floor: float | None = Field(default=None, description="median time ÷ floor")
     to_peers: dict[str, float] = Field(
-        default_factory=dict, description="on rows of the operator's own backends: median time ÷ each peer's"
+        default_factory=dict,
+        description="on rows of the operator's own backends: median time ÷ each peer's, below 1 where it is faster",
     )
     to_copy: float | None = Field(
         default=None, description="time of the workload's copy ÷ median time; of a decode run"
@@ -121,6 +122,45 @@ class BenchBackend(_Model):
     not_loaded: str | None = Field(default=None, description="why it could not be loaded")
 
 
+class Ahead(_Model):
+    """One backend beside the fastest peer of each workload: that peer's time ÷ its own, above 1 where it is faster."""
+
+    workloads: int = Field(description="with a time of the backend and of a peer")
+    geomean_vs_fastest_peer: float | None = Field(description="geometric mean; null where no workload has both times")
+    worst_vs_fastest_peer: float | None
+    worst_workload: str | None
+
+
+class BesidePeer(_Model):
+    """One backend beside one peer, over the workloads that both have a time of."""
+
+    workloads: int
+    geomean: float = Field(description="geometric mean of the peer's time ÷ the backend's, above 1 where it is faster")
+    worst: float
+    worst_workload: str
+    most_memory: float | None = Field(description="largest ratio of peak memory, the backend's ÷ the peer's")
+    most_rms_error: float | None = Field(
+        description="largest ratio of an output's relative RMS error, the backend's ÷ the peer's"
+    )
+    most_largest_error: float | None = Field(description="largest ratio of an output's largest error")
+
+
+class Summary(Ahead):
+    """The first of the operator's own backends that has a time, over the whole run."""
+
+    backend: str
+    not_timed: list[str] = Field(description="workloads that the backend has no time of")
+    no_peer: list[str] = Field(description="workloads that it has a time of and no peer has")
+    geomean_to_floor: float
+    worst_to_floor: float
+    by_class: dict[str, Ahead] = Field(
+        description="few_heads: at most 16 value heads and less than 128 sequences × value heads; one_sequence: one "
+        "that is not empty; saturated: at least 128 sequences × value heads. A workload is in each class that fits, or "
+        "in none; rows count as sequences"
+    )
+    by_peer: dict[str, BesidePeer]
+
+
 class BenchReport(_Model):
     """A run of ``deltaproof bench``, or as much of it as was done when it was cut off."""
 
@@ -142,6 +182,7 @@ class BenchReport(_Model):
     backends: list[BenchBackend]
     workloads: list[WorkloadInfo]
     rows: list[Row]
+    summary: Summary | None = Field(default=None, description="null where no backend of the operator's own has a time")
 
     def of(self, *statuses: RowStatus) -> list[Row]:
         """Return the rows that ended in one of ``statuses``."""

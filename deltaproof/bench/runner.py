@@ -20,6 +20,7 @@ from deltaproof.bench.loading import OURS, Loaded, load_backends, reason
 from deltaproof.bench.model import BenchReport, Ceilings, CopyWay, OutputError, Row, RowStatus, WorkloadInfo
 from deltaproof.bench.statistics import compare as compare_rows
 from deltaproof.bench.statistics import times
+from deltaproof.bench.summary import summarize
 from deltaproof.bench.tokens import SEED
 from deltaproof.bench.verbs import VERBS, Call, Outputs, Plan, Unsupported, Verb
 from deltaproof.bench.workload import DecodeWorkload, Workload
@@ -100,6 +101,7 @@ def run(
         info, rows = bench.workload(workload, report)
         report.workloads.append(info)
         report.rows.extend(rows)
+        report.summary = summarize(report)
         report.seconds = time.monotonic() - start
         report.complete = done == len(settings.workloads)
         keep(report)

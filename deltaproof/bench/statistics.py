@@ -78,12 +78,12 @@ def compare(
     return found
 
 
-def pairs(report: BenchReport) -> dict[tuple[str, str], dict[str, float]]:
-    """Return (own backend, peer) -> workload -> ratio of their times."""
+def speedups(report: BenchReport) -> dict[tuple[str, str], dict[str, float]]:
+    """Return (peer, own backend) -> workload -> the peer's time ÷ the backend's: above 1 the backend is faster."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for row in report.rows:
         for peer, ratio in row.to_peers.items():
-            found.setdefault((row.backend, peer), {})[row.workload] = ratio
+            found.setdefault((peer, row.backend), {})[row.workload] = 1 / ratio
     return found
 
 

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deltaproof.bench.model import BenchReport, Row, RowStatus, Times, WorkloadInfo
-from deltaproof.bench.statistics import geometric_mean, pairs
+from deltaproof.bench.model import Ahead, BenchReport, Row, RowStatus, Times, WorkloadInfo
+from deltaproof.bench.statistics import geometric_mean, speedups
 
 PIPE_WIDTH = 200
 """Columns of a table that no terminal shows: wide enough that no cell is cut."""
@@ -89,7 +89,7 @@ def _of(report: BenchReport, workload: WorkloadInfo, column: tuple[str, str]) ->
 
 
 def _times(report: BenchReport) -> Table:
-    columns, ratios, both = _titles(report), pairs(report), report.verb == "backward"
+    columns, ratios, both = _titles(report), speedups(report), report.verb == "backward"
     extras = _extras(report)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("workload", no_wrap=True)
@@ -101,8 +101,8 @@ def _times(report: BenchReport) -> Table:
             table.add_column("with fwd ms", justify="right")
         for _, extra, _ in extras:
             table.add_column(extra, justify="right")
-    for own, peer in ratios:
-        table.add_column(f"{own}/{peer}", justify="right")
+    for peer, own in ratios:
+        table.add_column(f"{peer} ÷ {own}", justify="right")
     for workload in report.workloads:
         cells = [Text(workload.name), Text(ms(workload.floor_ms) + (" m" if workload.bound_by == "matmul" else ""))]
         for column in columns:
@@ -168,6 +168,27 @@ def _notes(report: BenchReport) -> list[str]:
     return found
 
 
+def _ahead(ahead: Ahead) -> str:
+    return (
+        f"geometric mean {ahead.geomean_vs_fastest_peer:.2f} of {ahead.workloads}, "
+        f"worst {ahead.worst_vs_fastest_peer:.2f} ({ahead.worst_workload})"
+    )
+
+
+def summary_lines(report: BenchReport) -> list[str]:
+    """Return the first own backend beside the fastest peer, in all and by class."""
+    summary = report.summary
+    if summary is None or not summary.workloads:
+        return []
+    lines = [f"fastest peer ÷ {summary.backend} (above 1: {summary.backend} is faster): {_ahead(summary)}"]
+    lines += [f"  {name.replace('_', ' ')}: {_ahead(ahead)}" for name, ahead in summary.by_class.items()]
+    if summary.not_timed:
+        lines.append(f"  {summary.backend} has no time of: {', '.join(summary.not_timed)}")
+    if summary.no_peer:
+        lines.append(f"  no peer has a time of: {', '.join(summary.no_peer)}")
+    return lines
+
+
 def print_report(report: BenchReport, console: Console) -> None:
     """Print the heading, both tables, the ratios in sum, and every row without a time with its reason."""
     for label, text in _heading(report):
@@ -182,10 +203,12 @@ def print_report(report: BenchReport, console: Console) -> None:
         _line(console)
     for note in _notes(report):
         _line(console, Text(note, style="dim"))
-    for (own, peer), values in pairs(report).items():
-        worst = max(values, key=lambda name: values[name])
+    for (peer, own), values in speedups(report).items():
+        worst = min(values, key=lambda name: values[name])
         mean = geometric_mean(list(values.values()))
-        _line(console, f"{own} / {peer}: geometric mean {mean:.2f}, worst {values[worst]:.2f} ({worst})")
+        _line(console, f"{peer} ÷ {own}: geometric mean {mean:.2f}, worst {values[worst]:.2f} ({worst})")
+    for line in summary_lines(report):
+        _line(console, line)
     _without_time(report, console)
     if not report.complete:
         text = f"not whole: the run did not reach its end; workloads done: {len(report.workloads)}"

@@ -348,8 +348,10 @@ def test_a_run_that_is_cut_off_has_kept_the_workloads_before():
 def test_the_table_names_floors_times_and_ratios():
     text = shown(bench("backward", "torch", "Peer", workloads=(SHORT, LONG)))
     head = next(line for line in text.splitlines() if line.startswith("workload"))
-    for word in ("floor ms", "torch ms", "÷ floor", "with fwd ms", "peer ms", "torch/peer"):
+    for word in ("floor ms", "torch ms", "÷ floor", "with fwd ms", "peer ms", "peer ÷ torch"):
         assert word in head
     assert any(line.startswith(LONG.name) and "500.000" in line and "1.00" in line for line in text.splitlines())
-    assert "torch / peer: geometric mean 1.00, worst 1.00" in text
+    assert "peer ÷ torch: geometric mean 1.00, worst 1.00" in text
+    assert "fastest peer ÷ torch (above 1: torch is faster): geometric mean 1.00 of 2, worst 1.00" in text
+    assert "  few heads: geometric mean 1.00 of 2" in text
     assert "TB/s" in text and "TFLOP/s" in text
