@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from deltaproof.bench.model import BenchReport, Row
+from deltaproof.bench.plots import check_plot, write_plots
 from deltaproof.bench.sets import SETS, default_set, find
+from deltaproof.bench.summary import summarize
 from deltaproof.bench.text import PIPE_WIDTH, WORDS, ms, print_report
 from deltaproof.contracts.errors import ContractError
 from deltaproof.reports.replace_file import replace_file, replaceable
+
+WITH_FROM = ("kept", "json", "plot")
+"""Parameters that may stand beside --from."""
 
 
 class Verb(str, Enum):
@@ -43,11 +49,15 @@ class Dtype(str, Enum):
 
 
 def bench(
-    verb: Annotated[Verb, typer.Argument(help="What to time.", show_default=False)],
+    context: typer.Context,
+    verb: Annotated[Verb | None, typer.Argument(help="What to time.", show_default=False)] = None,
     operator: Annotated[str, typer.Option(help=f"Operator to time: {' or '.join(SETS)}.")] = "gated_delta_rule",
     backends: Annotated[
         str | None,
-        typer.Option(help="Backends with commas between: a NAME, path/to/file.py:ATTR or package.module:ATTR each."),
+        typer.Option(
+            help="Backends with commas between: a NAME, path/to/file.py:ATTR or package.module:ATTR each. `ours` is "
+            "what a call runs that names none."
+        ),
     ] = None,
     shapes: Annotated[str | None, typer.Option(help="A named set of workloads, or a JSON file.")] = None,
     device: Annotated[
@@ -58,13 +68,52 @@ def bench(
     json: Annotated[
         Path | None, typer.Option(help="File for the result as JSON, beside the table; written after every workload.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Start of the names of two figures: FILE-bars and FILE-roofline, each as .svg and .png."),
+    ] = None,
+    kept: Annotated[
+        Path | None,
+        typer.Option("--from", help="Run nothing: print, and plot, what --json of an earlier run wrote to this file."),
+    ] = None,
 ) -> None:
     """Time backends on the same inputs in one process, each checked before it is timed.
 
-    Exits 0 if all is well, 1 where a backend failed its check or raised, 2 on a usage error or where nothing was timed.
+    Exits 0 if all is well, 1 where a backend failed its check or raised, 2 on a usage error, where nothing was timed or
+    where a figure could not be drawn.
     """
     if json is not None and not json.resolve().parent.is_dir():
         _usage(f"--json: expected a file in a folder that exists, got {json}")
+    if plot is not None:
+        try:
+            check_plot(plot)
+        except ContractError as error:
+            _usage(str(error))
+    if kept is not None:
+        report, code = _read(kept, context), 0
+        _keep_in(json)(report)
+    elif verb is None:
+        _usage(f"VERB: expected {', '.join(Verb)} or --from FILE, got neither")
+    else:
+        report, code = _run(verb, operator, backends, shapes, device, dtype, replays, json)
+    console = Console()
+    print_report(report, console if console.is_terminal else Console(width=PIPE_WIDTH))
+    if plot is not None:
+        code = _plot(report, plot) or code
+    raise typer.Exit(code)
+
+
+def _run(
+    verb: Verb,
+    operator: str,
+    backends: str | None,
+    shapes: str | None,
+    device: Device | None,
+    dtype: Dtype,
+    replays: int | None,
+    json: Path | None,
+) -> tuple[BenchReport, int]:
+    """Return the report of a run, and its exit code."""
     try:
         import torch
 
@@ -81,9 +130,34 @@ def bench(
         report = run(settings, shlex.join(["deltaproof", *sys.argv[1:]]), _progress, keep=_keep_in(json))
     except ContractError as error:
         _usage(str(error))
-    console = Console()
-    print_report(report, console if console.is_terminal else Console(width=PIPE_WIDTH))
-    raise typer.Exit(exit_code(report))
+    return report, exit_code(report)
+
+
+def _read(path: Path, context: typer.Context) -> BenchReport:
+    """Return a kept report, with the summary of its rows."""
+    sources = {name: context.get_parameter_source(name) for name in context.params if name not in WITH_FROM}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        _usage(f"--from: expected only --json and --plot beside it, got {', '.join(sorted(given))}")
+    try:
+        report = BenchReport.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        _usage(
+            f"--from: expected a file that `deltaproof bench --json` wrote, got {path} ({str(error).splitlines()[0]})"
+        )
+    report.summary = summarize(report)
+    return report
+
+
+def _plot(report: BenchReport, path: Path) -> int:
+    """Draw the figures, say where they are, and return an exit code."""
+    try:
+        for file in write_plots(report, path):
+            typer.echo(f"wrote {file}", err=True)
+    except (ContractError, OSError) as error:
+        typer.echo(str(error), err=True)
+        return 2
+    return 0
 
 
 def _progress(row: Row) -> None:

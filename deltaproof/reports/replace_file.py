@@ -12,22 +12,22 @@ def replaceable(path: Path) -> bool:
     return target.is_file() or not target.exists()
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path``, then put it in its place in one step.
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write text, in UTF-8, or bytes beside ``path``, then put them in its place in one step.
 
     What is not ``replaceable`` is written to as it is; a link stays, and its target is replaced.
 
     Raises:
         OSError: the folder does not exist or cannot be written to.
     """
-    target = path.resolve()
+    target, data = path.resolve(), content.encode() if isinstance(content, str) else content
     if not replaceable(target):
-        target.write_text(text, encoding="utf-8")
+        target.write_bytes(data)
         return
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)

@@ -33,6 +33,7 @@ class Stopping(TorchBackend):
         return super().chunk(call)
 """
 
+KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "bench-prefill-h200.json"
 BACKENDS = str(Path(__file__).parents[1] / "bench" / "backends.py")
 
 
@@ -90,6 +91,58 @@ def test_a_run_that_is_killed_leaves_the_rows_it_measured_in_place_of_an_older_f
     assert list(tmp_path.glob(".result*")) == []
 
 
+def test_ours_runs_the_smoke_set_with_a_table_a_json_a_summary_and_figures(tmp_path):
+    path, figures = tmp_path / "result.json", tmp_path / "smoke"
+    backends = f"ours,{BACKENDS}:Peer"
+    done = bench(
+        "prefill", "--backends", backends, "--device", "cpu", "--shapes", "smoke", "--replays", "1",
+        "--json", str(path), "--plot", str(figures),
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "fastest peer ÷ ours (above 1: ours is faster)" in done.stdout
+    report = json.loads(path.read_text())
+    assert report["summary"]["backend"] == "ours" and report["summary"]["geomean_vs_fastest_peer"] > 0
+    assert set(report["summary"]["by_class"]) == {"few_heads", "one_sequence"}
+    names = {f"smoke-{figure}.{suffix}" for figure in ("bars", "roofline") for suffix in ("svg", "png")}
+    assert {file.name for file in tmp_path.glob("smoke-*")} == names
+    assert all(f"wrote {tmp_path / name}" in done.stderr for name in names)
+
+
+def test_a_kept_run_is_printed_and_drawn_again_and_gets_its_summary(tmp_path):
+    copy = tmp_path / "copy.json"
+    done = bench("--from", str(KEPT), "--plot", str(tmp_path / "x.svg"), "--json", str(copy))
+    assert done.exit_code == 0, done.output
+    assert "16/64 4096x8" in done.stdout and "geometric mean 0.97 of 14, worst 0.81" in done.stdout
+    assert {file.name for file in tmp_path.glob("*.svg")} == {"x-bars.svg", "x-roofline.svg"}
+    assert json.loads(copy.read_text())["summary"]["worst_workload"] == "2/8 1024x8"
+
+
+def test_a_kept_run_is_read_where_torch_is_not_installed():
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['deltaproof', 'bench', '--from', sys.argv[1]]\n"
+        "from deltaproof.cli.app import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(KEPT)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "geometric mean 0.97" in done.stdout, done.stderr
+
+
+def test_a_figure_that_cannot_be_drawn_costs_neither_the_table_nor_the_json(tmp_path, monkeypatch):
+    def refuse(report, path):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("deltaproof.cli.bench.write_plots", refuse)
+    path = tmp_path / "result.json"
+    done = bench("prefill", "--device", "cpu", "--replays", "1", "--json", str(path), "--plot", str(tmp_path / "x"))
+    assert done.exit_code == 2 and "disk full" in done.stderr and "2 timed" in done.stdout
+    assert BenchReport.model_validate_json(path.read_text()).complete
+
+
+def test_without_matplotlib_nothing_is_measured_and_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = bench("prefill", "--device", "cpu", "--plot", str(tmp_path / "x"))
+    assert done.exit_code == 2 and "deltaproof[plot]" in done.output and "torch" not in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -104,11 +157,15 @@ def test_a_run_that_is_killed_leaves_the_rows_it_measured_in_place_of_an_older_f
         (["prefill", "--dtype", "int8"], ["int8"]),
         (["prefill", "--replays", "0"], ["--replays"]),
         (["prefill", "--json", "/no/such/folder/x.json"], ["--json"]),
-        ([], ["verb", "prefill", "decode"]),
+        (["prefill", "--plot", "/no/such/folder/x"], ["--plot", "folder"]),
+        (["prefill", "--from", str(KEPT)], ["--from", "device, verb"]),
+        ([], ["VERB", "prefill", "decode", "--from"]),
+        (["--from", "/no/such.json"], ["--from", "/no/such.json"]),
+        (["--from", __file__], ["--from", "deltaproof bench --json"]),
     ],
 )
 def test_a_usage_error_makes_it_2_and_names_the_argument(arguments, words):
-    done = bench(*arguments, *(["--device", "cpu"] if arguments else []))
+    done = bench(*arguments, *(["--device", "cpu"] if arguments and arguments[0] != "--from" else []))
     assert done.exit_code == 2, done.output
     assert all(word in done.output for word in words), done.output
 
