@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/, or with --check name those that are stale."""
+"""Write the generated pages of docs/ and their figures, or with --check name those that are stale."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from deltaproof.bench.page import render_performance, stale_figures, write_figures  # noqa: E402
 from deltaproof.bench.schema import bench_schema_files  # noqa: E402
 from deltaproof.reports.backends_page import render_backends  # noqa: E402
 from deltaproof.reports.pages import render_pages  # noqa: E402
@@ -21,6 +22,7 @@ SOURCES: tuple[Callable[[], Mapping[str, str]], ...] = (
     schema_files,
     bench_schema_files,
     render_backends,
+    render_performance,
     render_rule_pages,
 )
 """Each returns pages by their path inside the docs folder."""
@@ -55,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = wanted_pages()
     stale = stale_pages(options.docs, wanted)
     if options.check:
+        stale += stale_figures(options.docs)
         for name in stale:
             print(f"stale: {name}; run python tools/make_docs.py", file=sys.stderr)
         return 1 if stale else 0
@@ -67,6 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             path.unlink()
             print(f"removed {name}")
+    for name in write_figures(options.docs):
+        print(f"{'wrote' if (options.docs / name).is_file() else 'removed'} {name}")
     return 0
 
 

@@ -24,7 +24,8 @@ def ms(value: float) -> str:
     return f"{value:.4f}" if value < 1 else f"{value:.3f}"
 
 
-def _heading(report: BenchReport) -> list[tuple[str, str]]:
+def heading(report: BenchReport) -> list[tuple[str, str]]:
+    """Return what a run was, as (label, text); a text may be empty."""
     ceilings = report.ceilings
     return [
         ("operator", f"{report.operator}, {report.verb} on {report.device}, {report.dtype}"),
@@ -50,7 +51,7 @@ def _columns(report: BenchReport) -> list[tuple[str, str]]:
     return found
 
 
-def _titles(report: BenchReport) -> dict[tuple[str, str], str]:
+def titles(report: BenchReport) -> dict[tuple[str, str], str]:
     """Return the name of every column; a form is named where it is not that of most."""
     columns = _columns(report)
     usual = {"prefill": "chunk", "backward": "chunk", "decode": "decode"}[report.verb]
@@ -89,7 +90,7 @@ def _of(report: BenchReport, workload: WorkloadInfo, column: tuple[str, str]) ->
 
 
 def _times(report: BenchReport) -> Table:
-    columns, ratios, both = _titles(report), speedups(report), report.verb == "backward"
+    columns, ratios, both = titles(report), speedups(report), report.verb == "backward"
     extras = _extras(report)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("workload", no_wrap=True)
@@ -154,7 +155,7 @@ def _without_time(report: BenchReport, console: Console) -> None:
             _line(console, Text.assemble(("not loaded", "yellow"), f"  {one.name}: {one.not_loaded}"))
 
 
-def _notes(report: BenchReport) -> list[str]:
+def notes(report: BenchReport) -> list[str]:
     """Return what the tables' marks mean, as far as they are used, and notes on backends, each once."""
     found = []
     if any(workload.bound_by == "matmul" for workload in report.workloads):
@@ -191,7 +192,7 @@ def summary_lines(report: BenchReport) -> list[str]:
 
 def print_report(report: BenchReport, console: Console) -> None:
     """Print the heading, both tables, the ratios in sum, and every row without a time with its reason."""
-    for label, text in _heading(report):
+    for label, text in heading(report):
         if text:
             _line(console, Text.assemble((label.ljust(8), "dim"), "  ", text))
     _line(console)
@@ -201,7 +202,7 @@ def print_report(report: BenchReport, console: Console) -> None:
     if report.of(RowStatus.TIMED):
         console.print(_details(report))
         _line(console)
-    for note in _notes(report):
+    for note in notes(report):
         _line(console, Text(note, style="dim"))
     for (peer, own), values in speedups(report).items():
         worst = min(values, key=lambda name: values[name])
