@@ -32,7 +32,7 @@ PEERS = ("#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442")
 SLOWER = "#B34700"
 FAINT = "#666666"
 GRID = "#DDDDDD"
-OTHER = "neither"
+OTHER = "other"
 MARKERS = {"few_heads": "o", "one_sequence": "^", OTHER: "D", "saturated": "s"}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

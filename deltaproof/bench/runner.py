@@ -184,7 +184,8 @@ class _Bench:
         calls: list[Any],
         references: dict[int, tuple[Call, Outputs]],
     ) -> Row:
-        form, errors = "", list[OutputError]()
+        form = ""
+        errors: list[OutputError] = []
         more: dict[str, Any] = {}
         try:
             with self.device.scope(), self.verb.mode():
