@@ -99,7 +99,8 @@ def bench(
     console = Console()
     print_report(report, console if console.is_terminal else Console(width=PIPE_WIDTH))
     if plot is not None:
-        code = _plot(report, plot) or code
+        drawn = _plot(report, plot)
+        code = code or drawn
     raise typer.Exit(code)
 
 

@@ -137,6 +137,12 @@ def test_a_figure_that_cannot_be_drawn_costs_neither_the_table_nor_the_json(tmp_
     assert BenchReport.model_validate_json(path.read_text()).complete
 
 
+def test_a_wrong_backend_makes_it_1_though_there_is_nothing_to_draw(tmp_path):
+    done = bench("prefill", "--device", "cpu", "--backends", f"{BACKENDS}:Scaled", "--plot", str(tmp_path / "x"))
+    assert done.exit_code == 1 and "--plot: expected a run with at least one time" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_matplotlib_nothing_is_measured_and_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = bench("prefill", "--device", "cpu", "--plot", str(tmp_path / "x"))
