@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 from deltaproof import ContractError, StateLayout
 from deltaproof.backends import registry
 from deltaproof.backends.adapters import ADAPTERS, fla_modes, kernels_ran
-from deltaproof.backends.adapters.fla import ForeignKernels
+from deltaproof.backends.adapters.watched import ForeignKernels
 from deltaproof.ops import registry as operators
 from deltaproof.ops.common.calls import DeltaRuleOptions, SequenceCall
 from tests.backends import fake_fla

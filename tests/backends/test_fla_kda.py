@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from deltaproof import ContractError, StateLayout
 from deltaproof.backends import registry
 from deltaproof.backends.adapters import ADAPTERS, fla_modes
-from deltaproof.backends.adapters.fla import ForeignKernels
+from deltaproof.backends.adapters.watched import ForeignKernels
 from deltaproof.ops.common.calls import DeltaRuleOptions, SequenceCall
 from tests.backends import fake_fla
 

@@ -6,7 +6,7 @@ The first call of each kind is watched, and raises where kernels ran that the mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,17 +15,12 @@ from deltaproof.backends.adapters import fla_modes, fla_operators
 from deltaproof.backends.adapters.fla_modes import Mode, Package
 from deltaproof.backends.adapters.fla_operators import Functions
 from deltaproof.backends.adapters.kernels_ran import Recording
+from deltaproof.backends.adapters.watched import Result, Watched, kind
 from deltaproof.contracts.conventions import Conventions, Padding, StateLayout
 from deltaproof.ops.common.calls import SequenceCall
 
-Result = tuple[torch.Tensor, torch.Tensor | None]
 
-
-class ForeignKernels(RuntimeError):
-    """Something ran that the mode does not allow: the result is not that of the backend it was asked of."""
-
-
-class Fla:
+class Fla(Watched):
     """fla's own Triton kernels, every hand-over to other kernels switched off.
 
     Attributes:
@@ -39,13 +34,12 @@ class Fla:
     conventions = Conventions(padding=Padding.NONE)
 
     def __init__(self) -> None:
+        super().__init__()
         self._package: Package = fla_modes.load(self.mode, self.functions)
         self.operator = self.functions.operator
         self.name = self.mode.name
         self.version = fla_modes.described(self.mode, self._package)
         self.unsupported: Mapping[str, str] = self._lacks()
-        self.ran: dict[str, tuple[str, ...]] = {}
-        self._watched: set[Hashable] = set()
 
     def _lacks(self) -> dict[str, str]:
         """Return what fla refuses itself, says that it does not do, or has no argument for."""
@@ -77,47 +71,22 @@ class Fla:
             return _made(function, call, more)
         if self.mode.inference and not torch.is_inference_mode_enabled():
             with torch.inference_mode():
-                o, final = self._watch(form, function, call, more)
+                o, final = self._watch(form, kind(form, call), lambda: _made(function, call, more))
             # a tensor made in inference mode cannot be changed outside of it
             return o.clone(), None if final is None else final.clone()
-        return self._watch(form, function, call, more)
-
-    def _watch(self, form: str, function: Callable[..., Result], call: SequenceCall, more: Mapping[str, Any]) -> Result:
-        """Make the call; the first of its kind is watched, and so is the first backward of its kind."""
-        kind = _kind(form, call)
-        if kind in self._watched:
-            o, final = _made(function, call, more)
-        else:
-            with Recording(self._package.dispatcher, tuple(fla_modes.PARTNERS)) as recording:
-                o, final = _made(function, call, more)
-            self._keep(form, kind, recording)
-        if o.requires_grad and ("backward", kind) not in self._watched:
-            self._watch_backward(form, kind, o)
+        of = kind(form, call)
+        o, final = self._watch(form, of, lambda: _made(function, call, more))
+        self._watch_backward(form, of, o)
         return o, final
 
-    def _watch_backward(self, form: str, kind: Hashable, o: torch.Tensor) -> None:
-        node = o.grad_fn
-        assert node is not None, "fla's functions return what an autograd function made"
-        recording = Recording(self._package.dispatcher, tuple(fla_modes.PARTNERS))
+    def _recording(self) -> Recording:
+        return Recording(self._package.dispatcher, tuple(fla_modes.PARTNERS))
 
-        def before(gradients: Any) -> None:
-            recording.start()
+    def _complaints(self, what: str, recording: Recording) -> list[str]:
+        return recording.foreign("fla", self.mode.allowed)
 
-        def after(into: Any, out_of: Any) -> None:
-            recording.stop()
-            for handle in handles:
-                handle.remove()
-            self._keep(f"{form} backward", ("backward", kind), recording)
-
-        handles = (node.register_prehook(before), node.register_hook(after))
-
-    def _keep(self, what: str, kind: Hashable, recording: Recording) -> None:
-        """Add what ran to ``ran``; raise ForeignKernels where the mode does not allow it."""
-        self.ran[what] = tuple(sorted({*self.ran.get(what, ()), *recording.names()}))
-        foreign = recording.foreign("fla", self.mode.allowed)
-        if foreign:
-            raise ForeignKernels(f"{self.name} ({self.mode.text}): in {what} there ran {'; '.join(foreign)}")
-        self._watched.add(kind)
+    def _mode(self) -> str:
+        return self.mode.text
 
 
 def _made(function: Callable[..., Result], call: SequenceCall, more: Mapping[str, Any]) -> Result:
@@ -140,28 +109,6 @@ def _made(function: Callable[..., Result], call: SequenceCall, more: Mapping[str
         state_v_first=options.layout is StateLayout.V_FIRST,
         cu_seqlens=call.cu_seqlens,
         **more,
-    )
-
-
-def _kind(form: str, call: SequenceCall) -> Hashable:
-    """Return what fla's choice of kernels can depend on."""
-    B, T, *sizes = call.dims
-    state = call.initial_state
-    return (
-        form,
-        tuple(sizes),
-        # some choices begin at a length
-        (B * T).bit_length(),
-        call.q.dtype,
-        call.k.dtype,
-        call.v.dtype,
-        call.options,
-        call.cu_seqlens is None,
-        None if state is None else state.dtype,
-        call.output_final_state,
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        call.q.requires_grad,
     )
 
 
