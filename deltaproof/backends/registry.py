@@ -187,8 +187,8 @@ def select(operator: str, form: str, call: Call, backend: str | Backend | None) 
         chosen = load(backend, operator) if isinstance(backend, str) else _checked(backend, repr(backend))
         if chosen.operator != operator:
             raise ContractError("backend", f"a backend of {operator}", f"{chosen.name}, a backend of {chosen.operator}")
-        if chosen.conventions.gate is not GateSpace.LOG:
-            raise ContractError("backend", "a backend that takes log gates", chosen.name)
+        if chosen.conventions.gate is not GateSpace.LOG or chosen.conventions.float32_gates:
+            raise ContractError("backend", "a backend that takes log gates of any dtype", chosen.name)
         lacks = missing(chosen, form, call)
         if lacks:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in lacks.items())

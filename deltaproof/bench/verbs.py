@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from deltaproof.backends.conversion import beforehand, converted
 from deltaproof.backends.protocol import Backend
 from deltaproof.backends.registry import missing
 from deltaproof.bench.check import Rounding, chunked, chunked_backward, single_token
@@ -30,7 +31,6 @@ from deltaproof.bench.gradients import (
 )
 from deltaproof.bench.inputs import decode_sets, dense_call, output_gradients, sequence_sets
 from deltaproof.bench.workload import DecodeWorkload, SequenceWorkload
-from deltaproof.contracts.conventions import GateSpace
 from deltaproof.ops.common.calls import DecodeCall, Drafts, SequenceCall
 from deltaproof.ops.common.torch_inputs import normalize, sigmoid
 from deltaproof.ops.gated_delta_rule import gate as gated_delta_rule
@@ -111,14 +111,6 @@ def _refuse(backend: Backend, form: str, call: Call) -> None:
         raise Unsupported("; ".join(f"{name}: {reason}" for name, reason in lacks.items()))
 
 
-def _taken(backend: Backend, call: SequenceCall) -> SequenceCall:
-    """Return the call with the gate in the space in which the backend takes it."""
-    if backend.conventions.gate is GateSpace.LOG or call.options.gate_in_kernel:
-        return call
-    changed: SequenceCall = call.with_(g=call.g.exp())
-    return changed
-
-
 def _form(backend: Backend, form: str) -> Callable[[Any], Any]:
     run: Callable[[Any], Any] = getattr(backend, form)
     return run
@@ -136,7 +128,8 @@ def _states(call: SequenceCall) -> torch.dtype:
 def _sequence_plan(backend: Backend, form: str, calls: list[SequenceCall], rounding: Rounding) -> Plan:
     _refuse(backend, form, calls[0])
     run = _form(backend, form)
-    given = [_taken(backend, call) for call in calls]
+    given = [converted(backend.conventions, call) for call in calls]
+    computed = beforehand(backend.conventions, calls[0])
 
     def outputs() -> Outputs:
         o, final = run(given[0])
@@ -151,6 +144,7 @@ def _sequence_plan(backend: Backend, form: str, calls: list[SequenceCall], round
         roundings=dict.fromkeys(stored, rounding),
         runs=lambda: _each(run, given),
         plain=lambda: run(given[0]),
+        notes=(f"computed beforehand: {', '.join(computed)}",) if computed else (),
     )
 
 
@@ -217,8 +211,8 @@ class Backward:
         given = [with_leaves(call) for call in calls]
         first = given[0]
         _refuse(backend, "chunk", first)
-        if backend.conventions.gate is not GateSpace.LOG and not first.options.gate_in_kernel:
-            raise Unsupported("it takes linear gates: its gradient is another one")
+        if beforehand(backend.conventions, first):
+            raise Unsupported("it takes linear gates or float32 alone: its gradient is another one")
         chunk = _form(backend, "chunk")
         gradients = output_gradients(calls[0])
 
@@ -337,7 +331,7 @@ class Decode:
                 raise Unsupported(f"its final state is {came}, not {asked}: it moves more than was asked for")
             return found
 
-        notes = ["no pool: dense states, a final state of its own"]
+        notes = ["no pool: dense states, a final state of its own", *plan.notes]
         if beforehand:
             notes.append(f"computed beforehand: {', '.join(beforehand)}")
         return replace(plan, outputs=outputs, notes=tuple(notes))

@@ -62,9 +62,12 @@ class Conventions:
     Attributes:
         layouts: layouts it takes, of states or of a convolution's windows; a call in another one is not made.
         gate: space of the gate it takes; calls are converted to it.
+        float32_gates: it takes gates and write strengths that were computed beforehand in float32 alone; calls are
+            converted to it.
         padding: its padding rule; calls that need more are counted as unsupported.
     """
 
     layouts: tuple[StateLayout | ConvLayout, ...] = (StateLayout.K_FIRST, StateLayout.V_FIRST)
     gate: GateSpace = GateSpace.LOG
     padding: Padding = Padding.SKIP
+    float32_gates: bool = False

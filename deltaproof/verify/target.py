@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from deltaproof.backends.conversion import converted
 from deltaproof.backends.protocol import Backend
 from deltaproof.backends.registry import declared, load, missing
-from deltaproof.contracts.conventions import GateSpace, Padding
+from deltaproof.contracts.conventions import Padding
 from deltaproof.contracts.operator import Operator
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
 from deltaproof.ops.registry import operator as find_operator
@@ -87,12 +88,6 @@ class Target:
             if high or (low and padding is Padding.NONE):
                 raise Unsupported(f"{name} outside the pool: its padding convention is {padding.value}")
 
-    def _converted(self, call: Call) -> Call:
-        """Return the call in the backend's own gate space."""
-        if self.backend.conventions.gate is GateSpace.LOG or call.options.gate_in_kernel:
-            return call
-        return replace(call, g=call.g.exp())
-
     def _check(self, call: Call) -> None:
         module, _, name = self.operator.check.partition(":")
         check = getattr(importlib.import_module(module), name)
@@ -107,7 +102,7 @@ class Target:
         """Make one call without asking what the backend lacks: on a GPU nothing looks at values on the device."""
         if self.face:
             self._check(call)
-        result = getattr(self.backend, form)(self._converted(call))
+        result = getattr(self.backend, form)(converted(self.backend.conventions, call))
         if isinstance(call, SequenceCall):
             if not isinstance(result, tuple) or len(result) != 2:
                 raise BackendFault(f"{form} returned {type(result).__name__}, expected (o, final_state)")

@@ -60,7 +60,7 @@ def describe(target: Target) -> BackendInfo:
         source=target.source,
         conventions={
             "layouts": [layout.value for layout in conventions.layouts],
-            "gate": conventions.gate.value,
+            "gate": conventions.gate.value + (", float32" if conventions.float32_gates else ""),
             "padding": conventions.padding.value,
         },
         unsupported=dict(target.backend.unsupported),

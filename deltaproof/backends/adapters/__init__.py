@@ -10,6 +10,12 @@ ADAPTERS: Mapping[str, Mapping[str, str]] = {
         "fla:default": "deltaproof.backends.adapters.fla:FlaDefault",
         "fla:tilelang": "deltaproof.backends.adapters.fla:FlaTileLang",
         "fla:intracard": "deltaproof.backends.adapters.fla:FlaIntracard",
+        "flash_qla": "deltaproof.backends.adapters.flash_qla:FlashQla",
+        "flash_qla:split": "deltaproof.backends.adapters.flash_qla:FlashQlaSplit",
+        "flash_qla:unsplit": "deltaproof.backends.adapters.flash_qla:FlashQlaUnsplit",
+        "flashinfer": "deltaproof.backends.adapters.flashinfer:FlashInfer",
+        "flashinfer:split": "deltaproof.backends.adapters.flashinfer:FlashInferSplit",
+        "flashinfer:unsplit": "deltaproof.backends.adapters.flashinfer:FlashInferUnsplit",
     },
     "kda": {
         "fla": "deltaproof.backends.adapters.fla:FlaKda",

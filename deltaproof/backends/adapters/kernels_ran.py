@@ -36,7 +36,7 @@ class Recording:
     kernels: dict[str, None] = field(default_factory=dict)
     picks: dict[str, dict[str, None]] = field(default_factory=dict)
     imported: tuple[str, ...] = ()
-    _undo: list[tuple[type[Any], str, Any]] = field(default_factory=list)
+    _undo: list[tuple[Any, str, Any]] = field(default_factory=list)
     _before: frozenset[str] = frozenset()
     _thread: int = 0
 
@@ -51,6 +51,7 @@ class Recording:
                 self._patch(kind, "run", self._launched)
             if self.dispatcher is not None:
                 self._patch(self.dispatcher, "get_implementation", self._picked)
+            self._watch_more()
             _open.append(self)
 
     def stop(self) -> None:
@@ -74,13 +75,17 @@ class Recording:
         self._undo.clear()
         self.imported = tuple(name for name in self.watched if name in sys.modules and name not in self._before)
 
-    def _patch(self, kind: type[Any], name: str, note: Callable[..., None]) -> None:
+    def _watch_more(self) -> None:
+        """Patch what launches kernels that are not Triton's; nothing here."""
+
+    def _patch(self, kind: Any, name: str, note: Callable[..., None]) -> None:
+        """Have a method of a class, or a function of a module, noted whenever it is called."""
         original = vars(kind)[name]
 
-        def watching(self_: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(self_, *args, **kwargs)
+        def watching(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
             if threading.get_ident() == self._thread:
-                note(result, self_, *args)
+                note(result, *args)
             return result
 
         self._undo.append((kind, name, original))

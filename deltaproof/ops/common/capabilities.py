@@ -17,6 +17,7 @@ CAPABILITIES: dict[str, str] = {
     "gva": "more value heads than query/key heads",
     "unequal_head_sizes": "K != V",
     "odd_head_sizes": "K or V that is no power of two, or below 16",
+    "other_head_sizes": "K or V other than 128",
     "initial_state": "an initial state",
     "final_state": "a final state",
     "layout:k_first": "states [N, HV, K, V]",
@@ -29,6 +30,8 @@ CAPABILITIES: dict[str, str] = {
     "state:bfloat16": "states in bfloat16",
     "state:float16": "states in float16",
     "normalize_qk": "normalisation of q and k in the kernel",
+    "gate_given": "log gates computed beforehand",
+    "beta_given": "write strengths computed beforehand",
     "gate_in_kernel": "the gate computed from A_log and dt_bias",
     "gate_without_rate": "the gate in the kernel without A_log, and without a lower bound",
     "lower_bound": "the gate in the kernel with a lower bound",
@@ -38,6 +41,8 @@ CAPABILITIES: dict[str, str] = {
     "chunk_size:16": "chunks of 16",
     "chunk_size:32": "chunks of 32",
     "batch_invariant": "chunk and prefill with batch_invariant=True",
+    "several_tokens": "more than one token a row in decode",
+    "fresh_rows": "has_initial_state in decode and prefill",
     "ragged_rows": "num_tokens in decode",
     "token_writes": "write_index [N, T] in decode",
     "drafts": "speculative steps: drafts in decode",
@@ -74,7 +79,10 @@ def required(call: SequenceCall | DecodeCall | PrefillCall) -> set[str]:
         ("gva", HV != H),
         ("unequal_head_sizes", K != V),
         ("odd_head_sizes", not (_power_of_two(K) and _power_of_two(V))),
+        ("other_head_sizes", K != 128 or V != 128),
         ("normalize_qk", options.normalize_qk),
+        ("gate_given", not options.gate_in_kernel),
+        ("beta_given", not options.beta_sigmoid),
         ("gate_in_kernel", options.gate_in_kernel),
         ("gate_without_rate", options.gate_in_kernel and call.A_log is None and options.lower_bound is None),
         ("lower_bound", options.lower_bound is not None),
@@ -100,7 +108,10 @@ def required(call: SequenceCall | DecodeCall | PrefillCall) -> set[str]:
         needs.add(f"state:{str(state.dtype).removeprefix('torch.')}")
     if not isinstance(call, DecodeCall) and call.cu_seqlens is not None:
         needs.add("varlen")
+    if not isinstance(call, SequenceCall) and call.has_initial_state is not None:
+        needs.add("fresh_rows")
     if isinstance(call, DecodeCall):
+        needs.update(["several_tokens"] if T > 1 else [])
         needs.update(["ragged_rows"] if call.num_tokens is not None else [])
         needs.update(["drafts"] if call.drafts is not None else [])
         needs.update(["token_writes"] if call.write_index is not None and call.write_index.dim() == 2 else [])
