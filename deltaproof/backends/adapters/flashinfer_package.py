@@ -61,7 +61,6 @@ LACKS: Mapping[str, str] = {
     "chunk_states": "its checkpoints are the states after whole chunks, without the first",
     "chunk/gate_in_kernel": NOT_COMPUTED,
     "chunk/beta_sigmoid": NOT_COMPUTED,
-    "chunk/M3": "it refuses tensors that are not contiguous",
     "decode/gate_given": IN_KERNEL,
     "decode/beta_given": IN_KERNEL,
     "decode/neg_eigval": "its decode has no argument for it",
