@@ -68,6 +68,15 @@ def verify(
     case: Annotated[
         list[str] | None, typer.Option(help="Case to run, as a failure prints it; may be repeated.")
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A field of every case, such as K=128 or dtype=bfloat16, for a backend that takes little else; may be"
+            " repeated. Cases that are then the same run once.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every input.")] = 0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes; up to 4 on the CPU, 1 on a GPU.")] = None,
     format: Annotated[Format, typer.Option(help="Format of the result.")] = Format.TEXT,
@@ -119,6 +128,8 @@ def verify(
     except ImportError as error:
         _usage(f"verify needs PyTorch: pip install 'deltaproof[torch]' ({error})")
     workers = jobs or default_jobs(device.value)
+    if set_ and (mutants or source_mutants or scenario is not None):
+        _usage("--set: expected without --mutants, --source-mutants and --scenario")
     if scenario is not None:
         if mutants or source_mutants or form or probe or case or backend is not None:
             _usage("--scenario: expected without --mutants, --source-mutants, --form, --probe, --case and --backend")
@@ -136,13 +147,13 @@ def verify(
         return
     if sample is not None or minutes is not None or mutant or resume is not None:
         _usage("--sample, --minutes, --mutant and --resume: expected together with --source-mutants, got one without")
-    _verify(operator, chosen[0], backend or "torch", device.value, tier.value, *chosen[1:], seed, workers, format,
-            output)  # fmt: skip
+    _verify(operator, chosen[0], backend or "torch", device.value, tier.value, *chosen[1:], tuple(set_ or ()), seed,
+            workers, format, output)  # fmt: skip
 
 
 def _verify(
     operator: str, forms: tuple[str, ...], backend: str, device: str, tier: str, probes: tuple[str, ...],
-    cases: tuple[str, ...], seed: int, jobs: int, format: Format, output: Path | None,
+    cases: tuple[str, ...], given: tuple[str, ...], seed: int, jobs: int, format: Format, output: Path | None,
 ) -> None:  # fmt: skip
     import torch
 
@@ -153,8 +164,8 @@ def _verify(
     if device == "cuda" and not torch.cuda.is_available():
         _usage("--device: expected a device this machine has, got cuda (no GPU is visible)")
     try:
-        setup = Setup(backend, operator, device, seed, threads=1)
-        selection = Selection(find_operator(operator), forms, probes, cases, tier, device, setup.interpreted)
+        setup = Setup(backend, operator, device, seed, threads=1, given=given)
+        selection = Selection(find_operator(operator), forms, probes, cases, tier, device, setup.interpreted, given)
         total = len(selection.tasks()[0])
         with _Bar(total) as bar:
             runner = Runner(

@@ -6,6 +6,7 @@ import copy
 import shlex
 import time
 import traceback
+from collections.abc import Sequence
 
 import torch
 
@@ -16,10 +17,13 @@ from deltaproof.verify.observation import BackendFault, HarnessError, Observatio
 from deltaproof.verify.probe import Context, Probe
 
 
-def repeat_command_for(operator: str, backend: str, device: str, probe: str, case: str, seed: int) -> str:
+def repeat_command_for(
+    operator: str, backend: str, device: str, probe: str, case: str, seed: int, given: Sequence[str] = ()
+) -> str:
     """Return the command that repeats one check alone."""
     words = ["deltaproof", "verify", "--operator", operator, "--backend", backend, "--device", device]
-    return shlex.join([*words, "--probe", probe, "--case", case, "--seed", str(seed)])
+    sets = [part for word in given for part in ("--set", word)]
+    return shlex.join([*words, "--probe", probe, "--case", case, *sets, "--seed", str(seed)])
 
 
 def execute(context: Context, probe: Probe, case: Case) -> Check:
@@ -35,8 +39,9 @@ def execute(context: Context, probe: Probe, case: Case) -> Check:
         return Check(**{**base, "status": status, "seconds": time.perf_counter() - started, **more})  # type: ignore[arg-type]
 
     repeat = repeat_command_for(
-        context.target.operator.name, context.target.source, context.device, probe.name, case.id, context.seed
-    )
+        context.target.operator.name, context.target.source, context.device, probe.name, case.id, context.seed,
+        context.given,
+    )  # fmt: skip
     reason = getattr(context.target.backend, "cannot_run", None)
     if reason is not None:
         return done(Status.SKIPPED, reason=reason)

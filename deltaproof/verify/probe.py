@@ -68,12 +68,14 @@ class Context:
     """What a probe works with: the backend, and inputs and expectations of a case.
 
     Inputs are drawn anew, in new memory, at every call of ``call``; expectations are computed after the backend ran
-    and from inputs that it never saw, so nothing it reads or writes can reach them.
+    and from inputs that it never saw, so nothing it reads or writes can reach them. ``given`` is what the user set in
+    every case.
     """
 
     target: Target
     seed: int
     device: str
+    given: tuple[str, ...] = ()
 
     def unchecked(self) -> Context:
         """Return a context that calls below the public functions, which would look at values in CPU tensors."""
@@ -226,6 +228,10 @@ class Probe(ABC):
     @abstractmethod
     def cases(self, plan: Plan) -> Iterator[Case]:
         """Yield the cases of one form and tier; their ids differ."""
+
+    def still_about(self, case: Case) -> bool:
+        """Return whether a case of which the user set fields is still about what its label says."""
+        return True
 
     @abstractmethod
     def run(self, case: Case, context: Context) -> Iterator[Observation]:

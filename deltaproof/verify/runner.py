@@ -17,6 +17,7 @@ from deltaproof.contracts.errors import ContractError
 from deltaproof.contracts.operator import Operator
 from deltaproof.reports.model import BackendInfo, Check, Status, VerifyReport
 from deltaproof.verify.execute import repeat_command_for
+from deltaproof.verify.given import with_given
 from deltaproof.verify.keeper import Keeper
 from deltaproof.verify.machine import commit, machine, versions
 from deltaproof.verify.probe import Plan, Probe, probes, probes_of
@@ -43,6 +44,7 @@ class Selection:
         tier: "smoke" or "full".
         device: "cpu" or "cuda".
         interpreted: whether the backend's kernels run in Triton's interpreter.
+        given: fields set in every case, as FIELD=VALUE; cases that are then the same are run once.
     """
 
     operator: Operator
@@ -52,6 +54,7 @@ class Selection:
     tier: str = "smoke"
     device: str = "cpu"
     interpreted: bool = False
+    given: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         able = tuple(probes_of(self.operator))
@@ -84,7 +87,11 @@ class Selection:
         seen = set()
         for tier in tiers:
             for case in probe.cases(Plan(self.operator, form, tier, self.device, self.interpreted)):
-                if case.id in seen and len(tiers) == 1:
+                if self.given:
+                    case = with_given(case, self.given)
+                    if not probe.still_about(case):
+                        continue
+                if case.id in seen and len(tiers) == 1 and not self.given:
                     raise AssertionError(f"probe {probe.name} names two cases {case.id!r}")
                 if case.id not in seen and (not self.cases or case.id in self.cases):
                     yield Task(probe.name, case)
@@ -290,6 +297,7 @@ class Runner:
                 probe.name,
                 task.case.id,
                 self.setup.seed,
+                self.setup.given,
             ),
         )
 

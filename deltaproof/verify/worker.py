@@ -29,6 +29,7 @@ class Setup:
         device: "cpu" or "cuda".
         seed: seed of the run.
         threads: torch threads of this process.
+        given: fields set in every case, as FIELD=VALUE.
     """
 
     spec: str
@@ -36,6 +37,7 @@ class Setup:
     device: str
     seed: int
     threads: int
+    given: tuple[str, ...] = ()
 
     @property
     def interpreted(self) -> bool:
@@ -90,7 +92,7 @@ def serve(connection: Connection, setup: Setup) -> None:
             from deltaproof.ops.common.triton_interpreter import switch_on
 
             switch_on()
-        context = Context(Target.load(setup.spec, setup.operator), setup.seed, setup.device)
+        context = Context(Target.load(setup.spec, setup.operator), setup.seed, setup.device, setup.given)
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
         return

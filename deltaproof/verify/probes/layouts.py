@@ -69,6 +69,9 @@ class Layouts(Probe):
                         yield base.but(label=label, K=32, V=64, layout=layout, state_dtype=state_dtype)
                 yield base.but(label="equal", K=64, V=64, layout=layout, slot_padding=24, head_padding=8)
 
+    def still_about(self, case: Case) -> bool:
+        return case.label != WRONG_SHAPE or case.K != case.V
+
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         call: Any = context.call(case)
         name = "pool" if case.is_pool else "initial_state"

@@ -158,6 +158,9 @@ class Strides(Probe):
                     for size in sizes:
                         yield base.but(label=label, dtype=dtype, gate_dtype=dtype, normalize=False, **size)
 
+    def still_about(self, case: Case) -> bool:
+        return case.label != "parameters" or case.gate_in_kernel
+
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         packed: Any = context.call(case)
         views = VIEWS[case.label](arguments(packed))
