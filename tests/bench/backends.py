@@ -96,6 +96,17 @@ class Linear(TorchBackend):
         return super().chunk(call.with_(g=call.g.log()))
 
 
+class Float32(TorchBackend):
+    """A peer that takes gates and strengths in float32 alone."""
+
+    name = "float32"
+    conventions = Conventions(float32_gates=True)
+
+    def chunk(self, call):
+        assert call.g.dtype == call.beta.dtype == torch.float32
+        return super().chunk(call)
+
+
 class NoForm:
     """No backend: it has no form."""
 

@@ -173,7 +173,11 @@ def test_what_a_backend_declares_is_shown_with_its_reason():
 
 
 def test_a_backend_with_linear_gates_gets_them_and_has_no_gradients_to_compare():
-    assert by_backend(bench("prefill", "Linear"))["linear"].status is RowStatus.TIMED
+    report = bench("prefill", "Linear")
+    row = by_backend(report)["linear"]
+    assert row.status is RowStatus.TIMED and row.notes == ["computed beforehand: exp(g)"]
+    (row,) = bench("prefill", "Float32", workloads=(SHORT,), dtype="bfloat16").rows
+    assert row.status is RowStatus.TIMED and row.notes == ["computed beforehand: beta in float32"]
     refused = by_backend(bench("backward", "Linear"))["linear"]
     assert refused.status is RowStatus.UNSUPPORTED and "linear gates" in refused.reason
 
