@@ -6,9 +6,11 @@ import zlib
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-Gates = Literal["ordinary", "zero", "slow", "extreme", "mixed", "all_extreme", "forties", "alternating", "overflow"]
+Gates = Literal[
+    "ordinary", "zero", "slow", "steady", "extreme", "mixed", "all_extreme", "forties", "alternating", "overflow"
+]  # fmt: skip
 Keys = Literal["random", "identical", "correlated", "zero_rows"]
-Betas = Literal["ordinary", "one", "zero", "two"]
+Betas = Literal["ordinary", "one", "zero", "two", "early"]
 
 
 def case_id(case: Any, sizes: list[str], shown: set[str]) -> str:

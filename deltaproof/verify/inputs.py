@@ -96,6 +96,9 @@ class Draw:
             return torch.zeros(shape)
         if case.gates == "slow":
             return ordinary * 0.01
+        if case.gates == "steady":
+            # a chunk of 64 decays by a little more than exp(-10)
+            return torch.full(shape, -0.16)
         if case.gates == "extreme":
             return ordinary * 1e3 - 1e3 * self.uniform(*shape)
         if case.gates == "mixed":
@@ -125,6 +128,9 @@ class Draw:
         shape = (case.batch, case.tokens, case.HV)
         if case.beta_sigmoid:
             return self.normal(*shape) * 2
+        if case.betas == "early":
+            # what the last tokens read and leave is what was written long before
+            return self.uniform(*shape) * (torch.arange(case.tokens) < case.tokens - 128).view(1, -1, 1)
         fixed = {"one": 1.0, "zero": 0.0, "two": 2.0}
         return torch.full(shape, fixed[case.betas]) if case.betas in fixed else self.uniform(*shape)
 

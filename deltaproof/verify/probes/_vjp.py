@@ -99,7 +99,7 @@ def expectations(case: Case, context: Context, cotangents: Cotangents) -> dict[s
 
 
 def judge_gradients(
-    gradients: Gradients, expected: dict[str, Expected], clause: str, hazard: str, chunk_size: int
+    gradients: Gradients, expected: dict[str, Expected], clause: str, hazard: str | None, chunk_size: int
 ) -> Iterator[Observation]:
     """Compare gradients with their expectations; None passes only where the gradient is zero by construction."""
     for name, gradient in gradients.items():

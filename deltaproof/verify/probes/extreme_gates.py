@@ -3,11 +3,14 @@
 What it does
     Calls every form with log gates at -1e4 and at 0 mixed and alternating inside a chunk, all at -1e4, and around -40;
     with raw gates and dt_bias so far out that softplus in fp32 overflows if it is written as log(1 + exp(x)); with zero
-    rows of q and k under normalisation; with beta = 0. Sequence forms are also asked for gradients.
+    rows of q and k under normalisation; with beta = 0. In the full tier also with a state that is written in time and
+    then decays through two chunks, below exp(-20), with nothing new beside it. Sequence forms are also asked for
+    gradients.
 
 What it shows
     exp of a positive difference of cumulated gates, inf - inf, a mask applied by multiplication after the
-    exponential, a division by the norm of a zero row.
+    exponential, a division by the norm of a zero row. A chunked kernel that splits a sequence and drops what has
+    decayed below a threshold, where that is all there is.
 
 How it judges
     Values and gradients are finite and within the bounds of clause N2 of the oracle's. A token's log gate may be
@@ -28,6 +31,7 @@ from deltaproof.verify.probe import Call, Context, Plan, Probe
 from deltaproof.verify.probes import _vjp
 
 ORDER = 31
+FAR = "far-state"
 
 
 class ExtremeGates(Probe):
@@ -59,6 +63,10 @@ class ExtremeGates(Probe):
             yield base.but(gates="alternating")
             yield base.but(gates="overflow", gate_in_kernel=True, dtype="bfloat16", layout="v_first")
             yield base.but(keys="zero_rows", gates="mixed", dtype="float16", B=2)
+            if plan.form in ("chunk", "prefill"):
+                for layout in ("k_first", "v_first"):
+                    far = base.but(label=FAR, T=320, gates="steady", betas="early", layout=layout)
+                    yield far.but(dtype="bfloat16" if layout == "k_first" else "float32")
             if plan.form == "chunk":
                 yield base.but(gates="mixed", chunk_size=16)
                 yield base.but(gates="mixed", seqlens=(33, 0, 64, 5), tail=2)
@@ -83,8 +91,14 @@ class ExtremeGates(Probe):
         expected = _vjp.expectations(case, context, cotangents)
         yield from _vjp.judge_gradients(gradients, expected, "N1", hazard, case.chunk_size)
 
-    def _hazard(self, case: Case) -> str:
+    def still_about(self, case: Case) -> bool:
+        return case.label != FAR or (case.T >= 320 and not case.gate_in_kernel and not case.beta_sigmoid)
+
+    def _hazard(self, case: Case) -> str | None:
         exp, multiply, division = self.hazards
+        if case.label == FAR:
+            # dropped on purpose, by none of these
+            return None
         if case.keys == "zero_rows":
             return division
         return multiply if case.gates in ("mixed", "alternating") else exp

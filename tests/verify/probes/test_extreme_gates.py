@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from unittest import mock
 
 import pytest
@@ -86,6 +87,36 @@ class NoEpsilon(TorchBackend):
         return super().prefill(self.change(call))
 
 
+class Forgetful(TorchBackend):
+    """Splits a sequence into segments of 256 and passes on what the end of one wrote, if the rest decays enough."""
+
+    threshold = -10.0
+
+    def chunk(self, call: SequenceCall) -> Result:
+        outputs, state = [], call.initial_state
+        for start in range(0, call.q.shape[1], 256):
+            part = _tokens(call, slice(start, start + 256)).with_(initial_state=state, output_final_state=True)
+            o, state = super().chunk(part)
+            outputs.append(o)
+            length = part.q.shape[1]
+            decays = [float(part.g.detach()[:, length - 64 * n :].sum(1).max()) for n in range(1, length // 64 + 1)]
+            near = next((n for n, decay in enumerate(decays, 1) if decay < self.threshold), None)
+            if near is not None and start + 256 < call.q.shape[1]:
+                tail = _tokens(part, slice(length - 64 * near, length)).with_(initial_state=None)
+                state = super().chunk(tail)[1].to(part.initial_state.dtype)
+        return torch.cat(outputs, 1), state
+
+
+class Patient(Forgetful):
+    """The same with nothing dropped."""
+
+    threshold = -math.inf
+
+
+def _tokens(call: SequenceCall, which: slice) -> SequenceCall:
+    return call.with_(**{name: getattr(call, name)[:, which] for name in ("q", "k", "v", "g", "beta")})
+
+
 class NaiveSoftplus(TorchBackend):
     """Writes softplus as log(1 + exp(x)); a clamp behind it hides the overflow from the values."""
 
@@ -107,6 +138,27 @@ def test_mixed_gates_put_the_floor_beside_zero_in_one_chunk():
     call = build(with_gates("chunk", "mixed"), seed=0)
     first = call.g[0, :64]
     assert (first == -1e4).any() and (first == 0).any() and (first == -40).any()
+
+
+def far_cases(form: str) -> list[Case]:
+    full = PROBE.cases(Plan(operator("gated_delta_rule"), form, "full", "cpu"))
+    return [case for case in full if case.label == "far-state"]
+
+
+def test_a_state_that_was_dropped_because_it_had_decayed_fails_where_it_was_all_there_was():
+    assert [case.layout for case in far_cases("chunk")] == ["k_first", "v_first"] and not far_cases("decode")
+    for case in far_cases("chunk"):
+        result = check(Forgetful(), case)
+        assert (result.status, result.clause, result.hazard) == (Status.FAIL, "N1", None)
+        assert result.ratio > 10
+        ordinary = check(Forgetful(), case.but(gates="ordinary", betas="ordinary"))
+        assert ordinary.status is Status.PASS, "beside what was written since it cannot be seen"
+
+
+@pytest.mark.parametrize("backend", [TorchBackend(), Patient()])
+def test_a_state_that_is_carried_passes_however_far_it_decays(backend):
+    for case in far_cases("chunk"):
+        assert check(backend, case).status is Status.PASS
 
 
 def test_overflowing_gates_reach_where_exp_overflows():
