@@ -97,8 +97,8 @@ class Draw:
         if case.gates == "slow":
             return ordinary * 0.01
         if case.gates == "steady":
-            # a chunk of 64 decays by a little more than exp(-10)
-            return torch.full(shape, -0.16)
+            # a chunk of 64 decays by a little more than exp(-10); equal gates would all be rounded the same way
+            return -0.16 - 0.02 * self.uniform(*shape)
         if case.gates == "extreme":
             return ordinary * 1e3 - 1e3 * self.uniform(*shape)
         if case.gates == "mixed":
