@@ -8,7 +8,10 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("deltaproof", "torch", "triton", "numpy", "transformers", "fla-core", "flash-qla", "tilelang")
+PACKAGES = (
+    "deltaproof", "torch", "triton", "numpy", "transformers", "fla-core", "flash-qla", "tilelang", "flashinfer-python",
+    "nvidia-cutlass-dsl",
+)  # fmt: skip
 
 
 def machine(device: str) -> dict[str, str]:
