@@ -68,12 +68,12 @@ def test_only_saturated_prefills_stand_beside_published_times(page):
 def test_a_copy_is_shown_only_where_it_was_made_in_several_ways(tmp_path):
     name = "bench-decode-h200.json"
     shutil.copy(RESULTS / name, tmp_path / name)
-    assert "of copy" not in render_performance(tmp_path)["performance.md"]
+    assert "of copy" in render_performance(tmp_path)["performance.md"]
     data = json.loads((tmp_path / name).read_text())
     for workload in data["workloads"]:
-        workload["copy_way"] = "kernel"
+        workload["copy_way"] = None
     (tmp_path / name).write_text(json.dumps(data))
-    assert "of copy" in render_performance(tmp_path)["performance.md"]
+    assert "of copy" not in render_performance(tmp_path)["performance.md"]
 
 
 def test_figures_are_drawn_from_the_kept_runs_and_are_stale_when_these_change(tmp_path):
