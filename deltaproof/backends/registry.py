@@ -66,7 +66,7 @@ def _attribute(spec: str) -> Any:
     else:
         try:
             module = importlib.import_module(place)
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             raise ContractError("backend", "a module that can be imported", f"{place} ({error})") from error
     found: Any = module
     for part in attribute.split("."):

@@ -32,6 +32,12 @@ def with_given(case: Any, words: Sequence[str]) -> Any:
     return replace(case, **changes)
 
 
+def still_legal(case: Any) -> bool:
+    """Return whether a case of which fields were set can be called: states are kept at the ends of chunks alone."""
+    every = getattr(case, "checkpoint_every", None)
+    return not every or every % case.chunk_size == 0
+
+
 def _value(word: str, text: str, default: Any) -> Any:
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):

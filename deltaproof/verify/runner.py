@@ -17,7 +17,7 @@ from deltaproof.contracts.errors import ContractError
 from deltaproof.contracts.operator import Operator
 from deltaproof.reports.model import BackendInfo, Check, Status, VerifyReport
 from deltaproof.verify.execute import repeat_command_for
-from deltaproof.verify.given import with_given
+from deltaproof.verify.given import still_legal, with_given
 from deltaproof.verify.keeper import Keeper
 from deltaproof.verify.machine import commit, machine, versions
 from deltaproof.verify.probe import Plan, Probe, probes, probes_of
@@ -89,7 +89,7 @@ class Selection:
             for case in probe.cases(Plan(self.operator, form, tier, self.device, self.interpreted)):
                 if self.given:
                     case = with_given(case, self.given)
-                    if not probe.still_about(case):
+                    if not (still_legal(case) and probe.still_about(case)):
                         continue
                 if case.id in seen and len(tiers) == 1 and not self.given:
                     raise AssertionError(f"probe {probe.name} names two cases {case.id!r}")

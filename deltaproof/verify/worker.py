@@ -42,7 +42,7 @@ class Setup:
     @property
     def interpreted(self) -> bool:
         """Return whether the backend can only run in Triton's interpreter there: our own kernels on the CPU."""
-        return self.device == "cpu" and self.spec == "triton"
+        return self.device == "cpu" and self.spec in ("triton", "hopper")
 
 
 @dataclass(frozen=True)

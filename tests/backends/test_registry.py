@@ -269,7 +269,7 @@ def own(install, monkeypatch):
 
 def test_on_a_gpu_triton_is_the_first_choice_and_without_one_torch():
     pytest.importorskip("triton")
-    assert OWN == ["triton", "torch"]
+    assert OWN == ["hopper", "triton", "torch"]
     assert registry.preferred(OPERATOR, "cpu") == "torch"
     assert registry.preferred(OPERATOR, "cuda") == "triton" or INTERPRETED
     assert registry.select(OPERATOR, "chunk", call(), None).name == "torch"

@@ -49,6 +49,13 @@ def test_a_case_that_is_no_longer_about_its_label_is_left_out():
     assert all(probe.still_about(case) for probe in probes().values() for case in tasks((), "values"))
 
 
+def test_a_case_that_keeps_states_inside_a_chunk_is_left_out():
+    kept = [case.checkpoint_every for case in tasks((), "slots", form="prefill") if case.checkpoint_every]
+    assert set(kept) == {32, 64}
+    wider = [case for case in tasks(("chunk_size=64",), "slots", form="prefill") if case.checkpoint_every]
+    assert wider and {case.checkpoint_every for case in wider} == {64}
+
+
 @pytest.mark.parametrize(
     ("word", "text"),
     [
@@ -79,7 +86,7 @@ from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
 
 
 class Narrow(TorchBackend):
-    unsupported = {**TorchBackend.unsupported, "other_head_sizes": "128 alone"}
+    unsupported = {**TorchBackend.unsupported, "head_size:64": "128 alone", "head_size:other": "128 alone"}
 
     def chunk(self, call):
         o, state = super().chunk(call)

@@ -16,6 +16,11 @@ from deltaproof.ops.gated_delta_rule import triton_backend as gated_delta_rule
 from deltaproof.ops.kda import triton_backend as kda
 from deltaproof.ops.kda.triton_chunk import hopper_scores_kernel
 
+try:
+    from deltaproof.ops.gated_delta_rule.hopper_backend import HopperBackend
+except ImportError:  # what it is made of came to Gluon with Triton 3.6
+    HopperBackend = None  # type: ignore[assignment, misc]
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SEQUENCE_FORMS = ("chunk", "recurrent")
 
@@ -153,6 +158,8 @@ def _hopper(there: bool) -> Iterator[None]:
 def run(case: Case) -> None:
     """Make the case's calls: forward, and of a form that has gradients forward and backward."""
     backend: Any = BACKENDS[case.operator]
+    if case.hopper and case.operator == "gated_delta_rule" and case.form != "decode":
+        backend = HopperBackend()
     form = getattr(backend, case.form)
     with _hopper(case.hopper):
         with torch.no_grad():
@@ -203,6 +210,12 @@ def _table() -> list[Case]:
         for state in DTYPES:
             cases += [replace(hopper, state=state), replace(hopper, drafts=8, full=False, state=state)]
         cases += [replace(hopper, K=64, V=size, drafts=drafts) for size in (64, 80) for drafts in (3, 8)]
+    if HopperBackend is not None:
+        for size in (64, 128):
+            hopper = Case("chunk", "bf16", size, size, hopper=True)
+            cases += [hopper, replace(hopper, dtype="fp16", full=False, varlen=True, layout="v_first", H=2, HV=8)]
+            hopper = replace(hopper, form="prefill", layout="v_first", state="bf16")
+            cases += [replace(hopper, checkpoints=64), replace(hopper, full=False, varlen=True, write="other")]
     return cases
 
 

@@ -16,11 +16,13 @@ from .record import Launch
 
 def jit_functions(package: ModuleType) -> list[Any]:
     """Return every ``@triton.jit`` function that the package's modules define."""
-    modules = [_imported(found.name) for found in _modules(package)]
+    modules = {found.name: _imported(found.name) for found in _modules(package)}
+    # where one kernel for Hopper cannot be expressed, its folder's host code launches none of them
+    without = {name.rpartition(".")[0] for name, module in modules.items() if module is None}
     return [
         value
-        for module in modules
-        if module is not None
+        for name, module in modules.items()
+        if module is not None and not (_for_hopper(name) and name.rpartition(".")[0] in without)
         for value in vars(module).values()
         if isinstance(value, JITFunction) and value.fn.__module__ == module.__name__
     ]
@@ -30,12 +32,16 @@ def _modules(package: ModuleType) -> Iterable[pkgutil.ModuleInfo]:
     return pkgutil.walk_packages(package.__path__, package.__name__ + ".")
 
 
+def _for_hopper(name: str) -> bool:
+    return name.rpartition(".")[2].startswith(("hopper_", "gluon_"))
+
+
 def _imported(name: str) -> ModuleType | None:
     """Return a module, or None for kernels that an older Triton cannot express: there no host code launches them."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        if name.rpartition(".")[2].startswith("hopper_"):
+        if _for_hopper(name):
             return None
         raise
 

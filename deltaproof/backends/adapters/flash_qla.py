@@ -34,12 +34,14 @@ BACKWARD = "tilelang_fused_chunk_gdr_bwd"
 STITCH = "tilelang_correct_h0"
 """Of its kernels: what computes outputs, what computes gradients, and what joins the parts of a split sequence."""
 
+SIZE = "its kernels' callers assert K == V == 128"
 NOT_COMPUTED = "chunk_gated_delta_rule has no argument for it: its caller computes it beforehand"
 LACKS: Mapping[str, str] = {
     "device:cpu": "its TileLang kernels need a GPU",
     "dtype:float32": "chunk_gated_delta_rule asserts bfloat16 or float16",
     "mixed_dtypes": "chunk_gated_delta_rule asserts that q, k and v have one dtype",
-    "other_head_sizes": "its kernels' callers assert K == V == 128",
+    "head_size:64": SIZE,
+    "head_size:other": SIZE,
     "chunk_size:16": "its chunks have the one size that its kernels are written for",
     "chunk_size:32": "its chunks have the one size that its kernels are written for",
     "chunk_states": "chunk_gated_delta_rule returns no states between chunks",

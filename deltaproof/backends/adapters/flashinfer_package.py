@@ -54,8 +54,10 @@ LACKS: Mapping[str, str] = {
     "backward": "its functions record no gradient",
     "dtype:float32": "its kernels take float16 and bfloat16",
     "mixed_dtypes": "it refuses q, k and v of different dtypes",
-    "chunk/other_head_sizes": "its kernels for Hopper are written for heads of 128",
-    "decode/other_head_sizes": "its decode asserts K and V of at least 128",
+    **dict.fromkeys(
+        ("chunk/head_size:64", "chunk/head_size:other"), "its kernels for Hopper are written for heads of 128"
+    ),
+    **dict.fromkeys(("decode/head_size:64", "decode/head_size:other"), "its decode asserts K and V of at least 128"),
     "chunk_size:16": "its chunks have 64 tokens",
     "chunk_size:32": "its chunks have 64 tokens",
     "chunk_states": "its checkpoints are the states after whole chunks, without the first",

@@ -12,7 +12,8 @@ OPERATOR = Operator(
     gate_per_channel=False,
     oracle="deltaproof.ops.gated_delta_rule.oracle",
     backends={
-        # in order of preference: without a GPU the second
+        # in order of preference: without a GPU the last
+        "hopper": "deltaproof.ops.gated_delta_rule.hopper_backend:HopperBackend",
         "triton": "deltaproof.ops.gated_delta_rule.triton_backend:TritonBackend",
         "torch": "deltaproof.ops.gated_delta_rule.torch_backend:TorchBackend",
     },

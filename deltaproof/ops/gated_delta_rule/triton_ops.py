@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from deltaproof.ops.common.calls import SequenceCall
-from deltaproof.ops.common.triton_chunks import chunk_bound, inverse_dtype, operand_dtype
+from deltaproof.ops.common.triton_chunks import Forward, chunk_bound, inverse_dtype, operand_dtype
 from deltaproof.ops.common.triton_ops import ChunkRule, TritonOperators
 from deltaproof.ops.gated_delta_rule.triton_chunk import Prepared, forward
 from deltaproof.ops.gated_delta_rule.triton_chunk_backward import backward
@@ -18,4 +18,9 @@ def _saved_like(call: SequenceCall) -> Prepared:
     return G, strength, call.v.new_empty(chunk_bound(call), HV, C, C, dtype=inverse_dtype(operand_dtype(call)))
 
 
-OPERATORS = TritonOperators("gated_delta_rule", ChunkRule(forward, ("G", "strength", "inverse"), _saved_like, backward))
+def chunk_rule(forward: Forward) -> ChunkRule:
+    """Return the chunked form with this forward, which keeps what the Triton kernels' backward needs."""
+    return ChunkRule(forward, ("G", "strength", "inverse"), _saved_like, backward)
+
+
+OPERATORS = TritonOperators("gated_delta_rule", chunk_rule(forward))

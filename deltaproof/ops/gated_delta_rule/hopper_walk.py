@@ -1,0 +1,225 @@
+"""The part of the chunked gated delta rule that walks the chunks of a sequence, for Hopper, in Gluon.
+
+A program carries BV value rows of one head's state, transposed, [BV, K] in fp32, from chunk to chunk, and makes the
+outputs on the way: neither states nor errors go to memory. Transposed, every product has a state, errors or outputs on
+its left, [BV, .], and chunks of tokens on its right. An accumulator's registers are then the next product's operand,
+and what is computed never passes through shared memory; what is loaded comes there two chunks ahead at most. With S the
+state before a chunk, in the notation of the operator's README:
+
+    Y^T = (V^T - (S^T K^T) diag(e^G)) T'^T
+    O^T = scale (S^T Q^T) diag(e^G) + Y^T A^T        A = scale M diag(beta)
+    S^T <- e^{G_C} S^T + Y^T diag(beta e^{G_C - G}) K
+
+Shape legend: chunks of 64 tokens; H query/key heads, HV value heads, K, V head sizes, V cut into blocks of BV; N
+sequences, S slots, M checkpoints of a sequence.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
+
+from deltaproof.ops.common.triton_places import sequence_bounds
+
+
+@gluon.jit
+def _copy(x, tile, stride: gl.constexpr, count, WIDTH: gl.constexpr, WARPS: gl.constexpr):
+    """Copy rows of WIDTH elements, ``stride`` apart, into shared memory: ``count`` of 64, and zeros behind.
+
+    A thread's rows lie in registers, so it has one address, and numbers that the compiler knows.
+    """
+    ROWS: gl.constexpr = 256 // WIDTH * WARPS
+    LAYOUT: gl.constexpr = gl.BlockedLayout(
+        [64 // ROWS, 1, 8], [1, 256 // WIDTH, WIDTH // 8], [1, WARPS, 1], [2, 1, 0]
+    )  # [64 / ROWS, ROWS, WIDTH]
+    far = gl.arange(0, 64 // ROWS, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))[:, None][:, :, None] * ROWS
+    near = gl.arange(0, ROWS, gl.SliceLayout(0, gl.SliceLayout(2, LAYOUT)))[None, :][:, :, None]
+    column = gl.arange(0, WIDTH, gl.SliceLayout(0, gl.SliceLayout(0, LAYOUT)))[None, :][None, :, :]
+    place = (x + (near * stride + column)) + far * stride
+    async_copy.async_copy_global_to_shared(tile.reshape([64 // ROWS, ROWS, WIDTH]), place, mask=near < count - far)
+
+
+@gluon.jit
+def _copy_chunk(
+    tiles, stage, q, k, v, factors, inverse, attention, first, chunk, count, there, head, block,
+    H: gl.constexpr, HV: gl.constexpr, K: gl.constexpr, V: gl.constexpr, BV: gl.constexpr, WARPS: gl.constexpr,
+):  # fmt: skip
+    """Ask for a chunk: its ``count`` tokens from ``first`` on and, if it is ``there``, what was prepared for it."""
+    s_q, s_k, s_v, s_i, s_a, s_left, s_kept = tiles
+    LINE: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])  # [64]
+    key = (first * H + head // (HV // H)) * K
+    _copy(k + key, s_k.index(stage), H * K, count, K, WARPS)
+    _copy(q + key, s_q.index(stage), H * K, count, K, WARPS)
+    _copy(v + (first * HV + head) * V + block * BV, s_v.index(stage), HV * V, count, BV, WARPS)
+    row = chunk * HV + head
+    rows = gl.where(there, 64, 0)
+    _copy(inverse + row * 4096, s_i.index(stage), 64, rows, 64, WARPS)
+    _copy(attention + row * 4096, s_a.index(stage), 64, rows, 64, WARPS)
+    at = gl.arange(0, 64, LINE)
+    async_copy.async_copy_global_to_shared(s_left.index(stage), factors + row * 128 + at, mask=at < rows)
+    async_copy.async_copy_global_to_shared(s_kept.index(stage), factors + row * 128 + 64 + at, mask=at < rows)
+    async_copy.commit_group()
+
+
+@gluon.jit
+def _sequence(n, T, cu_seqlens, chunk_offsets, VARLEN: gl.constexpr):
+    """Return a sequence's first token in [B * T], its length and its first chunk; as ``sequence_place``."""
+    if VARLEN:
+        first, length = sequence_bounds(cu_seqlens, n, T)
+        chunk = gl.load(chunk_offsets + n).to(gl.int64)
+        length = gl.minimum(length, (gl.load(chunk_offsets + n + 1).to(gl.int64) - chunk) * 64)
+    else:
+        first = n * T
+        length = T.to(gl.int64)
+        chunk = n * ((T + 63) // 64)
+    return first, length.to(gl.int32), chunk
+
+
+@gluon.jit(do_not_specialize=["T", "slots", "M"])
+def hopper_walk_kernel(
+    q,  # [B, T, H, K] bf16 or fp16, normalised
+    k,  # [B, T, H, K]
+    v,  # [B, T, HV, V]
+    factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}
+    inverse,  # [chunks, HV, 64, 64]: T'
+    attention,  # [chunks, HV, 64, 64]: A
+    o,  # [B, T, HV, V] out
+    source,
+    sink,
+    checkpoint_index,  # [N, M]
+    read_index,
+    write_index,
+    has_initial_state,
+    cu_seqlens,
+    chunk_offsets,
+    scale,
+    T,
+    slots,
+    M,
+    source_slot,
+    source_head,
+    source_k,
+    source_v,
+    sink_slot,
+    sink_head,
+    sink_k,
+    sink_v,
+    H: gl.constexpr,
+    HV: gl.constexpr,
+    K: gl.constexpr,
+    V: gl.constexpr,
+    BV: gl.constexpr,
+    C: gl.constexpr,
+    STAGES: gl.constexpr,
+    VARLEN: gl.constexpr,
+    POOL: gl.constexpr,
+    FRESH: gl.constexpr,
+    READ: gl.constexpr,
+    WRITE: gl.constexpr,
+    EVERY: gl.constexpr,
+):
+    WARPS: gl.constexpr = BV // 16
+    BLOCKS: gl.constexpr = V // BV
+    LOW: gl.constexpr = k.dtype.element_ty
+    STATE: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, K, 16])  # [BV, K]
+    TOKENS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 64, 16])  # [BV, 64]
+    LEFT_K: gl.constexpr = gl.DotOperandLayout(0, STATE, 2)
+    LEFT: gl.constexpr = gl.DotOperandLayout(0, TOKENS, 2)
+    COLUMN: gl.constexpr = gl.SliceLayout(0, TOKENS)
+    SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+    LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    VALUES: gl.constexpr = gl.BlockedLayout([1, 8], [256 // BV, BV // 8], [WARPS, 1], [1, 0])  # [64, BV]
+
+    program = gl.program_id(0).to(gl.int64)
+    block = program % BLOCKS
+    head = (program // BLOCKS) % HV
+    n = program // (BLOCKS * HV)
+    first, length, chunk_0 = _sequence(n, T, cu_seqlens, chunk_offsets, VARLEN)
+    chunks = (length + 63) // 64
+
+    s_q = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
+    s_k = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
+    s_v = gl.allocate_shared_memory(LOW, [STAGES, 64, BV], SHARED)
+    s_i = gl.allocate_shared_memory(LOW, [STAGES, 64, 64], SHARED)
+    s_a = gl.allocate_shared_memory(LOW, [STAGES, 64, 64], SHARED)
+    s_left = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
+    s_kept = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
+    tiles = (s_q, s_k, s_v, s_i, s_a, s_left, s_kept)
+    for c in gl.static_range(STAGES - 1):
+        _copy_chunk(
+            tiles, c, q, k, v, factors, inverse, attention, first + c * 64, chunk_0 + c, length - c * 64, c < chunks,
+            head, block, H, HV, K, V, BV, WARPS,
+        )  # fmt: skip
+
+    v_at = block * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
+    k_at = gl.arange(0, K, gl.SliceLayout(0, STATE)).to(gl.int64)[None, :]
+    live = n >= 0
+    read_slot = n
+    write_slot = n
+    if POOL:
+        read_slot = gl.load(read_index + n).to(gl.int64)
+        write_slot = gl.load(write_index + n).to(gl.int64)
+        live = (read_slot >= 0) & (read_slot < slots)
+    S = gl.zeros([BV, K], gl.float32, STATE)
+    if READ:
+        used = live
+        if FRESH:
+            used = used & (gl.load(has_initial_state + n).to(gl.int32) != 0)
+        if used:
+            at = source + read_slot * source_slot + head * source_head
+            S = gl.load(at + (v_at * source_v + k_at * source_k)).to(gl.float32)
+    zero = gl.zeros([BV, 64], gl.float32, TOKENS)
+
+    for c in range(chunks):
+        stage = c % STAGES
+        start = c * 64
+        async_copy.wait_group(STAGES - 2)
+        fence_async_shared()
+        low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
+        by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
+        by_q = warpgroup_mma(low, s_q.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
+        ahead = c + STAGES - 1
+        _copy_chunk(
+            tiles, ahead % STAGES, q, k, v, factors, inverse, attention, first + ahead * 64, chunk_0 + ahead,
+            length - ahead * 64, ahead < chunks, head, block, H, HV, K, V, BV, WARPS,
+        )  # fmt: skip
+        left = s_left.index(stage).load(COLUMN)[None, :]
+        b_v = s_v.index(stage).permute([1, 0]).load(TOKENS).to(gl.float32)  # [BV, 64]
+        # rows behind the chunk's end have no gate, so the last is the whole chunk's
+        end = gl.load(factors + ((chunk_0 + c) * HV + head) * 128 + 63)
+        S = S * end
+        by_k, low = warpgroup_mma_wait(1, deps=[by_k, low])
+        x = gl.convert_layout((b_v - by_k * left).to(LOW), LEFT, assert_trivial=True)
+        y = warpgroup_mma(x, s_i.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
+        y, by_q, x, low = warpgroup_mma_wait(0, deps=[y, by_q, x, low])
+        kept = s_kept.index(stage).load(COLUMN)[None, :]
+        written = gl.convert_layout((y * kept).to(LOW), LEFT, assert_trivial=True)
+        errors = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)
+        S = warpgroup_mma(written, s_k.index(stage), S, is_async=True)
+        out = warpgroup_mma(errors, s_a.index(stage).permute([1, 0]), by_q * (left * scale), is_async=True)
+        S, written = warpgroup_mma_wait(1, deps=[S, written])
+        out, errors = warpgroup_mma_wait(0, deps=[out, errors])
+        # over the values, which nobody reads any more
+        s_o = s_v.index(stage)
+        s_o.permute([1, 0]).store(gl.where(live, out, 0.0).to(LOW))
+        row = gl.arange(0, 64, gl.SliceLayout(1, VALUES))[:, None]
+        at = row * (HV * V) + gl.arange(0, BV, gl.SliceLayout(0, VALUES))[None, :]
+        place = o + ((first + start) * HV + head) * V + block * BV
+        gl.store(place + at, s_o.load(VALUES).to(o.dtype.element_ty), mask=row < length - start)
+        if EVERY > 0:
+            done = start + 64
+            if (done % EVERY == 0) & (done <= length) & (done // EVERY <= M):
+                slot = gl.load(checkpoint_index + n * M + done // EVERY - 1).to(gl.int64)
+                if live & (slot >= 0) & (slot < slots):
+                    spot = sink + slot * sink_slot + head * sink_head
+                    gl.store(spot + (v_at * sink_v + k_at * sink_k), S.to(sink.dtype.element_ty))
+    async_copy.wait_group(0)
+    if WRITE:
+        kept_slot = live
+        if POOL:
+            kept_slot = kept_slot & (write_slot >= 0) & (write_slot < slots)
+        if kept_slot:
+            spot = sink + write_slot * sink_slot + head * sink_head
+            gl.store(spot + (v_at * sink_v + k_at * sink_k), S.to(sink.dtype.element_ty))

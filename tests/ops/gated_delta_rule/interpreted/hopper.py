@@ -1,0 +1,83 @@
+"""The kernels for Hopper against the oracle, and that nothing depends on what it must not.
+
+``test_triton_interpreted.py`` runs this file: on the CPU in an interpreter of Gluon, on a GPU as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from deltaproof.ops.common.triton_language import INTERPRETED
+from deltaproof.ops.gated_delta_rule.hopper_backend import HopperBackend
+from deltaproof.ops.gated_delta_rule.hopper_tables import Walk
+from deltaproof.ops.registry import operator
+from deltaproof.reports.model import Status
+from deltaproof.verify.case import Case
+from deltaproof.verify.execute import execute
+from deltaproof.verify.probe import Context, probes
+from deltaproof.verify.target import Target
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+CONTEXT = Context(Target(HopperBackend(), operator("gated_delta_rule"), "test", face=False), seed=0, device=DEVICE)
+IN_KERNEL: dict[str, Any] = {"gate_in_kernel": True, "beta_sigmoid": True, "neg_eigval": True}
+POOL: dict[str, Any] = {"B": 2, "slots": 7, "read": (3, 1)}
+
+CASES = {
+    ("values", "chunk"): {
+        "two chunks": {},
+        "heads of 128 and every option": {"K": 128, "V": 128, "layout": "v_first", **IN_KERNEL},
+        "float16": {"dtype": "float16", "layout": "v_first"},
+        "one token": {"T": 1},
+        "a whole chunk": {"T": 64, "B": 2},
+        "many chunks of slow gates": {"T": 400, "HV": 1, "gates": "slow"},
+        "a pack with empty sequences and a tail": {"seqlens": (0, 65, 0, 3, 128), "tail": 5, "gate_in_kernel": True},
+        "heads in groups": {"H": 2, "HV": 6, "K": 128, "V": 128},
+        "neither state": {"initial_state": False, "final_state": False},
+        "a state of two bytes": {"state_dtype": "bfloat16", "layout": "v_first"},
+    },
+    ("values", "prefill"): {
+        "a pool": POOL,
+        "checkpoints": {**POOL, "T": 150, "checkpoint_every": 64, "checkpoints": ((4, 5), (6, -1)), **IN_KERNEL},
+    },
+    ("correlated_keys", "chunk"): {"keys that are almost one": {"keys": "correlated"}},
+    ("extreme_gates", "chunk"): {
+        "gates at -1e4 and at 0": {"gates": "mixed"},
+        "gates that overflow": {"gates": "overflow", "gate_in_kernel": True},
+    },
+    ("gradients", "chunk"): {"gradients, from what the forward kept": {"K": 64, "T": 70, "layout": "v_first"}},
+}
+NAMED = [
+    pytest.param(probe, form, changes, block, id=f"{about}, {block} values a program")
+    for (probe, form), cases in CASES.items()
+    for about, changes in cases.items()
+    for block in (64, 128)
+    if changes.get("V", 64) % block == 0
+]
+
+
+def made(form: str, **changes: Any) -> Case:
+    """Return a case of two chunks, with grouped heads."""
+    return Case(
+        form, **{"B": 1, "T": 75, "H": 1, "HV": 2, "K": 64, "V": 64, "dtype": "bfloat16", "chunk_size": 64} | changes
+    )
+
+
+@pytest.mark.parametrize(("probe", "form", "changes", "block"), NAMED)
+def test_it_agrees_with_the_oracle(probe, form, changes, block, monkeypatch):
+    monkeypatch.setattr("deltaproof.ops.gated_delta_rule.hopper_chunk.walk", lambda V, HV: Walk(block, 2))
+    check = execute(CONTEXT, probes()[probe], made(form, **changes))
+    assert check.status is Status.PASS, f"{check.message} {check.location} {check.reason}"
+    assert check.ratio is not None and check.ratio > 0
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4])
+def test_how_many_chunks_are_loaded_ahead_changes_no_bit(stages, monkeypatch):
+    call = CONTEXT.call(made("chunk", T=200))
+    found = []
+    for ahead in (2, stages):
+        monkeypatch.setattr("deltaproof.ops.gated_delta_rule.hopper_chunk.walk", lambda V, HV, n=ahead: Walk(64, n))
+        found.append(HopperBackend().chunk(call))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
