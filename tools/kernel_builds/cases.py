@@ -214,6 +214,8 @@ def _table() -> list[Case]:
         for size in (64, 128):
             hopper = Case("chunk", "bf16", size, size, hopper=True)
             cases += [hopper, replace(hopper, dtype="fp16", full=False, varlen=True, layout="v_first", H=2, HV=8)]
+            # few heads: sequences are split
+            cases += [replace(hopper, H=2, HV=8), replace(hopper, form="prefill", varlen=True, H=2, HV=8)]
             hopper = replace(hopper, form="prefill", layout="v_first", state="bf16")
             cases += [replace(hopper, checkpoints=64), replace(hopper, full=False, varlen=True, write="other")]
     return cases

@@ -20,15 +20,19 @@ def sequence_bounds(cu_seqlens, n, T):
 
 @triton.jit(do_not_specialize=["N", "T", "bound"])
 def chunk_table_kernel(
-    cu_seqlens, chunk_offsets, chunk_sequence, N, T, bound, C: tl.constexpr, BLOCK: tl.constexpr
+    cu_seqlens, chunk_offsets, chunk_sequence, N, T, bound, C: tl.constexpr, BLOCK: tl.constexpr,
+    LEAST: tl.constexpr = 0,
 ):  # fmt: skip
-    """Write chunk_offsets [N + 1] and the sequence of every chunk [bound]; one program, sequences in order."""
+    """Write chunk_offsets [N + 1] and the sequence of every chunk [bound]; one program, sequences in order.
+
+    A sequence has LEAST chunks at least.
+    """
     total = tl.zeros([], tl.int32)
     at = tl.arange(0, BLOCK)
     tl.store(chunk_offsets, total)
     for n in range(N):
         first, length = sequence_bounds(cu_seqlens, n, T)
-        count = tl.minimum((length + C - 1) // C, bound - total).to(tl.int32)
+        count = tl.minimum(tl.maximum((length + C - 1) // C, LEAST), bound - total).to(tl.int32)
         for start in range(0, count, BLOCK):
             tl.store(chunk_sequence + total + start + at, tl.zeros([BLOCK], tl.int32) + n, mask=start + at < count)
         total += count

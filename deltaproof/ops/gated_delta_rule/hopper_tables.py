@@ -1,23 +1,34 @@
-"""Launch configurations of the chunk kernels for Hopper, from tables: never from timing, T or N (clause I2)."""
+"""Launch configurations of the chunk kernels for Hopper, from tables: never from timing, T or N (clause I2).
+
+How sequences are split is the exception that the clause makes: without ``batch_invariant`` it looks at their number.
+It never looks at lengths, so that tokens that are appended change no bit before them (clause I3).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+BUSY = 96
+"""Programs of the walk from which on nothing is split: an H200 has 132 multiprocessors."""
+SEGMENT = 32
+"""Chunks of a segment."""
+
 
 @dataclass(frozen=True)
-class Walk:
+class WalkTable:
     """How the walk over chunks is launched.
 
     Attributes:
         BV: values a program has; four warps have 64 of them, eight 128.
-        num_stages: chunks in shared memory at once.
+        stages: chunks in shared memory at once.
+        split: chunks of a segment that is walked beside the others; 0: sequences are walked whole.
     """
 
     BV: int
-    num_stages: int
+    stages: int
+    split: int
 
-
-def walk(V: int, HV: int) -> Walk:
-    """Return the configuration for a value size and a number of value heads."""
-    return Walk(64, 2)
+    @classmethod
+    def of(cls, V: int, HV: int, sequences: int) -> WalkTable:
+        """Return the configuration for a value size, a number of value heads and one of sequences."""
+        return cls(64, 2, 0 if sequences * HV * (V // 64) >= BUSY else SEGMENT)

@@ -21,24 +21,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
-from deltaproof.ops.common.triton_places import sequence_bounds
-
-
-@gluon.jit
-def _copy(x, tile, stride: gl.constexpr, count, WIDTH: gl.constexpr, WARPS: gl.constexpr):
-    """Copy rows of WIDTH elements, ``stride`` apart, into shared memory: ``count`` of 64, and zeros behind.
-
-    A thread's rows lie in registers, so it has one address, and numbers that the compiler knows.
-    """
-    ROWS: gl.constexpr = 256 // WIDTH * WARPS
-    LAYOUT: gl.constexpr = gl.BlockedLayout(
-        [64 // ROWS, 1, 8], [1, 256 // WIDTH, WIDTH // 8], [1, WARPS, 1], [2, 1, 0]
-    )  # [64 / ROWS, ROWS, WIDTH]
-    far = gl.arange(0, 64 // ROWS, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))[:, None][:, :, None] * ROWS
-    near = gl.arange(0, ROWS, gl.SliceLayout(0, gl.SliceLayout(2, LAYOUT)))[None, :][:, :, None]
-    column = gl.arange(0, WIDTH, gl.SliceLayout(0, gl.SliceLayout(0, LAYOUT)))[None, :][None, :, :]
-    place = (x + (near * stride + column)) + far * stride
-    async_copy.async_copy_global_to_shared(tile.reshape([64 // ROWS, ROWS, WIDTH]), place, mask=near < count - far)
+from deltaproof.ops.gated_delta_rule.hopper_tiles import copy_line, copy_rows, is_last, segment_place
 
 
 @gluon.jit
@@ -48,36 +31,20 @@ def _copy_chunk(
 ):  # fmt: skip
     """Ask for a chunk: its ``count`` tokens from ``first`` on and, if it is ``there``, what was prepared for it."""
     s_q, s_k, s_v, s_i, s_a, s_left, s_kept = tiles
-    LINE: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])  # [64]
     key = (first * H + head // (HV // H)) * K
-    _copy(k + key, s_k.index(stage), H * K, count, K, WARPS)
-    _copy(q + key, s_q.index(stage), H * K, count, K, WARPS)
-    _copy(v + (first * HV + head) * V + block * BV, s_v.index(stage), HV * V, count, BV, WARPS)
+    copy_rows(k + key, s_k.index(stage), H * K, count, K, WARPS)
+    copy_rows(q + key, s_q.index(stage), H * K, count, K, WARPS)
+    copy_rows(v + (first * HV + head) * V + block * BV, s_v.index(stage), HV * V, count, BV, WARPS)
     row = chunk * HV + head
     rows = gl.where(there, 64, 0)
-    _copy(inverse + row * 4096, s_i.index(stage), 64, rows, 64, WARPS)
-    _copy(attention + row * 4096, s_a.index(stage), 64, rows, 64, WARPS)
-    at = gl.arange(0, 64, LINE)
-    async_copy.async_copy_global_to_shared(s_left.index(stage), factors + row * 128 + at, mask=at < rows)
-    async_copy.async_copy_global_to_shared(s_kept.index(stage), factors + row * 128 + 64 + at, mask=at < rows)
+    copy_rows(inverse + row * 4096, s_i.index(stage), 64, rows, 64, WARPS)
+    copy_rows(attention + row * 4096, s_a.index(stage), 64, rows, 64, WARPS)
+    copy_line(factors + row * 128, s_left.index(stage), rows, WARPS)
+    copy_line(factors + row * 128 + 64, s_kept.index(stage), rows, WARPS)
     async_copy.commit_group()
 
 
-@gluon.jit
-def _sequence(n, T, cu_seqlens, chunk_offsets, VARLEN: gl.constexpr):
-    """Return a sequence's first token in [B * T], its length and its first chunk; as ``sequence_place``."""
-    if VARLEN:
-        first, length = sequence_bounds(cu_seqlens, n, T)
-        chunk = gl.load(chunk_offsets + n).to(gl.int64)
-        length = gl.minimum(length, (gl.load(chunk_offsets + n + 1).to(gl.int64) - chunk) * 64)
-    else:
-        first = n * T
-        length = T.to(gl.int64)
-        chunk = n * ((T + 63) // 64)
-    return first, length.to(gl.int32), chunk
-
-
-@gluon.jit(do_not_specialize=["T", "slots", "M"])
+@gluon.jit(do_not_specialize=["N", "T", "slots", "M"])
 def hopper_walk_kernel(
     q,  # [B, T, H, K] bf16 or fp16, normalised
     k,  # [B, T, H, K]
@@ -86,6 +53,7 @@ def hopper_walk_kernel(
     inverse,  # [chunks, HV, 64, 64]: T'
     attention,  # [chunks, HV, 64, 64]: A
     o,  # [B, T, HV, V] out
+    starts,  # [segments, HV, V, K] fp32, where SPLIT: states before segments, but for each sequence's first
     source,
     sink,
     checkpoint_index,  # [N, M]
@@ -94,8 +62,11 @@ def hopper_walk_kernel(
     has_initial_state,
     cu_seqlens,
     chunk_offsets,
+    segment_offsets,
+    segment_sequence,
     scale,
     T,
+    N,
     slots,
     M,
     source_slot,
@@ -113,6 +84,7 @@ def hopper_walk_kernel(
     BV: gl.constexpr,
     C: gl.constexpr,
     STAGES: gl.constexpr,
+    SPLIT: gl.constexpr,
     VARLEN: gl.constexpr,
     POOL: gl.constexpr,
     FRESH: gl.constexpr,
@@ -135,8 +107,12 @@ def hopper_walk_kernel(
     program = gl.program_id(0).to(gl.int64)
     block = program % BLOCKS
     head = (program // BLOCKS) % HV
-    n = program // (BLOCKS * HV)
-    first, length, chunk_0 = _sequence(n, T, cu_seqlens, chunk_offsets, VARLEN)
+    segment = program // (BLOCKS * HV)
+    n, index, first, length, before, chunk_0 = segment_place(
+        segment, T, N, cu_seqlens, chunk_offsets, segment_offsets, segment_sequence, SPLIT, VARLEN
+    )
+    if n < 0:
+        return
     chunks = (length + 63) // 64
 
     s_q = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
@@ -155,21 +131,29 @@ def hopper_walk_kernel(
 
     v_at = block * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
     k_at = gl.arange(0, K, gl.SliceLayout(0, STATE)).to(gl.int64)[None, :]
-    live = n >= 0
+    row = gl.arange(0, 64, gl.SliceLayout(1, VALUES))[:, None]
+    inner = row * (HV * V) + gl.arange(0, BV, gl.SliceLayout(0, VALUES))[None, :]
     read_slot = n
-    write_slot = n
     if POOL:
         read_slot = gl.load(read_index + n).to(gl.int64)
-        write_slot = gl.load(write_index + n).to(gl.int64)
-        live = (read_slot >= 0) & (read_slot < slots)
+        if (read_slot < 0) | (read_slot >= slots):
+            async_copy.wait_group(0)
+            for skipped in range(chunks):
+                spot = o + ((first + skipped * 64) * HV + head) * V + block * BV
+                none = gl.zeros([64, BV], gl.float32, VALUES).to(o.dtype.element_ty)
+                gl.store(spot + inner, none, mask=row < length - skipped * 64)
+            return
     S = gl.zeros([BV, K], gl.float32, STATE)
     if READ:
-        used = live
+        used = index == 0
         if FRESH:
             used = used & (gl.load(has_initial_state + n).to(gl.int32) != 0)
         if used:
             at = source + read_slot * source_slot + head * source_head
             S = gl.load(at + (v_at * source_v + k_at * source_k)).to(gl.float32)
+    if SPLIT > 0:  # noqa: SIM102 (a branch of its own is dropped where it is constant)
+        if index > 0:
+            S = gl.load(starts + (segment * HV + head) * V * K + (v_at * K + k_at))
     zero = gl.zeros([BV, 64], gl.float32, TOKENS)
 
     for c in range(chunks):
@@ -186,12 +170,12 @@ def hopper_walk_kernel(
             length - ahead * 64, ahead < chunks, head, block, H, HV, K, V, BV, WARPS,
         )  # fmt: skip
         left = s_left.index(stage).load(COLUMN)[None, :]
-        b_v = s_v.index(stage).permute([1, 0]).load(TOKENS).to(gl.float32)  # [BV, 64]
+        b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
         # rows behind the chunk's end have no gate, so the last is the whole chunk's
         end = gl.load(factors + ((chunk_0 + c) * HV + head) * 128 + 63)
         S = S * end
         by_k, low = warpgroup_mma_wait(1, deps=[by_k, low])
-        x = gl.convert_layout((b_v - by_k * left).to(LOW), LEFT, assert_trivial=True)
+        x = gl.convert_layout((b_v.to(gl.float32) - by_k * left).to(LOW), LEFT, assert_trivial=True)
         y = warpgroup_mma(x, s_i.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         y, by_q, x, low = warpgroup_mma_wait(0, deps=[y, by_q, x, low])
         kept = s_kept.index(stage).load(COLUMN)[None, :]
@@ -203,22 +187,22 @@ def hopper_walk_kernel(
         out, errors = warpgroup_mma_wait(0, deps=[out, errors])
         # over the values, which nobody reads any more
         s_o = s_v.index(stage)
-        s_o.permute([1, 0]).store(gl.where(live, out, 0.0).to(LOW))
-        row = gl.arange(0, 64, gl.SliceLayout(1, VALUES))[:, None]
-        at = row * (HV * V) + gl.arange(0, BV, gl.SliceLayout(0, VALUES))[None, :]
+        s_o.permute([1, 0]).store(out.to(LOW))
         place = o + ((first + start) * HV + head) * V + block * BV
-        gl.store(place + at, s_o.load(VALUES).to(o.dtype.element_ty), mask=row < length - start)
+        gl.store(place + inner, s_o.load(VALUES).to(o.dtype.element_ty), mask=row < length - start)
         if EVERY > 0:
-            done = start + 64
-            if (done % EVERY == 0) & (done <= length) & (done // EVERY <= M):
+            done = before + start + 64
+            if (done % EVERY == 0) & (start + 64 <= length) & (done // EVERY <= M):
                 slot = gl.load(checkpoint_index + n * M + done // EVERY - 1).to(gl.int64)
-                if live & (slot >= 0) & (slot < slots):
+                if (slot >= 0) & (slot < slots):
                     spot = sink + slot * sink_slot + head * sink_head
                     gl.store(spot + (v_at * sink_v + k_at * sink_k), S.to(sink.dtype.element_ty))
     async_copy.wait_group(0)
     if WRITE:
-        kept_slot = live
+        kept_slot = is_last(segment, n, index, T, segment_offsets, SPLIT, VARLEN)
+        write_slot = n
         if POOL:
+            write_slot = gl.load(write_index + n).to(gl.int64)
             kept_slot = kept_slot & (write_slot >= 0) & (write_slot < slots)
         if kept_slot:
             spot = sink + write_slot * sink_slot + head * sink_head

@@ -12,7 +12,7 @@ import torch
 
 from deltaproof.ops.common.triton_language import INTERPRETED
 from deltaproof.ops.gated_delta_rule.hopper_backend import HopperBackend
-from deltaproof.ops.gated_delta_rule.hopper_tables import Walk
+from deltaproof.ops.gated_delta_rule.hopper_tables import WalkTable
 from deltaproof.ops.registry import operator
 from deltaproof.reports.model import Status
 from deltaproof.verify.case import Case
@@ -50,10 +50,11 @@ CASES = {
     ("gradients", "chunk"): {"gradients, from what the forward kept": {"K": 64, "T": 70, "layout": "v_first"}},
 }
 NAMED = [
-    pytest.param(probe, form, changes, block, id=f"{about}, {block} values a program")
+    pytest.param(probe, form, changes, block, split, id=f"{about}, blocks of {block}{', split' if split else ''}")
     for (probe, form), cases in CASES.items()
     for about, changes in cases.items()
     for block in (64, 128)
+    for split in (0, 1)
     if changes.get("V", 64) % block == 0
 ]
 
@@ -65,19 +66,51 @@ def made(form: str, **changes: Any) -> Case:
     )
 
 
-@pytest.mark.parametrize(("probe", "form", "changes", "block"), NAMED)
-def test_it_agrees_with_the_oracle(probe, form, changes, block, monkeypatch):
-    monkeypatch.setattr("deltaproof.ops.gated_delta_rule.hopper_chunk.walk", lambda V, HV: Walk(block, 2))
+def launched(monkeypatch: pytest.MonkeyPatch, table: WalkTable) -> None:
+    """Have the walk launched like this."""
+    monkeypatch.setattr(WalkTable, "of", classmethod(lambda cls, *_: table))
+
+
+@pytest.mark.parametrize(("probe", "form", "changes", "block", "split"), NAMED)
+def test_it_agrees_with_the_oracle(probe, form, changes, block, split, monkeypatch):
+    launched(monkeypatch, WalkTable(block, 2, split))
     check = execute(CONTEXT, probes()[probe], made(form, **changes))
     assert check.status is Status.PASS, f"{check.message} {check.location} {check.reason}"
     assert check.ratio is not None and check.ratio > 0
 
 
+@pytest.mark.parametrize("split", [0, 1, 2])
 @pytest.mark.parametrize("stages", [2, 3, 4])
-def test_how_many_chunks_are_loaded_ahead_changes_no_bit(stages, monkeypatch):
+def test_how_many_chunks_are_loaded_ahead_changes_no_bit(stages, split, monkeypatch):
     call = CONTEXT.call(made("chunk", T=200))
     found = []
     for ahead in (2, stages):
-        monkeypatch.setattr("deltaproof.ops.gated_delta_rule.hopper_chunk.walk", lambda V, HV, n=ahead: Walk(64, n))
+        launched(monkeypatch, WalkTable(64, ahead, split))
+        found.append(HopperBackend().chunk(call))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_the_split_depends_on_the_number_of_sequences_and_not_on_their_lengths():
+    assert WalkTable.of(128, 8, 1).split == WalkTable.of(128, 8, 5).split == 32
+    assert WalkTable.of(128, 8, 6).split == WalkTable.of(128, 64, 1).split == 0
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_tokens_that_are_appended_change_no_bit_before_them(split, monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2, split))
+    call = CONTEXT.call(made("chunk", T=330))
+    whole, _ = HopperBackend().chunk(call)
+    for T in (1, 64, 65, 128, 200, 256):
+        shorter = {name: getattr(call, name)[:, :T] for name in ("q", "k", "v", "g", "beta")}
+        o, _ = HopperBackend().chunk(call.with_(**shorter))
+        assert torch.equal(o, whole[:, :T]), T
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_a_first_segment_leaves_its_state_to_the_bit(split, monkeypatch):
+    call = CONTEXT.call(made("chunk", T=64 * split + 20))
+    found = []
+    for how in (0, split):
+        launched(monkeypatch, WalkTable(64, 2, how))
         found.append(HopperBackend().chunk(call))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -1,0 +1,155 @@
+"""What the segments of a sequence do to a state, for Hopper, in Gluon: all segments at once, before any is walked.
+
+A segment makes of the state S before it A S + b. A program walks one segment's chunks with BV rows of a state,
+transposed, as ``hopper_walk_kernel`` does, and makes no outputs: rows of b^T from a state of zeros, or rows of A^T from
+those of the identity, with values of zero. A sequence's first segment starts from the state that it is given, so its b
+is the state behind it, to the bit. ``stitch_kernel`` then makes every segment's state of them. Shape legend: chunks of
+64 tokens; H query/key heads, HV value heads, K, V head sizes, V cut into blocks of BV; S slots.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
+
+from deltaproof.ops.gated_delta_rule.hopper_tiles import copy_line, copy_rows, is_last, segment_place
+
+
+@gluon.jit
+def _copy_chunk(
+    tiles, stage, k, v, factors, inverse, first, chunk, count, values, there, head, block,
+    H: gl.constexpr, HV: gl.constexpr, K: gl.constexpr, V: gl.constexpr, BV: gl.constexpr, WARPS: gl.constexpr,
+):  # fmt: skip
+    """Ask for a chunk: its ``count`` tokens from ``first`` on, ``values`` of them with values."""
+    s_k, s_v, s_i, s_left, s_kept = tiles
+    copy_rows(k + (first * H + head // (HV // H)) * K, s_k.index(stage), H * K, count, K, WARPS)
+    copy_rows(v + (first * HV + head) * V + block * BV, s_v.index(stage), HV * V, values, BV, WARPS)
+    row = chunk * HV + head
+    rows = gl.where(there, 64, 0)
+    copy_rows(inverse + row * 4096, s_i.index(stage), 64, rows, 64, WARPS)
+    copy_line(factors + row * 128, s_left.index(stage), rows, WARPS)
+    copy_line(factors + row * 128 + 64, s_kept.index(stage), rows, WARPS)
+    async_copy.commit_group()
+
+
+@gluon.jit(do_not_specialize=["N", "T", "slots"])
+def hopper_ends_kernel(
+    k,  # [B, T, H, K] bf16 or fp16, normalised
+    v,  # [B, T, HV, V]
+    factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}
+    inverse,  # [chunks, HV, 64, 64]: T'
+    starts,  # [segments, HV, V, K] out, fp32: of the segment behind each its b^T
+    transitions,  # [segments, HV, K, K] out, fp32: A^T of segments that are neither first nor last
+    source,
+    read_index,
+    has_initial_state,
+    cu_seqlens,
+    chunk_offsets,
+    segment_offsets,
+    segment_sequence,
+    T,
+    N,
+    slots,
+    source_slot,
+    source_head,
+    source_k,
+    source_v,
+    H: gl.constexpr,
+    HV: gl.constexpr,
+    K: gl.constexpr,
+    V: gl.constexpr,
+    BV: gl.constexpr,
+    C: gl.constexpr,
+    STAGES: gl.constexpr,
+    SPLIT: gl.constexpr,
+    VARLEN: gl.constexpr,
+    POOL: gl.constexpr,
+    FRESH: gl.constexpr,
+    READ: gl.constexpr,
+):
+    WARPS: gl.constexpr = BV // 16
+    BLOCKS: gl.constexpr = (V + K) // BV
+    LOW: gl.constexpr = k.dtype.element_ty
+    STATE: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, K, 16])  # [BV, K]
+    TOKENS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 64, 16])  # [BV, 64]
+    LEFT_K: gl.constexpr = gl.DotOperandLayout(0, STATE, 2)
+    LEFT: gl.constexpr = gl.DotOperandLayout(0, TOKENS, 2)
+    COLUMN: gl.constexpr = gl.SliceLayout(0, TOKENS)
+    SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+    LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+
+    program = gl.program_id(0).to(gl.int64)
+    head = (program // BLOCKS) % HV
+    segment = program // (BLOCKS * HV)
+    n, index, first, length, before, chunk_0 = segment_place(
+        segment, T, N, cu_seqlens, chunk_offsets, segment_offsets, segment_sequence, SPLIT, VARLEN
+    )
+    of_b = program % BLOCKS < V // BV
+    if (n < 0) | ((index == 0) & (not of_b)):
+        return
+    if is_last(segment, n, index, T, segment_offsets, SPLIT, VARLEN):
+        return
+    block = gl.where(of_b, program % BLOCKS, program % BLOCKS - V // BV)
+
+    s_k = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
+    s_v = gl.allocate_shared_memory(LOW, [STAGES, 64, BV], SHARED)
+    s_i = gl.allocate_shared_memory(LOW, [STAGES, 64, 64], SHARED)
+    s_left = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
+    s_kept = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
+    tiles = (s_k, s_v, s_i, s_left, s_kept)
+    # every segment but a sequence's last has all of its chunks, and they are whole
+    values = gl.where(of_b, 64, 0)
+    for c in gl.static_range(STAGES - 1):
+        _copy_chunk(
+            tiles, c, k, v, factors, inverse, first + c * 64, chunk_0 + c, gl.where(c < SPLIT, 64, 0),
+            gl.where(c < SPLIT, values, 0), c < SPLIT, head, block, H, HV, K, V, BV, WARPS,
+        )  # fmt: skip
+
+    v_at = block * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
+    k_at = gl.arange(0, K, gl.SliceLayout(0, STATE)).to(gl.int64)[None, :]
+    S = gl.zeros([BV, K], gl.float32, STATE)
+    if not of_b:
+        S = gl.where(v_at == k_at, 1.0, S)
+    if READ:
+        read_slot = n
+        used = index == 0
+        if POOL:
+            read_slot = gl.load(read_index + n).to(gl.int64)
+            used = used & (read_slot >= 0) & (read_slot < slots)
+        if FRESH:
+            used = used & (gl.load(has_initial_state + n).to(gl.int32) != 0)
+        if used:
+            at = source + read_slot * source_slot + head * source_head
+            S = gl.load(at + (v_at * source_v + k_at * source_k)).to(gl.float32)
+    zero = gl.zeros([BV, 64], gl.float32, TOKENS)
+
+    for c in range(SPLIT):
+        stage = c % STAGES
+        async_copy.wait_group(STAGES - 2)
+        fence_async_shared()
+        low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
+        by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
+        ahead = c + STAGES - 1
+        there = ahead < SPLIT
+        _copy_chunk(
+            tiles, ahead % STAGES, k, v, factors, inverse, first + ahead * 64, chunk_0 + ahead,
+            gl.where(there, 64, 0), gl.where(there, values, 0), there, head, block, H, HV, K, V, BV, WARPS,
+        )  # fmt: skip
+        left = s_left.index(stage).load(COLUMN)[None, :]
+        b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
+        S = S * gl.load(factors + ((chunk_0 + c) * HV + head) * 128 + 63)
+        by_k, low = warpgroup_mma_wait(0, deps=[by_k, low])
+        x = gl.convert_layout((b_v.to(gl.float32) - by_k * left).to(LOW), LEFT, assert_trivial=True)
+        y = warpgroup_mma(x, s_i.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
+        y, x = warpgroup_mma_wait(0, deps=[y, x])
+        kept = s_kept.index(stage).load(COLUMN)[None, :]
+        written = gl.convert_layout((y * kept).to(LOW), LEFT, assert_trivial=True)
+        S = warpgroup_mma(written, s_k.index(stage), S, is_async=True)
+        S, written = warpgroup_mma_wait(0, deps=[S, written])
+    async_copy.wait_group(0)
+    if of_b:
+        gl.store(starts + ((segment + 1) * HV + head) * V * K + (v_at * K + k_at), S)
+    else:
+        gl.store(transitions + (segment * HV + head) * K * K + (v_at * K + k_at), S)
