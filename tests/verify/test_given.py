@@ -46,6 +46,8 @@ def test_a_case_that_is_no_longer_about_its_label_is_left_out():
     assert any(case.label == "wrong-shape" for case in tasks(("K=128", "V=64"), "layouts"))
     assert any(case.label == "parameters" for case in tasks((), "strides"))
     assert not any(case.label == "parameters" for case in tasks(SET, "strides"))
+    assert any(case.label == "reflections" for case in tasks(("K=64",), "correlated_keys"))
+    assert not any(case.label == "reflections" for case in tasks(SET, "correlated_keys"))
     assert all(probe.still_about(case) for probe in probes().values() for case in tasks((), "values"))
 
 

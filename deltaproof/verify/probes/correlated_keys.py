@@ -59,6 +59,10 @@ class CorrelatedKeys(Probe):
                 yield base.but(label="long", T=400)
                 yield base.but(label="long", T=400, betas="two", keys="correlated", chunk_size=32)
 
+    def still_about(self, case: Case) -> bool:
+        # a key rounded to fewer bits may be longer than 1, and then exact arithmetic diverges too
+        return case.label != "reflections" or case.dtype == "float32"
+
     def run(self, case: Case, context: Context) -> Iterator[Observation]:
         call: Call = context.call(case)
         outputs = context.run(case, call)
