@@ -28,6 +28,17 @@ from triton.runtime.jit import JITFunction
 DTYPES = ("float32", "float64", "bfloat16", "float16", "int32", "int64", "int16", "int8")
 
 
+class Values(torch.Tensor):
+    """A tensor whose ``to`` can take the bits as they are, as Triton's can."""
+
+    def to(self, *given: Any, bitcast: bool = False, **more: Any) -> Any:
+        return self.view(*given) if bitcast else super().to(*given, **more)
+
+
+def _values(x: Any) -> Any:
+    return x.as_subclass(Values) if isinstance(x, torch.Tensor) else x
+
+
 class Pointer:
     """Elements of a tensor: its memory, and the place of each from its start."""
 
@@ -90,7 +101,7 @@ class Shared:
         return self.tile.dtype
 
     def load(self, layout: Any) -> torch.Tensor:
-        return self.tile.clone()
+        return _values(self.tile.clone())
 
     def store(self, value: torch.Tensor) -> None:
         assert value.dtype == self.tile.dtype, (value.dtype, self.tile.dtype)
@@ -145,7 +156,7 @@ class Machine:
             left, right = (x.tile if isinstance(x, Shared) else x for x in (a, b))
             assert left.dtype == right.dtype and acc.shape == (left.shape[0], right.shape[1])
             found = left.float() @ right.float()
-            return found + acc if use_acc else found
+            return _values(found + acc if use_acc else found)
 
         if not is_async:
             return compute()
@@ -163,8 +174,20 @@ class Machine:
         return found[0] if len(found) == 1 else tuple(found)
 
 
+def _flushed(x: torch.Tensor) -> torch.Tensor:
+    """Return x with 0 for what is no normal number."""
+    return torch.where(x.abs() < torch.finfo(torch.float32).tiny, 0.0 * x.sign(), x)
+
+
+ASSEMBLY: dict[str, Callable[..., torch.Tensor]] = {
+    "ex2.approx.ftz.f32 $0, $1;": lambda x: _flushed(torch.exp2(_flushed(x))),
+    "rcp.approx.ftz.f32 $0, $1;": lambda x: _flushed(1 / _flushed(x)),
+}
+"""What instructions that kernels name themselves compute."""
+
+
 def _load(pointer: Pointer, mask: Any = None, other: Any = 0, **more: Any) -> torch.Tensor:
-    return pointer.read(*pointer.places(mask), other)
+    return _values(pointer.read(*pointer.places(mask), other))
 
 
 def _store(pointer: Pointer, value: Any, mask: Any = None) -> None:
@@ -207,9 +230,10 @@ def _language(machine: Machine) -> Any:
         constexpr=lambda x: x,
         program_id=lambda axis: torch.tensor(machine.program, dtype=torch.int32),
         num_programs=lambda axis: torch.tensor(machine.programs, dtype=torch.int32),
-        arange=lambda start, end, layout=None: torch.arange(start, end, dtype=torch.int32),
-        zeros=lambda shape, dtype, layout=None: torch.zeros(shape, dtype=dtype),
-        full=lambda shape, value, dtype, layout=None: torch.full(shape, value, dtype=dtype),
+        arange=lambda start, end, layout=None: _values(torch.arange(start, end, dtype=torch.int32)),
+        zeros=lambda shape, dtype, layout=None: _values(torch.zeros(shape, dtype=dtype)),
+        full=lambda shape, value, dtype, layout=None: _values(torch.full(shape, value, dtype=dtype)),
+        inline_asm_elementwise=lambda text, constraints, arguments, **more: ASSEMBLY[text](*arguments),
         load=_load,
         store=_store,
         where=_where,

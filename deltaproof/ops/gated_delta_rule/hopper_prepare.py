@@ -17,10 +17,25 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from deltaproof.ops.common.triton_inputs import log_gate, write_strength
 from deltaproof.ops.common.triton_places import chunk_place
 
+LOG2E = gl.constexpr(1.4426950408889634)
+
 
 @gluon.jit
 def _plus(a, b):
     return a + b
+
+
+@gluon.jit
+def _exp2(x):
+    """Return 2 ** x, 0 where that is no normal number, in one instruction."""
+    return gl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=gl.float32, is_pure=True, pack=1)
+
+
+@gluon.jit
+def _cut(x):
+    """Return fp32 x without its last 16 bits, as fp32 and as bf16."""
+    bits = x.to(gl.int32, bitcast=True) & -65536
+    return bits.to(gl.float32, bitcast=True), (bits >> 16).to(gl.int16).to(gl.bfloat16, bitcast=True)
 
 
 @gluon.jit
@@ -38,8 +53,10 @@ def _product(a, b, SIZE: gl.constexpr, WARPS: gl.constexpr):
     A: gl.constexpr = gl.DotOperandLayout(0, C, 2)
     B: gl.constexpr = gl.DotOperandLayout(1, C, 2)
     x, y = a.load(A), b.load(B)
-    x_1, y_1 = x.to(gl.bfloat16), y.to(gl.bfloat16)
-    x_2, y_2 = (x - x_1.to(gl.float32)).to(gl.bfloat16), (y - y_1.to(gl.float32)).to(gl.bfloat16)
+    x_wide, x_1 = _cut(x)
+    y_wide, y_1 = _cut(y)
+    _, x_2 = _cut(x - x_wide)
+    _, y_2 = _cut(y - y_wide)
     found = mma_v2(x_2, y_1, gl.zeros([SIZE, SIZE], gl.float32, C))
     found = mma_v2(x_1, y_2, found)
     return mma_v2(x_1, y_1, found)
@@ -141,27 +158,30 @@ def hopper_prepare_kernel(
         gl.store(strength + place, b_b, mask=token < count)
         row = chunk * HV + head
         end = gl.min(b_G, 0)
-        gl.store(factors + row * 128 + token, gl.exp(b_G))
-        gl.store(factors + row * 128 + 64 + token, b_b * gl.exp(end - b_G))
+        b_G = b_G * LOG2E
+        gl.store(factors + row * 128 + token, _exp2(b_G))
+        gl.store(factors + row * 128 + 64 + token, b_b * _exp2(end * LOG2E - b_G))
         s_G.store(b_G)
         s_b.store(b_b)
         # masked before the exponential: above the diagonal the difference is positive and may overflow
         decay = s_G.load(ROW)[:, None] - s_G.load(COLUMN)[None, :]
-        decay = gl.exp(gl.where(r >= c, decay, 0.0)) * s_b.load(COLUMN)[None, :]
+        decay = _exp2(gl.where(r >= c, decay, 0.0)) * s_b.load(COLUMN)[None, :]
         scores = gl.where(r >= c, qk * decay * scale, 0.0).to(LOW)
         gl.store(attention + row * 4096 + (r * 64 + c), scores)
         a = gl.where(r > c, kk * decay, 0.0)
         s_a.store(a)
         s_x.store(none)
+        # columns of the diagonal blocks, so that a thread finds one in a row
         for i in gl.static_range(4):
-            s_block.slice(i, 1, 0).store(_tile(s_a, i * 16, i * 16, 16).load(gl.SliceLayout(0, TILE))[None, :, :])
+            tile = _tile(s_a, i * 16, i * 16, 16).permute([1, 0]).load(gl.SliceLayout(0, TILE))
+            s_block.slice(i, 1, 0).store(tile[None, :, :])
         at = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(2, BLOCKS)))[None, :][:, :, None]  # the row
         column = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(0, BLOCKS)))[None, :][None, :, :]
         x = gl.where(at == column, 1.0, 0.0) + gl.zeros([4, 16, 16], gl.float32, BLOCKS)
-        for i in gl.static_range(1, 16):
-            known = s_block.slice(i, 1, 1).permute([0, 2, 1]).load(BLOCKS)  # [4, 16, 1]
-            found = gl.sum(known * x, 1)  # [4, 16]
-            x = gl.where(at == i, x - found[:, None, :], x)
+        for i in gl.static_range(15):
+            # row i is finished; x + -0.0 is x to the bit, so the compiler makes no sum of this one
+            done = gl.sum(gl.where(at == i, x, -0.0), 1)[:, None, :]  # [4, 1, 16]
+            x = x - s_block.slice(i, 1, 1).permute([0, 2, 1]).load(BLOCKS) * done
         s_block.store(x)
         for i in gl.static_range(4):
             tile = s_block.slice(i, 1, 0).load(TILE).reshape([16, 16])
