@@ -1,10 +1,10 @@
 """What the chunked gated delta rule needs without a state, for Hopper, in Gluon: a program a chunk and query/key head.
 
-Products of keys with keys and of queries with keys are the same for all value heads of a query/key head, and are made
-once. Each value head then has its gates, the decayed scores, and the inverse T' of its unit lower-triangular matrix:
-the diagonal blocks of 16 by forward substitution in fp32, a column a thread; the others by products of finished blocks,
-of operands in two bf16 pieces (16 bits). Only the finished inverse is rounded. Shape legend: chunks of 64 tokens; H
-query/key heads, HV value heads, K key size; G cumulative log gates of a chunk.
+Queries and keys are loaded once for all value heads of a query/key head. Each of these has its gates, the decayed
+scores, and the inverse T' of its unit lower-triangular matrix: the diagonal blocks of 16 by forward substitution in
+fp32, a column a thread; the others by products of finished blocks, of operands in two bf16 pieces (16 bits). Only the
+finished inverse is rounded. Shape legend: chunks of 64 tokens; H query/key heads, HV value heads, K key size; G
+cumulative log gates of a chunk.
 """
 
 from __future__ import annotations
@@ -69,12 +69,13 @@ def _tile(x, ROW: gl.constexpr, COLUMN: gl.constexpr, SIZE: gl.constexpr):
 
 
 @gluon.jit
-def _merge(a, x, y, START: gl.constexpr, SIZE: gl.constexpr, WARPS: gl.constexpr):
-    """Fill the inverse x left of its block of SIZE at START + SIZE, from finished blocks and the matrix a."""
+def _merge(x, y, START: gl.constexpr, SIZE: gl.constexpr, WARPS: gl.constexpr):
+    """Put the inverse's block left of that of SIZE at START + SIZE, which is finished, in the place of the matrix's."""
     y = _tile(y, 0, 0, SIZE)
-    y.store(_product(_tile(a, START + SIZE, START, SIZE), _tile(x, START, START, SIZE), SIZE, WARPS))
+    left = _tile(x, START + SIZE, START, SIZE)
+    y.store(_product(left, _tile(x, START, START, SIZE), SIZE, WARPS))
     found = _product(_tile(x, START + SIZE, START + SIZE, SIZE), y, SIZE, WARPS)
-    _tile(x, START + SIZE, START, SIZE).store(-found)
+    left.store(-found)
 
 
 @gluon.jit(do_not_specialize=["N", "T"])
@@ -133,8 +134,9 @@ def hopper_prepare_kernel(
     _copy(k + (first * H + group) * K, s_k, H * K, count, K, KEYS)
     _copy(q + (first * H + group) * K, s_q, H * K, count, K, KEYS)
     async_copy.commit_group()
-    s_a = gl.allocate_shared_memory(gl.float32, [64, 64], FLAT)
+    # a value head's matrix, block by block replaced by its inverse
     s_x = gl.allocate_shared_memory(gl.float32, [64, 64], FLAT)
+    s_low = gl.allocate_shared_memory(LOW, [64, 64], SHARED)
     s_y = gl.allocate_shared_memory(gl.float32, [32, 32], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
     s_block = gl.allocate_shared_memory(gl.float32, [4, 16, 16], gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0]))
     s_G = gl.allocate_shared_memory(gl.float32, [64], LINE)
@@ -142,13 +144,14 @@ def hopper_prepare_kernel(
     token = gl.arange(0, 64, TOKENS)
     r = gl.arange(0, 64, ROW)[:, None]
     c = gl.arange(0, 64, COLUMN)[None, :]
+    square = gl.arange(0, 64, gl.SliceLayout(1, SQUARE))[:, None] * 64
+    square += gl.arange(0, 64, gl.SliceLayout(0, SQUARE))[None, :]
     none = gl.zeros([64, 64], gl.float32, SCORES)
     async_copy.wait_group(0)
     fence_async_shared()
-    kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
-    qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
-    kk, qk = warpgroup_mma_wait(0, deps=[kk, qk])
     for j in range(HV // H):
+        # made again for each value head: held, they would cost 64 registers
+        qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
         head = group * (HV // H) + j
         place = (first + token) * HV + head
         x = log_gate(g, A_log, dt_bias, place, token < count, head, GATE, DT_BIAS)
@@ -166,14 +169,15 @@ def hopper_prepare_kernel(
         # masked before the exponential: above the diagonal the difference is positive and may overflow
         decay = s_G.load(ROW)[:, None] - s_G.load(COLUMN)[None, :]
         decay = _exp2(gl.where(r >= c, decay, 0.0)) * s_b.load(COLUMN)[None, :]
+        qk = warpgroup_mma_wait(0, deps=[qk])
         scores = gl.where(r >= c, qk * decay * scale, 0.0).to(LOW)
-        gl.store(attention + row * 4096 + (r * 64 + c), scores)
-        a = gl.where(r > c, kk * decay, 0.0)
-        s_a.store(a)
-        s_x.store(none)
+        s_low.store(scores)
+        gl.store(attention + row * 4096 + square, s_low.load(SQUARE))
+        kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False)
+        s_x.store(gl.where(r > c, kk * decay, 0.0))
         # columns of the diagonal blocks, so that a thread finds one in a row
         for i in gl.static_range(4):
-            tile = _tile(s_a, i * 16, i * 16, 16).permute([1, 0]).load(gl.SliceLayout(0, TILE))
+            tile = _tile(s_x, i * 16, i * 16, 16).permute([1, 0]).load(gl.SliceLayout(0, TILE))
             s_block.slice(i, 1, 0).store(tile[None, :, :])
         at = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(2, BLOCKS)))[None, :][:, :, None]  # the row
         column = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(0, BLOCKS)))[None, :][None, :, :]
@@ -186,9 +190,9 @@ def hopper_prepare_kernel(
         for i in gl.static_range(4):
             tile = s_block.slice(i, 1, 0).load(TILE).reshape([16, 16])
             _tile(s_x, i * 16, i * 16, 16).store(tile)
-        _merge(s_a, s_x, s_y, 0, 16, WARPS)
-        _merge(s_a, s_x, s_y, 32, 16, WARPS)
-        _merge(s_a, s_x, s_y, 0, 32, WARPS)
+        _merge(s_x, s_y, 0, 16, WARPS)
+        _merge(s_x, s_y, 32, 16, WARPS)
+        _merge(s_x, s_y, 0, 32, WARPS)
         i_at = (
             gl.arange(0, 64, gl.SliceLayout(1, SQUARE))[:, None] * 64
             + gl.arange(0, 64, gl.SliceLayout(0, SQUARE))[None, :]
