@@ -144,8 +144,8 @@ def hopper_prepare_kernel(
     token = gl.arange(0, 64, TOKENS)
     r = gl.arange(0, 64, ROW)[:, None]
     c = gl.arange(0, 64, COLUMN)[None, :]
-    square = gl.arange(0, 64, gl.SliceLayout(1, SQUARE))[:, None] * 64
-    square += gl.arange(0, 64, gl.SliceLayout(0, SQUARE))[None, :]
+    row_at = gl.arange(0, 64, gl.SliceLayout(1, SQUARE))[:, None]
+    square = row_at * 64 + gl.arange(0, 64, gl.SliceLayout(0, SQUARE))[None, :]
     none = gl.zeros([64, 64], gl.float32, SCORES)
     async_copy.wait_group(0)
     fence_async_shared()
