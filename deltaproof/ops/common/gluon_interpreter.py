@@ -28,11 +28,29 @@ from triton.runtime.jit import JITFunction
 DTYPES = ("float32", "float64", "bfloat16", "float16", "int32", "int64", "int16", "int8")
 
 
+class ElementType:
+    """The dtype of what a pointer points to."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype, self.primitive_bitwidth = dtype, 8 * dtype.itemsize
+
+    def __eq__(self, other: Any) -> bool:
+        return self.dtype == _dtype(other)
+
+    def __hash__(self) -> int:
+        return hash(self.dtype)
+
+
+def _dtype(x: Any) -> torch.dtype:
+    found: torch.dtype = x.dtype if isinstance(x, ElementType) else x
+    return found
+
+
 class Values(torch.Tensor):
     """A tensor whose ``to`` can take the bits as they are, as Triton's can."""
 
-    def to(self, *given: Any, bitcast: bool = False, **more: Any) -> Any:
-        return self.view(*given) if bitcast else super().to(*given, **more)
+    def to(self, dtype: Any, bitcast: bool = False) -> Any:
+        return self.view(_dtype(dtype)) if bitcast else super().to(_dtype(dtype))
 
 
 def _values(x: Any) -> Any:
@@ -47,7 +65,7 @@ class Pointer:
 
     @property
     def dtype(self) -> Any:
-        return types.SimpleNamespace(element_ty=self.memory.dtype)
+        return types.SimpleNamespace(element_ty=ElementType(self.memory.dtype))
 
     def __add__(self, by: Any) -> Pointer:
         return Pointer(self.memory, self.at + by)
@@ -121,6 +139,9 @@ class Shared:
 
     def reshape(self, shape: list[int]) -> Shared:
         return Shared(self.tile.view(shape))
+
+    def _reinterpret(self, dtype: Any, shape: list[int], layout: Any) -> Shared:
+        return Shared(self.tile.view(_dtype(dtype)).view(shape))
 
 
 class Machine:
@@ -231,8 +252,8 @@ def _language(machine: Machine) -> Any:
         program_id=lambda axis: torch.tensor(machine.program, dtype=torch.int32),
         num_programs=lambda axis: torch.tensor(machine.programs, dtype=torch.int32),
         arange=lambda start, end, layout=None: _values(torch.arange(start, end, dtype=torch.int32)),
-        zeros=lambda shape, dtype, layout=None: _values(torch.zeros(shape, dtype=dtype)),
-        full=lambda shape, value, dtype, layout=None: _values(torch.full(shape, value, dtype=dtype)),
+        zeros=lambda shape, dtype, layout=None: _values(torch.zeros(shape, dtype=_dtype(dtype))),
+        full=lambda shape, value, dtype, layout=None: _values(torch.full(shape, value, dtype=_dtype(dtype))),
         inline_asm_elementwise=lambda text, constraints, arguments, **more: ASSEMBLY[text](*arguments),
         load=_load,
         store=_store,
@@ -251,10 +272,11 @@ def _language(machine: Machine) -> Any:
         max=lambda x, axis: x.amax(axis),
         associative_scan=_scan,
         convert_layout=lambda x, layout, assert_trivial=False: x,
+        broadcast=lambda a, b: torch.broadcast_tensors(a, b),
         static_range=range,
         cdiv=lambda a, b: -(-a // b),
         allocate_shared_memory=lambda dtype, shape, layout, value=None: Shared(
-            torch.full(shape, math.nan, dtype=dtype) if value is None else value.clone()
+            torch.full(shape, math.nan, dtype=_dtype(dtype)) if value is None else value.clone()
         ),
     )
 
