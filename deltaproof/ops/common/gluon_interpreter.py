@@ -49,7 +49,7 @@ def _dtype(x: Any) -> torch.dtype:
 class Values(torch.Tensor):
     """A tensor whose ``to`` can take the bits as they are, as Triton's can."""
 
-    def to(self, dtype: Any, bitcast: bool = False) -> Any:
+    def to(self, dtype: Any, bitcast: bool = False) -> Any:  # type: ignore[override]
         return self.view(_dtype(dtype)) if bitcast else super().to(_dtype(dtype))
 
 
