@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from deltaproof.ops.common.hopper_tables import WalkTable
 from deltaproof.ops.common.triton_language import INTERPRETED
 from deltaproof.ops.gated_delta_rule.hopper_backend import HopperBackend
-from deltaproof.ops.gated_delta_rule.hopper_tables import WalkTable
 from deltaproof.ops.registry import operator
 from deltaproof.reports.model import Status
 from deltaproof.verify.case import Case

@@ -1,17 +1,18 @@
-"""The part of the chunked gated delta rule that walks the chunks of a sequence, for Hopper, in Gluon.
+"""The part of a chunked delta rule that walks the chunks of a sequence, for Hopper, in Gluon.
 
 A program carries BV value rows of one head's state, transposed, [BV, K] in fp32, from chunk to chunk, and makes the
 outputs on the way: neither states nor errors go to memory. Transposed, every product has a state, errors or outputs on
 its left, [BV, .], and chunks of tokens on its right. An accumulator's registers are then the next product's operand,
 and what is computed never passes through shared memory; what is loaded comes there two chunks ahead at most. With S the
-state before a chunk, in the notation of the operator's README:
+state before a chunk, in the notation of the gated delta rule's README:
 
     Y^T = (V^T - (S^T K^T) diag(e^G)) T'^T
     O^T = scale (S^T Q^T) diag(e^G) + Y^T A^T        A = scale M diag(beta)
     S^T <- e^{G_C} S^T + Y^T diag(beta e^{G_C - G}) K
 
-Shape legend: chunks of 64 tokens; H query/key heads, HV value heads, K, V head sizes, V cut into blocks of BV; N
-sequences, S slots, M checkpoints of a sequence.
+With a gate a channel queries and keys come decayed, a value head each: e^G stands in Q and K, e^{G_C - G} in the keys
+that are written, and e^{G_C} is a number a channel. Shape legend: chunks of 64 tokens; H query/key heads, HV value
+heads, K, V head sizes, V cut into blocks of BV; N sequences, S slots, M checkpoints of a sequence.
 """
 
 from __future__ import annotations
@@ -21,37 +22,19 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
-from deltaproof.ops.gated_delta_rule.hopper_tiles import copy_line, copy_rows, is_last, segment_place
-
-
-@gluon.jit
-def _copy_chunk(
-    tiles, stage, q, k, v, factors, inverse, attention, first, chunk, count, there, head, block,
-    H: gl.constexpr, HV: gl.constexpr, K: gl.constexpr, V: gl.constexpr, BV: gl.constexpr, WARPS: gl.constexpr,
-):  # fmt: skip
-    """Ask for a chunk: its ``count`` tokens from ``first`` on and, if it is ``there``, what was prepared for it."""
-    s_q, s_k, s_v, s_i, s_a, s_left, s_kept = tiles
-    key = (first * H + head // (HV // H)) * K
-    copy_rows(k + key, s_k.index(stage), H * K, count, K, WARPS)
-    copy_rows(q + key, s_q.index(stage), H * K, count, K, WARPS)
-    copy_rows(v + (first * HV + head) * V + block * BV, s_v.index(stage), HV * V, count, BV, WARPS)
-    row = chunk * HV + head
-    rows = gl.where(there, 64, 0)
-    copy_rows(inverse + row * 4096, s_i.index(stage), 64, rows, 64, WARPS)
-    copy_rows(attention + row * 4096, s_a.index(stage), 64, rows, 64, WARPS)
-    copy_line(factors + row * 128, s_left.index(stage), rows, WARPS)
-    copy_line(factors + row * 128 + 64, s_kept.index(stage), rows, WARPS)
-    async_copy.commit_group()
+from deltaproof.ops.common.hopper_tiles import copy_chunk, is_last, segment_place
 
 
 @gluon.jit(do_not_specialize=["N", "T", "slots", "M"])
 def hopper_walk_kernel(
-    q,  # [B, T, H, K] bf16 or fp16, normalised
-    k,  # [B, T, H, K]
+    q,  # [B, T, H, K] bf16 or fp16, normalised; a gate a channel: e^G q, and H = HV
+    k,  # [B, T, H, K]; a gate a channel: e^G k
+    kept,  # a gate a channel: e^{G_C - G} k [B, T, H, K]
     v,  # [B, T, HV, V]
-    factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}
+    factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}; a gate a channel: e^{G_C} [chunks, HV, K]
+    strength,  # a gate a channel: beta [B, T, HV] fp32
     inverse,  # [chunks, HV, 64, 64]: T'
-    attention,  # [chunks, HV, 64, 64]: A
+    attention,  # [chunks, HV, 64, 64]: A; a gate a channel: A / scale
     o,  # [B, T, HV, V] out
     starts,  # [segments, HV, V, K] fp32, where SPLIT: states before segments, but for each sequence's first
     source,
@@ -91,6 +74,7 @@ def hopper_walk_kernel(
     READ: gl.constexpr,
     WRITE: gl.constexpr,
     EVERY: gl.constexpr,
+    PER_CHANNEL: gl.constexpr,
 ):
     WARPS: gl.constexpr = BV // 16
     BLOCKS: gl.constexpr = V // BV
@@ -100,6 +84,8 @@ def hopper_walk_kernel(
     LEFT_K: gl.constexpr = gl.DotOperandLayout(0, STATE, 2)
     LEFT: gl.constexpr = gl.DotOperandLayout(0, TOKENS, 2)
     COLUMN: gl.constexpr = gl.SliceLayout(0, TOKENS)
+    CHANNEL: gl.constexpr = gl.SliceLayout(0, STATE)
+    SIZE: gl.constexpr = K if PER_CHANNEL else 64
     SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     VALUES: gl.constexpr = gl.BlockedLayout([1, 8], [256 // BV, BV // 8], [WARPS, 1], [1, 0])  # [64, BV]
@@ -120,13 +106,18 @@ def hopper_walk_kernel(
     s_v = gl.allocate_shared_memory(LOW, [STAGES, 64, BV], SHARED)
     s_i = gl.allocate_shared_memory(LOW, [STAGES, 64, 64], SHARED)
     s_a = gl.allocate_shared_memory(LOW, [STAGES, 64, 64], SHARED)
-    s_left = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
-    s_kept = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
-    tiles = (s_q, s_k, s_v, s_i, s_a, s_left, s_kept)
+    s_left = gl.allocate_shared_memory(gl.float32, [STAGES, SIZE], LINE)
+    s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
+    s_kept = s_k
+    if PER_CHANNEL:
+        s_kept = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
+    tiles = (s_q, s_k, s_kept, s_v, s_i, s_a, s_left, s_strength)
+    inputs = (q, k, kept, v)
+    prepared = (factors, strength, inverse, attention)
     for c in gl.static_range(STAGES - 1):
-        _copy_chunk(
-            tiles, c, q, k, v, factors, inverse, attention, first + c * 64, chunk_0 + c, length - c * 64, c < chunks,
-            head, block, H, HV, K, V, BV, WARPS,
+        copy_chunk(
+            tiles, c, inputs, prepared, first + c * 64, chunk_0 + c, length - c * 64, length - c * 64, c < chunks, head,
+            block, H, HV, K, V, BV, WARPS, True, PER_CHANNEL,
         )  # fmt: skip
 
     v_at = block * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
@@ -165,26 +156,34 @@ def hopper_walk_kernel(
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         by_q = warpgroup_mma(low, s_q.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         ahead = c + STAGES - 1
-        _copy_chunk(
-            tiles, ahead % STAGES, q, k, v, factors, inverse, attention, first + ahead * 64, chunk_0 + ahead,
-            length - ahead * 64, ahead < chunks, head, block, H, HV, K, V, BV, WARPS,
+        copy_chunk(
+            tiles, ahead % STAGES, inputs, prepared, first + ahead * 64, chunk_0 + ahead, length - ahead * 64,
+            length - ahead * 64, ahead < chunks, head, block, H, HV, K, V, BV, WARPS, True, PER_CHANNEL,
         )  # fmt: skip
-        left = s_left.index(stage).load(COLUMN)[None, :]
+        if not PER_CHANNEL:
+            left = s_left.index(stage).load(COLUMN)[None, :]
         b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
-        # rows behind the chunk's end have no gate, so the last is the whole chunk's
-        end = gl.load(factors + ((chunk_0 + c) * HV + head) * 128 + 63)
-        S = S * end
+        if PER_CHANNEL:
+            S = S * s_left.index(stage).load(CHANNEL)[None, :]
+        else:
+            # rows behind the chunk's end have no gate, so the last is the whole chunk's
+            S = S * gl.load(factors + ((chunk_0 + c) * HV + head) * 128 + 63)
         by_k, low = warpgroup_mma_wait(1, deps=[by_k, low])
-        x = gl.convert_layout((b_v.to(gl.float32) - by_k * left).to(LOW), LEFT, assert_trivial=True)
+        x = b_v.to(gl.float32) - (by_k if PER_CHANNEL else by_k * left)
+        x = gl.convert_layout(x.to(LOW), LEFT, assert_trivial=True)
         y = warpgroup_mma(x, s_i.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         y, by_q, x, low = warpgroup_mma_wait(0, deps=[y, by_q, x, low])
-        kept = s_kept.index(stage).load(COLUMN)[None, :]
-        written = gl.convert_layout((y * kept).to(LOW), LEFT, assert_trivial=True)
+        kept_y = y * s_strength.index(stage).load(COLUMN)[None, :]
+        written = gl.convert_layout(kept_y.to(LOW), LEFT, assert_trivial=True)
         errors = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)
-        S = warpgroup_mma(written, s_k.index(stage), S, is_async=True)
-        out = warpgroup_mma(errors, s_a.index(stage).permute([1, 0]), by_q * (left * scale), is_async=True)
+        S = warpgroup_mma(written, s_kept.index(stage), S, is_async=True)
+        if not PER_CHANNEL:
+            by_q = by_q * (left * scale)
+        out = warpgroup_mma(errors, s_a.index(stage).permute([1, 0]), by_q, is_async=True)
         S, written = warpgroup_mma_wait(1, deps=[S, written])
         out, errors = warpgroup_mma_wait(0, deps=[out, errors])
+        if PER_CHANNEL:
+            out = out * scale
         # over the values, which nobody reads any more
         s_o = s_v.index(stage)
         s_o.permute([1, 0]).store(out.to(LOW))

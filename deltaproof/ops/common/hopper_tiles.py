@@ -1,6 +1,7 @@
 """What kernels in Gluon that walk chunks share: where a sequence's part lies, and what is loaded ahead.
 
-A sequence is walked whole or in segments of SPLIT chunks. Shape legend: chunks of 64 tokens; N sequences.
+A sequence is walked whole or in segments of SPLIT chunks. Shape legend: chunks of 64 tokens; H query/key heads, HV
+value heads, K, V head sizes, V cut into blocks of BV; N sequences.
 """
 
 from __future__ import annotations
@@ -80,7 +81,47 @@ def copy_rows(x, tile, stride: gl.constexpr, count, WIDTH: gl.constexpr, WARPS: 
 
 
 @gluon.jit
-def copy_line(x, tile, count, WARPS: gl.constexpr):
-    """Copy 64 numbers into shared memory: ``count`` of them, and zeros behind."""
-    at = gl.arange(0, 64, gl.BlockedLayout([1], [32], [WARPS], [0]))
-    async_copy.async_copy_global_to_shared(tile, x + at, mask=at < count)
+def copy_line(x, tile, stride: gl.constexpr, count, SIZE: gl.constexpr, WARPS: gl.constexpr):
+    """Copy SIZE numbers, ``stride`` apart, into shared memory: ``count`` of them, and zeros behind."""
+    at = gl.arange(0, SIZE, gl.BlockedLayout([1], [32], [WARPS], [0]))
+    async_copy.async_copy_global_to_shared(tile, x + at * stride, mask=at < count)
+
+
+@gluon.jit
+def copy_chunk(
+    tiles, stage, inputs, prepared, first, chunk, count, values, there, head, block,
+    H: gl.constexpr, HV: gl.constexpr, K: gl.constexpr, V: gl.constexpr, BV: gl.constexpr, WARPS: gl.constexpr,
+    OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr,
+):  # fmt: skip
+    """Ask for a chunk: ``count`` tokens from ``first`` on, ``values`` of them with values, and what is prepared for it.
+
+    Args:
+        tiles: shared memory of stages: queries, keys, kept keys, values, inverses, attention, and two lines of numbers.
+        stage: which of them.
+        inputs: q, k, kept keys and v; see the kernels.
+        prepared: factors, strength, inverse and attention.
+        there: whether there is such a chunk.
+        OUTPUTS: whether queries and attention are asked for.
+    """
+    s_q, s_k, s_kept, s_v, s_i, s_a, s_left, s_strength = tiles
+    q, k, kept, v = inputs
+    factors, strength, inverse, attention = prepared
+    key = (first * H + head // (HV // H)) * K
+    copy_rows(k + key, s_k.index(stage), H * K, count, K, WARPS)
+    if OUTPUTS:
+        copy_rows(q + key, s_q.index(stage), H * K, count, K, WARPS)
+    if PER_CHANNEL:
+        copy_rows(kept + key, s_kept.index(stage), H * K, count, K, WARPS)
+    copy_rows(v + (first * HV + head) * V + block * BV, s_v.index(stage), HV * V, values, BV, WARPS)
+    row = chunk * HV + head
+    rows = gl.where(there, 64, 0)
+    copy_rows(inverse + row * 4096, s_i.index(stage), 64, rows, 64, WARPS)
+    if OUTPUTS:
+        copy_rows(attention + row * 4096, s_a.index(stage), 64, rows, 64, WARPS)
+    if PER_CHANNEL:
+        copy_line(factors + row * K, s_left.index(stage), 1, gl.where(there, K, 0), K, WARPS)
+        copy_line(strength + first * HV + head, s_strength.index(stage), HV, count, 64, WARPS)
+    else:
+        copy_line(factors + row * 128, s_left.index(stage), 1, rows, 64, WARPS)
+        copy_line(factors + row * 128 + 64, s_strength.index(stage), 1, rows, 64, WARPS)
+    async_copy.commit_group()

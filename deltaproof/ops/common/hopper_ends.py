@@ -14,31 +14,16 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
-from deltaproof.ops.gated_delta_rule.hopper_tiles import copy_line, copy_rows, is_last, segment_place
-
-
-@gluon.jit
-def _copy_chunk(
-    tiles, stage, k, v, factors, inverse, first, chunk, count, values, there, head, block,
-    H: gl.constexpr, HV: gl.constexpr, K: gl.constexpr, V: gl.constexpr, BV: gl.constexpr, WARPS: gl.constexpr,
-):  # fmt: skip
-    """Ask for a chunk: its ``count`` tokens from ``first`` on, ``values`` of them with values."""
-    s_k, s_v, s_i, s_left, s_kept = tiles
-    copy_rows(k + (first * H + head // (HV // H)) * K, s_k.index(stage), H * K, count, K, WARPS)
-    copy_rows(v + (first * HV + head) * V + block * BV, s_v.index(stage), HV * V, values, BV, WARPS)
-    row = chunk * HV + head
-    rows = gl.where(there, 64, 0)
-    copy_rows(inverse + row * 4096, s_i.index(stage), 64, rows, 64, WARPS)
-    copy_line(factors + row * 128, s_left.index(stage), rows, WARPS)
-    copy_line(factors + row * 128 + 64, s_kept.index(stage), rows, WARPS)
-    async_copy.commit_group()
+from deltaproof.ops.common.hopper_tiles import copy_chunk, is_last, segment_place
 
 
 @gluon.jit(do_not_specialize=["N", "T", "slots"])
 def hopper_ends_kernel(
-    k,  # [B, T, H, K] bf16 or fp16, normalised
+    k,  # [B, T, H, K] bf16 or fp16, normalised; a gate a channel: e^G k, and H = HV
+    kept,  # a gate a channel: e^{G_C - G} k [B, T, H, K]
     v,  # [B, T, HV, V]
-    factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}
+    factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}; a gate a channel: e^{G_C} [chunks, HV, K]
+    strength,  # a gate a channel: beta [B, T, HV] fp32
     inverse,  # [chunks, HV, 64, 64]: T'
     starts,  # [segments, HV, V, K] out, fp32: of the segment behind each its b^T
     transitions,  # [segments, HV, K, K] out, fp32: A^T of segments that are neither first nor last
@@ -68,6 +53,7 @@ def hopper_ends_kernel(
     POOL: gl.constexpr,
     FRESH: gl.constexpr,
     READ: gl.constexpr,
+    PER_CHANNEL: gl.constexpr,
 ):
     WARPS: gl.constexpr = BV // 16
     BLOCKS: gl.constexpr = (V + K) // BV
@@ -77,6 +63,8 @@ def hopper_ends_kernel(
     LEFT_K: gl.constexpr = gl.DotOperandLayout(0, STATE, 2)
     LEFT: gl.constexpr = gl.DotOperandLayout(0, TOKENS, 2)
     COLUMN: gl.constexpr = gl.SliceLayout(0, TOKENS)
+    CHANNEL: gl.constexpr = gl.SliceLayout(0, STATE)
+    SIZE: gl.constexpr = K if PER_CHANNEL else 64
     SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
 
@@ -96,15 +84,21 @@ def hopper_ends_kernel(
     s_k = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
     s_v = gl.allocate_shared_memory(LOW, [STAGES, 64, BV], SHARED)
     s_i = gl.allocate_shared_memory(LOW, [STAGES, 64, 64], SHARED)
-    s_left = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
-    s_kept = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
-    tiles = (s_k, s_v, s_i, s_left, s_kept)
+    s_left = gl.allocate_shared_memory(gl.float32, [STAGES, SIZE], LINE)
+    s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
+    s_kept = s_k
+    if PER_CHANNEL:
+        s_kept = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
+    # no queries and no attention: stand-ins
+    tiles = (s_k, s_k, s_kept, s_v, s_i, s_i, s_left, s_strength)
+    inputs = (k, k, kept, v)
+    prepared = (factors, strength, inverse, inverse)
     # every segment but a sequence's last has all of its chunks, and they are whole
     values = gl.where(of_b, 64, 0)
     for c in gl.static_range(STAGES - 1):
-        _copy_chunk(
-            tiles, c, k, v, factors, inverse, first + c * 64, chunk_0 + c, gl.where(c < SPLIT, 64, 0),
-            gl.where(c < SPLIT, values, 0), c < SPLIT, head, block, H, HV, K, V, BV, WARPS,
+        copy_chunk(
+            tiles, c, inputs, prepared, first + c * 64, chunk_0 + c, gl.where(c < SPLIT, 64, 0),
+            gl.where(c < SPLIT, values, 0), c < SPLIT, head, block, H, HV, K, V, BV, WARPS, False, PER_CHANNEL,
         )  # fmt: skip
 
     v_at = block * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
@@ -133,20 +127,25 @@ def hopper_ends_kernel(
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         ahead = c + STAGES - 1
         there = ahead < SPLIT
-        _copy_chunk(
-            tiles, ahead % STAGES, k, v, factors, inverse, first + ahead * 64, chunk_0 + ahead,
-            gl.where(there, 64, 0), gl.where(there, values, 0), there, head, block, H, HV, K, V, BV, WARPS,
+        copy_chunk(
+            tiles, ahead % STAGES, inputs, prepared, first + ahead * 64, chunk_0 + ahead, gl.where(there, 64, 0),
+            gl.where(there, values, 0), there, head, block, H, HV, K, V, BV, WARPS, False, PER_CHANNEL,
         )  # fmt: skip
-        left = s_left.index(stage).load(COLUMN)[None, :]
+        if not PER_CHANNEL:
+            left = s_left.index(stage).load(COLUMN)[None, :]
         b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
-        S = S * gl.load(factors + ((chunk_0 + c) * HV + head) * 128 + 63)
+        if PER_CHANNEL:
+            S = S * s_left.index(stage).load(CHANNEL)[None, :]
+        else:
+            S = S * gl.load(factors + ((chunk_0 + c) * HV + head) * 128 + 63)
         by_k, low = warpgroup_mma_wait(0, deps=[by_k, low])
-        x = gl.convert_layout((b_v.to(gl.float32) - by_k * left).to(LOW), LEFT, assert_trivial=True)
+        x = b_v.to(gl.float32) - (by_k if PER_CHANNEL else by_k * left)
+        x = gl.convert_layout(x.to(LOW), LEFT, assert_trivial=True)
         y = warpgroup_mma(x, s_i.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         y, x = warpgroup_mma_wait(0, deps=[y, x])
-        kept = s_kept.index(stage).load(COLUMN)[None, :]
-        written = gl.convert_layout((y * kept).to(LOW), LEFT, assert_trivial=True)
-        S = warpgroup_mma(written, s_k.index(stage), S, is_async=True)
+        y = y * s_strength.index(stage).load(COLUMN)[None, :]
+        written = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)
+        S = warpgroup_mma(written, s_kept.index(stage), S, is_async=True)
         S, written = warpgroup_mma_wait(0, deps=[S, written])
     async_copy.wait_group(0)
     if of_b:

@@ -1,0 +1,132 @@
+"""Launching the walk over chunks on Hopper, whole sequences or their segments at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+
+from deltaproof.ops.common.calls import PrefillCall
+from deltaproof.ops.common.hopper_ends import hopper_ends_kernel
+from deltaproof.ops.common.hopper_stitch import stitch_kernel
+from deltaproof.ops.common.hopper_tables import WalkTable
+from deltaproof.ops.common.hopper_walk import hopper_walk_kernel
+from deltaproof.ops.common.triton_chunks import Call, Chunks
+from deltaproof.ops.common.triton_host import given, state_strides
+from deltaproof.ops.common.triton_places import chunk_table_kernel
+
+
+@dataclass(frozen=True)
+class WalkOperands:
+    """What the walk takes beside a call's values; see ``hopper_walk_kernel``."""
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    kept: torch.Tensor
+    factors: torch.Tensor
+    strength: torch.Tensor
+    inverse: torch.Tensor
+    attention: torch.Tensor
+    per_channel: bool
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """What a pool adds to a call: tensors that the kernels' flags leave out where there is none, and the flags."""
+
+    checkpoints: torch.Tensor | None = None
+    read: torch.Tensor | None = None
+    write: torch.Tensor | None = None
+    fresh: torch.Tensor | None = None
+    count: int = 0
+    every: int = 0
+
+    @classmethod
+    def of(cls, call: Call) -> _Slots:
+        if not isinstance(call, PrefillCall):
+            return cls()
+        write = call.read_index if call.write_index is None else call.write_index
+        every = call.checkpoint_every or 0
+        return cls(call.checkpoint_index, call.read_index, write, call.has_initial_state, call.pool.shape[0], every)
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        return {"POOL": self.read is not None, "FRESH": self.fresh is not None}
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """The parts of sequences that are walked at once.
+
+    Attributes:
+        split: chunks of a part; 0: a sequence is one.
+        count: bound of their number.
+        offsets, sequence: of a pack that is split, the first segment of each sequence and each segment's sequence.
+    """
+
+    split: int
+    count: int
+    offsets: torch.Tensor
+    sequence: torch.Tensor
+
+    @classmethod
+    def of(cls, chunks: Chunks, split: int) -> _Segments:
+        call, stand_in = chunks.call, chunks.q
+        B, T = call.q.shape[:2]
+        N = call.sequences
+        if not split:
+            return cls(0, N, stand_in, stand_in)
+        if call.cu_seqlens is None:
+            return cls(split, B * max(1, triton.cdiv(T, 64 * split)), stand_in, stand_in)
+        bound = triton.cdiv(T, 64 * split) + N
+        offsets, sequence = (chunks.new(size, dtype=torch.int32) for size in (N + 1, bound))
+        chunk_table_kernel[(1,)](
+            chunks.pack[0], offsets, sequence, N, T, bound, C=64 * split, BLOCK=128, LEAST=1, num_warps=4
+        )
+        return cls(split, bound, offsets, sequence)
+
+
+def walk(
+    chunks: Chunks,
+    known: WalkOperands,
+    o: torch.Tensor,
+    source: torch.Tensor | None,
+    sink: torch.Tensor | None,
+) -> None:
+    """Fill o [B, T, HV, V] and ``sink``, from the states in ``source``; in segments where sequences are split."""
+    if not chunks.call.sequences:
+        return
+    call, layout, slots = chunks.call, chunks.call.options.layout, _Slots.of(chunks.call)
+    _, T, _, HV, K, V = call.dims
+    table = WalkTable.of(V, HV, 1 if call.options.batch_invariant else call.sequences)
+    segments = _Segments.of(chunks, table.split)
+    places = (*chunks.pack[:2], segments.offsets, segments.sequence)
+    common: dict[str, Any] = {
+        **chunks.flags, **slots.flags, **({"H": HV} if known.per_channel else {}), "V": V, "STAGES": table.stages,
+        "SPLIT": table.split, "READ": source is not None, "PER_CHANNEL": known.per_channel,
+    }  # fmt: skip
+    starts = o
+    if table.split:
+        starts = chunks.new(segments.count, HV, V, K, dtype=torch.float32)
+        transitions = chunks.new(segments.count, HV, K, K, dtype=torch.float32)
+        hopper_ends_kernel[(segments.count * HV * ((V + K) // 64),)](
+            known.keys, known.kept, chunks.v, known.factors, known.strength, known.inverse, starts, transitions,
+            o if source is None else source,
+            given(slots.read, o), given(slots.fresh, o), *places, T, call.sequences, slots.count,
+            *state_strides(source, layout), **common, BV=64, num_warps=4,
+        )  # fmt: skip
+        stitch_kernel[(call.sequences * HV * (V // 16),)](
+            starts, transitions, segments.offsets, T, HV=HV, K=K, V=V, BK=32, BV=16, SPLIT=table.split,
+            VARLEN=call.cu_seqlens is not None, num_warps=4,
+        )  # fmt: skip
+    hopper_walk_kernel[(segments.count * HV * (V // table.BV),)](
+        known.queries, known.keys, known.kept, chunks.v, known.factors, known.strength, known.inverse,
+        known.attention, o, starts, o if source is None else source, o if sink is None else sink,
+        *(given(x, o) for x in (slots.checkpoints, slots.read, slots.write, slots.fresh)), *places,
+        call.options.scale, T, call.sequences, slots.count,
+        0 if slots.checkpoints is None else slots.checkpoints.shape[1], *state_strides(source, layout),
+        *state_strides(sink, layout), **common, BV=table.BV, WRITE=sink is not None, EVERY=slots.every,
+        num_warps=table.BV // 16,
+    )  # fmt: skip
