@@ -14,12 +14,14 @@ from deltaproof.ops.common import hopper_decode
 from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, PrefillCall, SequenceCall
 from deltaproof.ops.gated_delta_rule import triton_backend as gated_delta_rule
 from deltaproof.ops.kda import triton_backend as kda
-from deltaproof.ops.kda.triton_chunk import hopper_scores_kernel
 
 try:
-    from deltaproof.ops.gated_delta_rule.hopper_backend import HopperBackend
+    from deltaproof.ops.gated_delta_rule import hopper_backend as gated_delta_rule_hopper
+    from deltaproof.ops.kda import hopper_backend as kda_hopper
 except ImportError:  # what it is made of came to Gluon with Triton 3.6
-    HopperBackend = None  # type: ignore[assignment, misc]
+    HOPPER = {}
+else:
+    HOPPER = {"gated_delta_rule": gated_delta_rule_hopper.HopperBackend(), "kda": kda_hopper.HopperBackend()}
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SEQUENCE_FORMS = ("chunk", "recurrent")
@@ -158,8 +160,8 @@ def _hopper(there: bool) -> Iterator[None]:
 def run(case: Case) -> None:
     """Make the case's calls: forward, and of a form that has gradients forward and backward."""
     backend: Any = BACKENDS[case.operator]
-    if case.hopper and case.operator == "gated_delta_rule" and case.form != "decode":
-        backend = HopperBackend()
+    if case.hopper and case.form != "decode":
+        backend = HOPPER[case.operator]
     form = getattr(backend, case.form)
     with _hopper(case.hopper):
         with torch.no_grad():
@@ -210,7 +212,7 @@ def _table() -> list[Case]:
         for state in DTYPES:
             cases += [replace(hopper, state=state), replace(hopper, drafts=8, full=False, state=state)]
         cases += [replace(hopper, K=64, V=size, drafts=drafts) for size in (64, 80) for drafts in (3, 8)]
-    if HopperBackend is not None:
+    if HOPPER:
         for size in (64, 128):
             hopper = Case("chunk", "bf16", size, size, hopper=True)
             cases += [hopper, replace(hopper, dtype="fp16", full=False, varlen=True, layout="v_first", H=2, HV=8)]
@@ -242,10 +244,14 @@ def _channel_table() -> list[Case]:
     for layout in ("v_first", "k_first"):
         for K, V in ((64, 64), (128, 128), (33, 40)):
             cases += [Case("decode", "bf16", K, V, layout=layout, tokens=4, drafts=4, operator="kda")]
-    if hopper_scores_kernel is not None:
+    if HOPPER:
         for K in (64, 128):
             hopper = Case("chunk", "bf16", K, 128, layout="v_first", hopper=True, operator="kda")
             cases += [hopper, replace(hopper, bound=-5.0), replace(hopper, full=False, varlen=True, H=2, HV=4)]
+            hopper = Case("chunk", "bf16", K, K, H=64, HV=64, hopper=True, operator="kda", bound=-5.0)
+            cases += [hopper, replace(hopper, dtype="fp16", layout="v_first", varlen=True)]
+            hopper = replace(hopper, form="prefill", layout="v_first", state="bf16")
+            cases += [replace(hopper, checkpoints=64), replace(hopper, H=8, HV=8, varlen=True, write="other")]
     return cases
 
 

@@ -13,7 +13,8 @@ OPERATOR = Operator(
     oracle="deltaproof.ops.kda.oracle",
     chunk_states=True,
     backends={
-        # in order of preference: without a GPU the second
+        # in order of preference: without a GPU the last
+        "hopper": "deltaproof.ops.kda.hopper_backend:HopperBackend",
         "triton": "deltaproof.ops.kda.triton_backend:TritonBackend",
         "torch": "deltaproof.ops.kda.torch_backend:TorchBackend",
     },

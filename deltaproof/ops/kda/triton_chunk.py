@@ -142,7 +142,8 @@ def scores(chunks: Chunks, table: ChunkTable, *, backward: bool) -> Scores:
     return found
 
 
-def _inverted(chunks: Chunks, system: torch.Tensor) -> torch.Tensor:
+def inverted(chunks: Chunks, system: torch.Tensor) -> torch.Tensor:
+    """Return the inverses [chunks, HV, C, C] of chunks' unit lower-triangular matrices."""
     call, C = chunks.call, chunks.call.options.chunk_size
     HV = call.v.shape[2]
     inverse = chunks.new(chunks.count, HV, C, C, dtype=inverse_dtype(chunks.q.dtype))
@@ -159,7 +160,7 @@ def forward(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torc
     chunks, table = cut(call)
     _, T, _, HV, K, V = call.dims
     found = scores(chunks, table, backward=False)
-    inverse = _inverted(chunks, found.system)
+    inverse = inverted(chunks, found.system)
     known = found.operands(inverse)
     w, u = transform(chunks, known, table.transform)
     asked = None if isinstance(call, PrefillCall) else call.chunk_states

@@ -1,0 +1,69 @@
+"""Kimi delta attention's walk over chunks for Hopper, against the oracle.
+
+``test_triton_interpreted.py`` runs this file: on the CPU in an interpreter of Gluon, on a GPU as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from deltaproof.ops.common.hopper_tables import WalkTable
+from deltaproof.ops.common.triton_language import INTERPRETED
+from deltaproof.ops.kda.hopper_backend import HopperBackend
+from deltaproof.ops.registry import operator
+from deltaproof.reports.model import Status
+from deltaproof.verify.case import Case
+from deltaproof.verify.execute import execute
+from deltaproof.verify.probe import Context, probes
+from deltaproof.verify.target import Target
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+CONTEXT = Context(Target(HopperBackend(), operator("kda"), "test", face=False), seed=0, device=DEVICE)
+BOUNDED: dict[str, Any] = {"gate_in_kernel": True, "lower_bound": -5.0, "beta_sigmoid": True}
+
+CASES = {
+    "two chunks": ("chunk", {}),
+    "heads of 128 and every option": ("chunk", {"K": 128, "V": 128, "layout": "v_first", "HV": 1, **BOUNDED}),
+    "float16, wider values": ("chunk", {"dtype": "float16", "V": 128, "HV": 1}),
+    "a pack with empty sequences and a tail": ("chunk", {"seqlens": (0, 65, 0, 3, 128), "tail": 5, **BOUNDED}),
+    "heads in groups": ("chunk", {"H": 2, "HV": 4}),
+    "gates at -1e4 and at 0 in turn": ("chunk", {"gates": "alternating"}),
+    "a pool with checkpoints": (
+        "prefill",
+        {"B": 2, "slots": 7, "read": (3, -1), "T": 140, "checkpoint_every": 64, "checkpoints": ((4, 5), (6, 0))},
+    ),
+}
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, table: WalkTable) -> None:
+    """Have the walk launched like this."""
+    monkeypatch.setattr(WalkTable, "of", classmethod(lambda cls, *_: table))
+
+
+def made(form: str, **changes: Any) -> Case:
+    """Return a case of two chunks."""
+    sizes = {"B": 1, "T": 75, "H": 1, "HV": 2, "K": 64, "V": 64, "dtype": "bfloat16", "chunk_size": 64}
+    return Case(form, **sizes | changes)
+
+
+@pytest.mark.parametrize("split", [0, 1])
+@pytest.mark.parametrize("about", CASES)
+def test_it_agrees_with_the_oracle(about, split, monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2, split))
+    form, changes = CASES[about]
+    check = execute(CONTEXT, probes()["values"], made(form, **changes))
+    assert check.status is Status.PASS, f"{check.message} {check.location} {check.reason}"
+    assert check.ratio is not None and check.ratio > 0
+
+
+def test_tokens_that_are_appended_change_no_bit_before_them(monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2, 1))
+    call = CONTEXT.call(made("chunk", T=150, HV=1))
+    whole, _ = HopperBackend().chunk(call)
+    for T in (1, 64, 100, 128):
+        shorter = {name: getattr(call, name)[:, :T] for name in ("q", "k", "v", "g", "beta")}
+        o, _ = HopperBackend().chunk(call.with_(**shorter))
+        assert torch.equal(o, whole[:, :T]), T
