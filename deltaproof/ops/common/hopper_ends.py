@@ -93,12 +93,13 @@ def hopper_ends_kernel(
     tiles = (s_k, s_k, s_kept, s_v, s_i, s_i, s_left, s_strength)
     inputs = (k, k, kept, v)
     prepared = (factors, strength, inverse, inverse)
-    # every segment but a sequence's last has all of its chunks, and they are whole
+    # all chunks of a segment but a sequence's last are there and whole, unless cu_seqlens is corrupt
+    chunks = gl.minimum((length + 63) // 64, SPLIT)
     values = gl.where(of_b, 64, 0)
     for c in gl.static_range(STAGES - 1):
         copy_chunk(
-            tiles, c, inputs, prepared, first + c * 64, chunk_0 + c, gl.where(c < SPLIT, 64, 0),
-            gl.where(c < SPLIT, values, 0), c < SPLIT, head, block, H, HV, K, V, BV, WARPS, False, PER_CHANNEL,
+            tiles, c, inputs, prepared, first + c * 64, chunk_0 + c, gl.where(c < chunks, 64, 0),
+            gl.where(c < chunks, values, 0), c < chunks, head, block, H, HV, K, V, BV, WARPS, False, PER_CHANNEL,
         )  # fmt: skip
 
     v_at = block * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
@@ -119,14 +120,14 @@ def hopper_ends_kernel(
             S = gl.load(at + (v_at * source_v + k_at * source_k)).to(gl.float32)
     zero = gl.zeros([BV, 64], gl.float32, TOKENS)
 
-    for c in range(SPLIT):
+    for c in range(chunks):
         stage = c % STAGES
         async_copy.wait_group(STAGES - 2)
         fence_async_shared()
         low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         ahead = c + STAGES - 1
-        there = ahead < SPLIT
+        there = ahead < chunks
         copy_chunk(
             tiles, ahead % STAGES, inputs, prepared, first + ahead * 64, chunk_0 + ahead, gl.where(there, 64, 0),
             gl.where(there, values, 0), there, head, block, H, HV, K, V, BV, WARPS, False, PER_CHANNEL,

@@ -24,7 +24,7 @@ from deltaproof.ops.common.triton_recurrent_backward import recurrent_backward
 
 _OPTIONS = (
     "float scale, bool normalize_qk, bool gate_in_kernel, bool beta_sigmoid, bool neg_eigval, bool v_first, "
-    "int chunk_size, float? lower_bound, bool safe_gate, str? out_init"
+    "int chunk_size, bool batch_invariant, float? lower_bound, bool safe_gate, str? out_init"
 )
 _TOKENS = "Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor? A_log, Tensor? dt_bias"
 _SEQUENCE = f"{_TOKENS}, Tensor? initial_state, Tensor? cu_seqlens, bool final, {_OPTIONS}"
@@ -38,11 +38,9 @@ _GATE = 3
 
 
 def _options(arguments: tuple[Any, ...]) -> tuple[DeltaRuleOptions, Allocator]:
-    scale, normalize, gate, sigmoid, negative, v_first, chunk_size, lower_bound, safe_gate, out_init = arguments
+    *switches, v_first, chunk_size, invariant, lower_bound, safe_gate, out_init = arguments
     layout = StateLayout.V_FIRST if v_first else StateLayout.K_FIRST
-    options = DeltaRuleOptions(
-        scale, normalize, gate, sigmoid, negative, layout, chunk_size, lower_bound=lower_bound, safe_gate=safe_gate
-    )
+    options = DeltaRuleOptions(*switches, layout, chunk_size, invariant, lower_bound, safe_gate)
     return options, Allocator(out_init)
 
 
@@ -50,8 +48,8 @@ def _flat_options(call: SequenceCall | DecodeCall | PrefillCall) -> tuple[Any, .
     options = call.options
     return (
         options.scale, options.normalize_qk, options.gate_in_kernel, options.beta_sigmoid, options.neg_eigval,
-        options.layout is StateLayout.V_FIRST, options.chunk_size, options.lower_bound, options.safe_gate,
-        call.allocate.out_init,
+        options.layout is StateLayout.V_FIRST, options.chunk_size, options.batch_invariant, options.lower_bound,
+        options.safe_gate, call.allocate.out_init,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,3 +115,28 @@ def test_a_first_segment_leaves_its_state_to_the_bit(split, monkeypatch):
         launched(monkeypatch, WalkTable(64, 2, how))
         found.append(HopperBackend().chunk(call))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("form", ["chunk", "prefill"])
+@pytest.mark.parametrize(("invariant", "counts"), [(True, {1}), (False, {3})], ids=["batch invariant", "not"])
+def test_how_a_batch_is_split_is_asked_of_one_sequence_where_it_must_not_matter(form, invariant, counts, monkeypatch):
+    asked = []
+    table = WalkTable.of
+
+    def noted(V: int, HV: int, sequences: int) -> WalkTable:
+        asked.append(sequences)
+        return table(V, HV, sequences)
+
+    monkeypatch.setattr(WalkTable, "of", staticmethod(noted))
+    rows = {"slots": 7, "read": (3, 1, 5)} if form == "prefill" else {}
+    call: Any = CONTEXT.call(made(form, B=3, T=5, **rows))
+    getattr(HopperBackend(), form)(call.with_(options=replace(call.options, batch_invariant=invariant)))
+    assert set(asked) == counts
+
+
+@pytest.mark.parametrize("bounds", [[0, 500, 0, 500, 0, 500], [0, -5, 2**31 - 1, 10, 533, 0], [533, 0, 400, 7, 500, 9]])
+def test_a_corrupt_pack_reaches_no_memory_but_its_own(bounds, monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2, 2))
+    call = CONTEXT.call(made("chunk", seqlens=(100,) * 5, tail=33))
+    o, final = HopperBackend().chunk(call.with_(cu_seqlens=torch.tensor(bounds, dtype=torch.int32, device=DEVICE)))
+    assert o.shape == call.v.shape and final.shape == call.initial_state.shape
