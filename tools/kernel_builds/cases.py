@@ -14,6 +14,7 @@ from deltaproof.ops.common import hopper_decode
 from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, PrefillCall, SequenceCall
 from deltaproof.ops.gated_delta_rule import triton_backend as gated_delta_rule
 from deltaproof.ops.kda import triton_backend as kda
+from deltaproof.ops.kda.triton_chunk import hopper_scores_kernel
 
 try:
     from deltaproof.ops.gated_delta_rule import hopper_backend as gated_delta_rule_hopper
@@ -161,7 +162,7 @@ def run(case: Case) -> None:
     """Make the case's calls: forward, and of a form that has gradients forward and backward."""
     backend: Any = BACKENDS[case.operator]
     if case.hopper and case.form != "decode":
-        backend = HOPPER[case.operator]
+        backend = HOPPER.get(case.operator, backend)
     form = getattr(backend, case.form)
     with _hopper(case.hopper):
         with torch.no_grad():
@@ -244,7 +245,7 @@ def _channel_table() -> list[Case]:
     for layout in ("v_first", "k_first"):
         for K, V in ((64, 64), (128, 128), (33, 40)):
             cases += [Case("decode", "bf16", K, V, layout=layout, tokens=4, drafts=4, operator="kda")]
-    if HOPPER:
+    if hopper_scores_kernel is not None:
         for K in (64, 128):
             hopper = Case("chunk", "bf16", K, 128, layout="v_first", hopper=True, operator="kda")
             cases += [hopper, replace(hopper, bound=-5.0), replace(hopper, full=False, varlen=True, H=2, HV=4)]

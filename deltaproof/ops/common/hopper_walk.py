@@ -88,7 +88,11 @@ def hopper_walk_kernel(
     SIZE: gl.constexpr = K if PER_CHANNEL else 64
     SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-    VALUES: gl.constexpr = gl.BlockedLayout([1, 8], [256 // BV, BV // 8], [WARPS, 1], [1, 0])  # [64, BV]
+    # a thread's rows lie in registers, as those that it copies
+    ROWS: gl.constexpr = 256 // BV * WARPS
+    VALUES: gl.constexpr = gl.BlockedLayout(
+        [64 // ROWS, 1, 8], [1, 256 // BV, BV // 8], [1, WARPS, 1], [2, 1, 0]
+    )  # [64 / ROWS, ROWS, BV]
 
     program = gl.program_id(0).to(gl.int64)
     block = program % BLOCKS
@@ -122,8 +126,9 @@ def hopper_walk_kernel(
 
     v_at = block * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
     k_at = gl.arange(0, K, gl.SliceLayout(0, STATE)).to(gl.int64)[None, :]
-    row = gl.arange(0, 64, gl.SliceLayout(1, VALUES))[:, None]
-    inner = row * (HV * V) + gl.arange(0, BV, gl.SliceLayout(0, VALUES))[None, :]
+    far = gl.arange(0, 64 // ROWS, gl.SliceLayout(1, gl.SliceLayout(2, VALUES)))[:, None][:, :, None] * ROWS
+    near = gl.arange(0, ROWS, gl.SliceLayout(0, gl.SliceLayout(2, VALUES)))[None, :][:, :, None]
+    inner = near * (HV * V) + gl.arange(0, BV, gl.SliceLayout(0, gl.SliceLayout(0, VALUES)))[None, :][None, :, :]
     read_slot = n
     if POOL:
         read_slot = gl.load(read_index + n).to(gl.int64)
@@ -131,8 +136,8 @@ def hopper_walk_kernel(
             async_copy.wait_group(0)
             for skipped in range(chunks):
                 spot = o + ((first + skipped * 64) * HV + head) * V + block * BV
-                none = gl.zeros([64, BV], gl.float32, VALUES).to(o.dtype.element_ty)
-                gl.store(spot + inner, none, mask=row < length - skipped * 64)
+                none = gl.zeros([64 // ROWS, ROWS, BV], gl.float32, VALUES).to(o.dtype.element_ty)
+                gl.store((spot + inner) + far * (HV * V), none, mask=near < length - skipped * 64 - far)
             return
     S = gl.zeros([BV, K], gl.float32, STATE)
     if READ:
@@ -154,7 +159,6 @@ def hopper_walk_kernel(
         fence_async_shared()
         low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
-        by_q = warpgroup_mma(low, s_q.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         ahead = c + STAGES - 1
         copy_chunk(
             tiles, ahead % STAGES, inputs, prepared, first + ahead * 64, chunk_0 + ahead, length - ahead * 64,
@@ -168,15 +172,17 @@ def hopper_walk_kernel(
         else:
             # rows behind the chunk's end have no gate, so the last is the whole chunk's
             S = S * gl.load(factors + ((chunk_0 + c) * HV + head) * 128 + 63)
-        by_k, low = warpgroup_mma_wait(1, deps=[by_k, low])
+        by_k, low = warpgroup_mma_wait(0, deps=[by_k, low])
         x = b_v.to(gl.float32) - (by_k if PER_CHANNEL else by_k * left)
         x = gl.convert_layout(x.to(LOW), LEFT, assert_trivial=True)
         y = warpgroup_mma(x, s_i.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
-        y, by_q, x, low = warpgroup_mma_wait(0, deps=[y, by_q, x, low])
+        by_q = warpgroup_mma(low, s_q.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
+        y, x = warpgroup_mma_wait(1, deps=[y, x])
         kept_y = y * s_strength.index(stage).load(COLUMN)[None, :]
         written = gl.convert_layout(kept_y.to(LOW), LEFT, assert_trivial=True)
         errors = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)
         S = warpgroup_mma(written, s_kept.index(stage), S, is_async=True)
+        by_q, low = warpgroup_mma_wait(1, deps=[by_q, low])
         if not PER_CHANNEL:
             by_q = by_q * (left * scale)
         out = warpgroup_mma(errors, s_a.index(stage).permute([1, 0]), by_q, is_async=True)
@@ -188,7 +194,8 @@ def hopper_walk_kernel(
         s_o = s_v.index(stage)
         s_o.permute([1, 0]).store(out.to(LOW))
         place = o + ((first + start) * HV + head) * V + block * BV
-        gl.store(place + inner, s_o.load(VALUES).to(o.dtype.element_ty), mask=row < length - start)
+        b_o = s_o.reshape([64 // ROWS, ROWS, BV]).load(VALUES).to(o.dtype.element_ty)
+        gl.store((place + inner) + far * (HV * V), b_o, mask=near < length - start - far)
         if EVERY > 0:
             done = before + start + 64
             if (done % EVERY == 0) & (start + 64 <= length) & (done // EVERY <= M):
