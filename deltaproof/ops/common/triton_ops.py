@@ -38,9 +38,12 @@ _GATE = 3
 
 
 def _options(arguments: tuple[Any, ...]) -> tuple[DeltaRuleOptions, Allocator]:
-    *switches, v_first, chunk_size, invariant, lower_bound, safe_gate, out_init = arguments
+    scale, normalize, gate, sigmoid, negative, v_first, chunk_size, invariant, *bounds, out_init = arguments
     layout = StateLayout.V_FIRST if v_first else StateLayout.K_FIRST
-    options = DeltaRuleOptions(*switches, layout, chunk_size, invariant, lower_bound, safe_gate)
+    lower_bound, safe_gate = bounds
+    options = DeltaRuleOptions(
+        scale, normalize, gate, sigmoid, negative, layout, chunk_size, invariant, lower_bound, safe_gate
+    )
     return options, Allocator(out_init)
 
 
