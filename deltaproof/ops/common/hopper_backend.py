@@ -11,9 +11,11 @@ from deltaproof.contracts.conventions import Conventions
 from deltaproof.ops.common import gluon_interpreter, triton_interpreter
 from deltaproof.ops.common.calls import PrefillCall, SequenceCall
 from deltaproof.ops.common.hopper_decode import is_hopper
-from deltaproof.ops.common.triton_language import INTERPRETED
+from deltaproof.ops.common.triton_language import GLUON, INTERPRETED
 from deltaproof.ops.common.triton_ops import TritonOperators
 
+if not GLUON:
+    raise ImportError(f"the kernels for Hopper need Triton 3.6, and this is {triton.__version__}")
 if INTERPRETED:
     triton_interpreter.hurry()
     gluon_interpreter.switch_on()

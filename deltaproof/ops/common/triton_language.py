@@ -10,6 +10,9 @@ import triton.language as tl
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 """Whether Triton runs kernels in its interpreter, on the CPU. Read when triton is imported; set it before."""
 
+GLUON = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)
+"""Whether Triton has the Gluon that kernels for Hopper are written in; an older one lacks parts of it, or spills."""
+
 _WIDEN = tl.constexpr(INTERPRETED)
 
 

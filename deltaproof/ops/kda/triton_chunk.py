@@ -12,16 +12,16 @@ from deltaproof.ops.common.calls import PrefillCall
 from deltaproof.ops.common.torch_inputs import k_first
 from deltaproof.ops.common.triton_chunks import Call, Chunks, Operands, Saved, inverse_dtype, states, transform
 from deltaproof.ops.common.triton_host import aligned, gate_constants, given, zero_tail
-from deltaproof.ops.common.triton_language import INTERPRETED
+from deltaproof.ops.common.triton_language import GLUON, INTERPRETED
 from deltaproof.ops.kda.triton_decay import channel_decay_kernel
 from deltaproof.ops.kda.triton_gates import MOST, SPAN
 from deltaproof.ops.kda.triton_outputs import channel_outputs_kernel
 from deltaproof.ops.kda.triton_scores import channel_scores_kernel, invert_kernel
 from deltaproof.ops.kda.triton_tables import ChunkTable
 
-try:
+if GLUON:
     from deltaproof.ops.kda.hopper_scores import hopper_scores_kernel
-except ImportError:  # what it is made of came to Gluon with Triton 3.6
+else:
     hopper_scores_kernel = None
 
 
