@@ -145,10 +145,10 @@ class Shared:
 
 
 class Machine:
-    """One program: its number, and what was asked for and has not come."""
+    """What runs one program at a time: its number, and what was asked for and has not come."""
 
-    def __init__(self, program: int, programs: int) -> None:
-        self.program, self.programs = program, programs
+    def __init__(self, programs: int) -> None:
+        self.program, self.programs = 0, programs
         self.asked: list[Callable[[], None]] = []
         self.groups: list[list[Callable[[], None]]] = []
         self.products: list[Pending] = []
@@ -332,11 +332,12 @@ def launch(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: di
     """
     given = [_argument(x) for x in arguments]
     names = {name: x for name, x in constants.items() if name in kernel.arg_names}
-    for program in range(programs):
-        machine = Machine(program, programs)
-        _functions(machine)(kernel)(*given, **names)
+    machine = Machine(programs)
+    run = _functions(machine)(kernel)
+    for machine.program in range(programs):
+        run(*given, **names)
         assert not machine.products, "a product was never waited for"
-        assert not machine.groups, "a copy was never waited for"
+        assert not (machine.asked or machine.groups), "a copy was never waited for"
 
 
 def _argument(x: Any) -> Any:

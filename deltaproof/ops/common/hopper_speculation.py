@@ -22,6 +22,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
+from deltaproof.ops.common.hopper_language import cut, plus
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
 from deltaproof.ops.common.triton_token import gate_at, gated, strengthened
 
@@ -30,24 +31,12 @@ QUERIES = gl.constexpr(8)
 
 
 @gluon.jit
-def _plus(a, b):
-    return a + b
-
-
-@gluon.jit
-def _cut(x):
-    """Return fp32 x without its last 16 bits, as fp32 and as bf16."""
-    bits = x.to(gl.int32, bitcast=True) & -65536
-    return bits.to(gl.float32, bitcast=True), (bits >> 16).to(gl.int16).to(gl.bfloat16, bitcast=True)
-
-
-@gluon.jit
 def _pieces(x, A: gl.constexpr):
     """Return an accumulator as three bf16 operands whose sum it is, the largest first."""
-    wide, first = _cut(x)
+    wide, first = cut(x)
     rest = x - wide
-    wide, second = _cut(rest)
-    _, third = _cut(rest - wide)
+    wide, second = cut(rest)
+    _, third = cut(rest - wide)
     return gl.convert_layout(first, A), gl.convert_layout(second, A), gl.convert_layout(third, A)
 
 
@@ -219,7 +208,7 @@ def hopper_speculation_kernel(
     b_g = gl.maximum(gated(raw_g.to(gl.float32), b_A_log, b_bias, GATE, GATE, 0.0), MIN_LOG_GATE)
     b_g = gl.where(counts, b_g, 0.0)
     b_beta = gl.where(counts, strengthened(raw_beta.to(gl.float32), BETA_SIGMOID, NEG_EIGVAL), 0.0)
-    G = gl.allocate_shared_memory(gl.float32, [32], LINE, gl.associative_scan(b_g, 0, _plus))
+    G = gl.allocate_shared_memory(gl.float32, [32], LINE, gl.associative_scan(b_g, 0, plus))
     strength = gl.allocate_shared_memory(gl.float32, [32], LINE, b_beta)
     whole = gl.sum(gl.where(token < count, b_g, 0.0), 0)
 

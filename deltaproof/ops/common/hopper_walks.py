@@ -8,12 +8,11 @@ from typing import Any
 import torch
 import triton
 
-from deltaproof.ops.common.calls import PrefillCall
 from deltaproof.ops.common.hopper_ends import hopper_ends_kernel
 from deltaproof.ops.common.hopper_stitch import stitch_kernel
 from deltaproof.ops.common.hopper_tables import WalkTable
 from deltaproof.ops.common.hopper_walk import hopper_walk_kernel
-from deltaproof.ops.common.triton_chunks import Call, Chunks
+from deltaproof.ops.common.triton_chunks import Chunks, Slots
 from deltaproof.ops.common.triton_host import given, state_strides
 from deltaproof.ops.common.triton_places import chunk_table_kernel
 
@@ -30,30 +29,6 @@ class WalkOperands:
     inverse: torch.Tensor
     attention: torch.Tensor
     per_channel: bool
-
-
-@dataclass(frozen=True)
-class _Slots:
-    """What a pool adds to a call: tensors that the kernels' flags leave out where there is none, and the flags."""
-
-    checkpoints: torch.Tensor | None = None
-    read: torch.Tensor | None = None
-    write: torch.Tensor | None = None
-    fresh: torch.Tensor | None = None
-    count: int = 0
-    every: int = 0
-
-    @classmethod
-    def of(cls, call: Call) -> _Slots:
-        if not isinstance(call, PrefillCall):
-            return cls()
-        write = call.read_index if call.write_index is None else call.write_index
-        every = call.checkpoint_every or 0
-        return cls(call.checkpoint_index, call.read_index, write, call.has_initial_state, call.pool.shape[0], every)
-
-    @property
-    def flags(self) -> dict[str, bool]:
-        return {"POOL": self.read is not None, "FRESH": self.fresh is not None}
 
 
 @dataclass(frozen=True)
@@ -98,7 +73,7 @@ def walk(
     """Fill o [B, T, HV, V] and ``sink``, from the states in ``source``; in segments where sequences are split."""
     if not chunks.call.sequences:
         return
-    call, layout, slots = chunks.call, chunks.call.options.layout, _Slots.of(chunks.call)
+    call, layout, slots = chunks.call, chunks.call.options.layout, Slots.of(chunks.call)
     _, T, _, HV, K, V = call.dims
     table = WalkTable.of(V, HV, 1 if call.options.batch_invariant else call.sequences)
     segments = _Segments.of(chunks, table.split)

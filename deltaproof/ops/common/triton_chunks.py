@@ -115,6 +115,32 @@ class Operands:
         return {**chunks.flags, **heads, "V": chunks.v.shape[-1], "PER_CHANNEL": self.per_channel}
 
 
+@dataclass(frozen=True)
+class Slots:
+    """What a pool adds to a call: tensors that the kernels' flags leave out where there is none, and the flags."""
+
+    checkpoints: torch.Tensor | None = None
+    read: torch.Tensor | None = None
+    write: torch.Tensor | None = None
+    fresh: torch.Tensor | None = None
+    count: int = 0
+    every: int = 0
+
+    @classmethod
+    def of(cls, call: Call) -> Slots:
+        """Return what a call's pool adds; nothing for a call of the form ``chunk``."""
+        if not isinstance(call, PrefillCall):
+            return cls()
+        write = call.read_index if call.write_index is None else call.write_index
+        every = call.checkpoint_every or 0
+        return cls(call.checkpoint_index, call.read_index, write, call.has_initial_state, call.pool.shape[0], every)
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """Return the constants of kernels that take states from a pool or not."""
+        return {"POOL": self.read is not None, "FRESH": self.fresh is not None}
+
+
 def transform(chunks: Chunks, operands: Operands, launch: Launch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return w [B, T, HV, K] and u [B, T, HV, V]: a chunk's errors are u - w S."""
     B, T, _, HV, K, V = chunks.call.dims
@@ -141,21 +167,16 @@ def states(
     call, layout = chunks.call, chunks.call.options.layout
     _, T, _, HV, K, V = call.dims
     found = chunks.new(chunks.count, HV, K, V, dtype=dtype)
-    pool = call if isinstance(call, PrefillCall) else None
-    read = write = checkpoints = fresh = None
-    if pool is not None:
-        read = pool.read_index
-        write = pool.read_index if pool.write_index is None else pool.write_index
-        checkpoints, fresh = pool.checkpoint_index, pool.has_initial_state
+    slots = Slots.of(call)
     if call.sequences:
         states_kernel[(call.sequences * HV * triton.cdiv(V, launch.BV),)](
             operands.kept, w, u, operands.G, operands.strength, u, found, u if source is None else source,
             u if sink is None else sink,
-            *(given(x, u) for x in (checkpoints, read, write, fresh)), chunks.pack[0], chunks.pack[1], T,
-            0 if pool is None else pool.pool.shape[0], 0 if checkpoints is None else checkpoints.shape[1],
+            *(given(x, u) for x in (slots.checkpoints, slots.read, slots.write, slots.fresh)), *chunks.pack[:2], T,
+            slots.count, 0 if slots.checkpoints is None else slots.checkpoints.shape[1],
             *state_strides(source, layout), *state_strides(sink, layout), **operands.flags(chunks), BK=launch.BK,
-            BV=launch.BV, POOL=pool is not None, FRESH=fresh is not None, READ=source is not None,
-            WRITE=sink is not None, EVERY=(pool.checkpoint_every or 0) if pool is not None else 0, **launch.options,
+            BV=launch.BV, **slots.flags, READ=source is not None, WRITE=sink is not None, EVERY=slots.every,
+            **launch.options,
         )  # fmt: skip
     return found
 

@@ -14,15 +14,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
+from deltaproof.ops.common.hopper_language import LOG2E, cut, plus
+from deltaproof.ops.common.hopper_tiles import copy_rows
 from deltaproof.ops.common.triton_inputs import log_gate, write_strength
 from deltaproof.ops.common.triton_places import chunk_place
-
-LOG2E = gl.constexpr(1.4426950408889634)
-
-
-@gluon.jit
-def _plus(a, b):
-    return a + b
 
 
 @gluon.jit
@@ -32,31 +27,16 @@ def _exp2(x):
 
 
 @gluon.jit
-def _cut(x):
-    """Return fp32 x without its last 16 bits, as fp32 and as bf16."""
-    bits = x.to(gl.int32, bitcast=True) & -65536
-    return bits.to(gl.float32, bitcast=True), (bits >> 16).to(gl.int16).to(gl.bfloat16, bitcast=True)
-
-
-@gluon.jit
-def _copy(x, tile, stride: gl.constexpr, count, K: gl.constexpr, LAYOUT: gl.constexpr):
-    """Copy rows of K elements, ``stride`` apart, into shared memory: ``count`` of them, and zeros behind."""
-    row = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT))[:, None]
-    at = row * stride + gl.arange(0, K, gl.SliceLayout(0, LAYOUT))[None, :]
-    async_copy.async_copy_global_to_shared(tile, x + at, mask=row < count)
-
-
-@gluon.jit
 def _product(a, b, SIZE: gl.constexpr, WARPS: gl.constexpr):
     """Return the product of two fp32 tiles [SIZE, SIZE] in shared memory, of operands cut into two bf16 pieces."""
     C: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [SIZE // 16, WARPS * 16 // SIZE], [16, 8])
     A: gl.constexpr = gl.DotOperandLayout(0, C, 2)
     B: gl.constexpr = gl.DotOperandLayout(1, C, 2)
     x, y = a.load(A), b.load(B)
-    x_wide, x_1 = _cut(x)
-    y_wide, y_1 = _cut(y)
-    _, x_2 = _cut(x - x_wide)
-    _, y_2 = _cut(y - y_wide)
+    x_wide, x_1 = cut(x)
+    y_wide, y_1 = cut(y)
+    _, x_2 = cut(x - x_wide)
+    _, y_2 = cut(y - y_wide)
     found = mma_v2(x_2, y_1, gl.zeros([SIZE, SIZE], gl.float32, C))
     found = mma_v2(x_1, y_2, found)
     return mma_v2(x_1, y_1, found)
@@ -109,7 +89,6 @@ def hopper_prepare_kernel(
 ):
     WARPS: gl.constexpr = 4
     LOW: gl.constexpr = k.dtype.element_ty
-    KEYS: gl.constexpr = gl.BlockedLayout([1, 8], [256 // K, K // 8], [WARPS, 1], [1, 0])  # [64, K]
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 64, 16])  # [64, 64]
     ROW: gl.constexpr = gl.SliceLayout(1, SCORES)
     COLUMN: gl.constexpr = gl.SliceLayout(0, SCORES)
@@ -131,8 +110,8 @@ def hopper_prepare_kernel(
     count = count.to(gl.int32)
     s_q = gl.allocate_shared_memory(LOW, [64, K], SHARED)
     s_k = gl.allocate_shared_memory(LOW, [64, K], SHARED)
-    _copy(k + (first * H + group) * K, s_k, H * K, count, K, KEYS)
-    _copy(q + (first * H + group) * K, s_q, H * K, count, K, KEYS)
+    copy_rows(k + (first * H + group) * K, s_k, H * K, count, K, WARPS)
+    copy_rows(q + (first * H + group) * K, s_q, H * K, count, K, WARPS)
     async_copy.commit_group()
     # a value head's matrix, block by block replaced by its inverse
     s_x = gl.allocate_shared_memory(gl.float32, [64, 64], FLAT)
@@ -155,7 +134,7 @@ def hopper_prepare_kernel(
         head = group * (HV // H) + j
         place = (first + token) * HV + head
         x = log_gate(g, A_log, dt_bias, place, token < count, head, GATE, DT_BIAS)
-        b_G = gl.associative_scan(x, 0, _plus)  # [64]
+        b_G = gl.associative_scan(x, 0, plus)  # [64]
         b_b = write_strength(beta, place, token < count, BETA_SIGMOID, NEG_EIGVAL)
         gl.store(G + place, b_G, mask=token < count)
         gl.store(strength + place, b_b, mask=token < count)
@@ -193,8 +172,4 @@ def hopper_prepare_kernel(
         _merge(s_x, s_y, 0, 16, WARPS)
         _merge(s_x, s_y, 32, 16, WARPS)
         _merge(s_x, s_y, 0, 32, WARPS)
-        i_at = (
-            gl.arange(0, 64, gl.SliceLayout(1, SQUARE))[:, None] * 64
-            + gl.arange(0, 64, gl.SliceLayout(0, SQUARE))[None, :]
-        )
-        gl.store(inverse + row * 4096 + i_at, s_x.load(SQUARE).to(LOW))
+        gl.store(inverse + row * 4096 + square, s_x.load(SQUARE).to(LOW))

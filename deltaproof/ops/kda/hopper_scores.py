@@ -15,16 +15,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
+from deltaproof.ops.common.hopper_language import LOG2E, plus
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE, write_strength
 from deltaproof.ops.common.triton_places import chunk_place
 from deltaproof.ops.kda.triton_gates import MOST
-
-LOG2E = gl.constexpr(1.4426950408889634)
-
-
-@gluon.jit
-def _plus(a, b):
-    return a + b
 
 
 @gluon.jit
@@ -177,7 +171,7 @@ def hopper_scores_kernel(
             b_bias = gl.load(dt_bias + head * K + channel).to(gl.float32)[None, :][None, :, :]
     async_copy.wait_group(2)
     x = gl.where(inside, _gate(_blocks(s_g, K, TILE, BLOCKS), b_A_log, b_bias, GATE, RATE, LOWER), 0.0)
-    upto = gl.associative_scan(x, 1, _plus)  # [4, 16, K]
+    upto = gl.associative_scan(x, 1, plus)  # [4, 16, K]
     # gates are not above 0, so the last sum is the least
     total = gl.min(upto, 1)  # [4, K]
     if CHECKED:
