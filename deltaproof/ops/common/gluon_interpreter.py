@@ -47,10 +47,13 @@ def _dtype(x: Any) -> torch.dtype:
 
 
 class Values(torch.Tensor):
-    """A tensor whose ``to`` can take the bits as they are, as Triton's can."""
+    """A tensor with the methods of Triton's: ``to`` can take the bits as they are, ``split`` halves the last axis."""
 
     def to(self, dtype: Any, bitcast: bool = False) -> Any:  # type: ignore[override]
         return self.view(_dtype(dtype)) if bitcast else super().to(_dtype(dtype))
+
+    def split(self) -> Any:  # type: ignore[override]
+        return tuple(_values(x) for x in self.unbind(-1))
 
 
 def _values(x: Any) -> Any:
@@ -175,7 +178,7 @@ class Machine:
     def product(self, a: Any, b: Any, acc: torch.Tensor, use_acc: bool = True, is_async: bool = False) -> Any:
         def compute() -> torch.Tensor:
             left, right = (x.tile if isinstance(x, Shared) else x for x in (a, b))
-            assert left.dtype == right.dtype and acc.shape == (left.shape[0], right.shape[1])
+            assert left.dtype == right.dtype and acc.shape == (*left.shape[:-1], right.shape[-1])
             found = left.float() @ right.float()
             return _values(found + acc if use_acc else found)
 
@@ -272,6 +275,7 @@ def _language(machine: Machine) -> Any:
         max=lambda x, axis: x.amax(axis),
         associative_scan=_scan,
         convert_layout=lambda x, layout, assert_trivial=False: x,
+        join=lambda a, b: _values(torch.stack((a, b), -1)),
         broadcast=lambda a, b: torch.broadcast_tensors(a, b),
         static_range=range,
         cdiv=lambda a, b: -(-a // b),

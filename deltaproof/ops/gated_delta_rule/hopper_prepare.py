@@ -27,35 +27,84 @@ def _exp2(x):
 
 
 @gluon.jit
-def _product(a, b, SIZE: gl.constexpr, WARPS: gl.constexpr):
-    """Return the product of two fp32 tiles [SIZE, SIZE] in shared memory, of operands cut into two bf16 pieces."""
-    C: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [SIZE // 16, WARPS * 16 // SIZE], [16, 8])
-    A: gl.constexpr = gl.DotOperandLayout(0, C, 2)
-    B: gl.constexpr = gl.DotOperandLayout(1, C, 2)
-    x, y = a.load(A), b.load(B)
-    x_wide, x_1 = cut(x)
-    y_wide, y_1 = cut(y)
-    _, x_2 = cut(x - x_wide)
-    _, y_2 = cut(y - y_wide)
-    found = mma_v2(x_2, y_1, gl.zeros([SIZE, SIZE], gl.float32, C))
-    found = mma_v2(x_1, y_2, found)
-    return mma_v2(x_1, y_1, found)
+def _product(a_1, a_2, b_1, b_2, like):
+    """Return the products [P, M, N] of tiles in two bf16 pieces each, in the layout of ``like``, which is zero."""
+    found = mma_v2(a_2, b_1, like)
+    found = mma_v2(a_1, b_2, found)
+    return mma_v2(a_1, b_1, found)
+
+
+@gluon.jit
+def _pieces(x):
+    """Return fp32 x as the sum of two bf16 tensors, but for its last 8 bits."""
+    wide, x_1 = cut(x)
+    _, x_2 = cut(x - wide)
+    return x_1, x_2
+
+
+@gluon.jit
+def _halves(x):
+    """Return the left and the right half of a matrix [R, 2 W]."""
+    W: gl.constexpr = x.shape[1] // 2
+    return x.reshape([x.shape[0], 2, W]).permute([0, 2, 1]).split()
+
+
+@gluon.jit
+def _beside(a, b):
+    """Return matrices [P, R, 2 W] of their left and right halves."""
+    return gl.join(a, b).permute([0, 1, 3, 2]).reshape([a.shape[0], a.shape[1], 2 * a.shape[2]])
 
 
 @gluon.jit
 def _tile(x, ROW: gl.constexpr, COLUMN: gl.constexpr, SIZE: gl.constexpr):
-    """Return the part [SIZE, SIZE] of a matrix in shared memory that begins at (ROW, COLUMN)."""
-    return x.slice(ROW, SIZE, 0).slice(COLUMN, SIZE, 1)
+    """Return the parts [P, SIZE, SIZE] of matrices in shared memory that begin at (ROW, COLUMN)."""
+    return x.slice(ROW, SIZE, 1).slice(COLUMN, SIZE, 2)
 
 
 @gluon.jit
-def _merge(x, y, START: gl.constexpr, SIZE: gl.constexpr, WARPS: gl.constexpr):
-    """Put the inverse's block left of that of SIZE at START + SIZE, which is finished, in the place of the matrix's."""
-    y = _tile(y, 0, 0, SIZE)
-    left = _tile(x, START + SIZE, START, SIZE)
-    y.store(_product(left, _tile(x, START, START, SIZE), SIZE, WARPS))
-    found = _product(_tile(x, START + SIZE, START + SIZE, SIZE), y, SIZE, WARPS)
-    left.store(-found)
+def _eliminate(x, matrix, column, ROW: gl.constexpr, QUARTER: gl.constexpr):
+    """Take the matrix's row times column ROW of the inverse, which is finished, off the columns before it."""
+    # x + -0.0 is x to the bit, so the compiler makes no sum of this one
+    done = gl.sum(gl.where(column == ROW % 4, x[ROW // 4], -0.0), 2)[:, :, None]
+    row = matrix.slice(ROW, 1, 1)  # [4 P, 1, 16]
+    x_0 = x[0] - row.slice(0, 4, 2).load(QUARTER) * done
+    x_1 = x[1]
+    x_2 = x[2]
+    x_3 = x[3]
+    if ROW > 4:
+        x_1 = x_1 - row.slice(4, 4, 2).load(QUARTER) * done
+    if ROW > 8:
+        x_2 = x_2 - row.slice(8, 4, 2).load(QUARTER) * done
+    if ROW > 12:
+        x_3 = x_3 - row.slice(12, 4, 2).load(QUARTER) * done
+    return x_0, x_1, x_2, x_3
+
+
+@gluon.jit
+def _places(SHAPE: gl.constexpr, EACH: gl.constexpr, BETWEEN: gl.constexpr, C: gl.constexpr):
+    """Return where in chunks' matrices [64, 64] tiles of SHAPE lie: EACH of a matrix, BETWEEN apart, from its start."""
+    n = gl.arange(0, SHAPE[0], gl.SliceLayout(1, gl.SliceLayout(2, C)))[:, None][:, :, None]
+    row = gl.arange(0, SHAPE[1], gl.SliceLayout(0, gl.SliceLayout(2, C)))[None, :][:, :, None]
+    column = gl.arange(0, SHAPE[2], gl.SliceLayout(0, gl.SliceLayout(0, C)))[None, :][None, :, :]
+    return n // EACH * 4096 + n % EACH * BETWEEN + row * 64 + column
+
+
+@gluon.jit
+def _merge(left, above, below, SHAPE: gl.constexpr, C: gl.constexpr):
+    """Return -below left above, the inverse's blocks left of those that are finished, in the layout C.
+
+    Args:
+        left: the matrix's own blocks [P, SIZE, SIZE] left of ``below``, in two pieces, in shared memory.
+        above, below: finished blocks of the inverse, on the diagonal, alike.
+    """
+    A: gl.constexpr = gl.DotOperandLayout(0, C, 2)
+    B: gl.constexpr = gl.DotOperandLayout(1, C, 2)
+    zero = gl.zeros(SHAPE, gl.float32, C)
+    found = _product(below[0].load(A), below[1].load(A), left[0].load(B), left[1].load(B), zero)
+    a_1, a_2 = _pieces(found)
+    a_1 = gl.convert_layout(a_1, A, assert_trivial=True)
+    a_2 = gl.convert_layout(a_2, A, assert_trivial=True)
+    return -_product(a_1, a_2, above[0].load(B), above[1].load(B), zero)
 
 
 @gluon.jit(do_not_specialize=["N", "T"])
@@ -79,6 +128,7 @@ def hopper_prepare_kernel(
     N,
     H: gl.constexpr,
     HV: gl.constexpr,
+    HEADS: gl.constexpr,
     K: gl.constexpr,
     C: gl.constexpr,
     VARLEN: gl.constexpr,
@@ -88,18 +138,24 @@ def hopper_prepare_kernel(
     NEG_EIGVAL: gl.constexpr,
 ):
     WARPS: gl.constexpr = 4
+    # value heads at a time: of two, the diagonal blocks' rows are as many as the threads
+    P: gl.constexpr = 2 - (HV // H) % 2
     LOW: gl.constexpr = k.dtype.element_ty
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 64, 16])  # [64, 64]
     ROW: gl.constexpr = gl.SliceLayout(1, SCORES)
     COLUMN: gl.constexpr = gl.SliceLayout(0, SCORES)
-    TOKENS: gl.constexpr = gl.BlockedLayout([2], [32], [WARPS], [0])  # [64]
+    TOKENS: gl.constexpr = gl.BlockedLayout([2, 1], [32, 1], [1, WARPS], [0, 1])  # [64, HEADS]: a head a warp
     SQUARE: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])  # [64, 64]
+    QUARTER: gl.constexpr = gl.BlockedLayout([1, 1, 4], [2, 16, 1], [WARPS, 1, 1], [2, 1, 0])  # [4 P, 16, 4]
+    BLOCKS: gl.constexpr = gl.BlockedLayout([1, 1, 16], [2, 16, 1], [WARPS, 1, 1], [2, 1, 0])  # [4 P, 16, 16]
+    SMALL: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [2 * P, 2 // P, 1], [1, 16, 8])  # [2 P, 16, 16]
+    LARGE: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [P, 4 // P, 1], [1, 16, 8])  # [P, 32, 32]
     SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
-    FLAT: gl.constexpr = gl.PaddedSharedLayout.with_identity_for([[64, 4]], [64, 64], [1, 0])
+    LINES: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-    # the four diagonal blocks side by side: a thread has a column of one, all rows
-    BLOCKS: gl.constexpr = gl.BlockedLayout([1, 16, 1], [2, 1, 16], [2, 1, 2], [2, 1, 0])  # [4, 16, 16]
-    TILE: gl.constexpr = gl.BlockedLayout([1, 1, 2], [1, 4, 8], [1, WARPS, 1], [2, 1, 0])  # [1, 16, 16]
+    PADDED: gl.constexpr = gl.PaddedSharedLayout.with_identity_for([[256, 16]], [4 * P, 16, 16], [2, 1, 0])
+    NARROW: gl.constexpr = gl.SwizzledSharedLayout(8, 4, 2, [2, 1, 0])
+    WIDE: gl.constexpr = gl.SwizzledSharedLayout(8, 2, 4, [2, 1, 0])
 
     program = gl.program_id(0)
     group = program % H
@@ -113,63 +169,118 @@ def hopper_prepare_kernel(
     copy_rows(k + (first * H + group) * K, s_k, H * K, count, K, WARPS)
     copy_rows(q + (first * H + group) * K, s_q, H * K, count, K, WARPS)
     async_copy.commit_group()
-    # a value head's matrix, block by block replaced by its inverse
-    s_x = gl.allocate_shared_memory(gl.float32, [64, 64], FLAT)
-    s_low = gl.allocate_shared_memory(LOW, [64, 64], SHARED)
-    s_y = gl.allocate_shared_memory(gl.float32, [32, 32], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
-    s_block = gl.allocate_shared_memory(gl.float32, [4, 16, 16], gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0]))
-    s_G = gl.allocate_shared_memory(gl.float32, [64], LINE)
-    s_b = gl.allocate_shared_memory(gl.float32, [64], LINE)
-    token = gl.arange(0, 64, TOKENS)
+
+    # gates and strengths of all value heads while queries and keys come
+    s_G = gl.allocate_shared_memory(gl.float32, [HEADS, 64], LINES)
+    s_b = gl.allocate_shared_memory(gl.float32, [HEADS, 64], LINES)
+    token = gl.arange(0, 64, gl.SliceLayout(1, TOKENS))[:, None]
+    # behind the last head it comes again
+    j = gl.minimum(gl.arange(0, HEADS, gl.SliceLayout(0, TOKENS))[None, :], HV // H - 1)
+    head = group * (HV // H) + j
+    place = (first + token) * HV + head
+    inside = (token < count) & (j >= 0)
+    b_G = gl.associative_scan(log_gate(g, A_log, dt_bias, place, inside, head, GATE, DT_BIAS), 0, plus)
+    b_b = write_strength(beta, place, inside, BETA_SIGMOID, NEG_EIGVAL)  # [64, HEADS]
+    gl.store(G + place, b_G, mask=inside)
+    gl.store(strength + place, b_b, mask=inside)
+    factor = factors + (chunk * HV + head) * 128 + token
+    end = gl.min(b_G, 0)[None, :] * LOG2E
+    b_G = b_G * LOG2E
+    gl.store(factor, _exp2(b_G))
+    gl.store(factor + 64, b_b * _exp2(end - b_G))
+    s_G.permute([1, 0]).store(b_G)
+    s_b.permute([1, 0]).store(b_b)
+    s_G = s_G._reinterpret(gl.float32, [HEADS, 64], LINE)
+    s_b = s_b._reinterpret(gl.float32, [HEADS, 64], LINE)
+
     r = gl.arange(0, 64, ROW)[:, None]
     c = gl.arange(0, 64, COLUMN)[None, :]
     row_at = gl.arange(0, 64, gl.SliceLayout(1, SQUARE))[:, None]
     square = row_at * 64 + gl.arange(0, 64, gl.SliceLayout(0, SQUARE))[None, :]
     none = gl.zeros([64, 64], gl.float32, SCORES)
+    block, _ = _halves(_halves(r // 16 + 0 * c)[0])  # [64, 16]
     async_copy.wait_group(0)
     fence_async_shared()
-    for j in range(HV // H):
-        # made again for each value head: held, they would cost 64 registers
+    for pair in range(HV // H // P):
+        rows = (chunk * HV + group * (HV // H) + pair * P) * 4096
+        # made again for each pair: held, they would cost 64 registers
         qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
-        head = group * (HV // H) + j
-        place = (first + token) * HV + head
-        x = log_gate(g, A_log, dt_bias, place, token < count, head, GATE, DT_BIAS)
-        b_G = gl.associative_scan(x, 0, plus)  # [64]
-        b_b = write_strength(beta, place, token < count, BETA_SIGMOID, NEG_EIGVAL)
-        gl.store(G + place, b_G, mask=token < count)
-        gl.store(strength + place, b_b, mask=token < count)
-        row = chunk * HV + head
-        end = gl.min(b_G, 0)
-        b_G = b_G * LOG2E
-        gl.store(factors + row * 128 + token, _exp2(b_G))
-        gl.store(factors + row * 128 + 64 + token, b_b * _exp2(end * LOG2E - b_G))
-        s_G.store(b_G)
-        s_b.store(b_b)
-        # masked before the exponential: above the diagonal the difference is positive and may overflow
-        decay = s_G.load(ROW)[:, None] - s_G.load(COLUMN)[None, :]
-        decay = _exp2(gl.where(r >= c, decay, 0.0)) * s_b.load(COLUMN)[None, :]
-        qk = warpgroup_mma_wait(0, deps=[qk])
-        scores = gl.where(r >= c, qk * decay * scale, 0.0).to(LOW)
-        s_low.store(scores)
-        gl.store(attention + row * 4096 + square, s_low.load(SQUARE))
-        kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False)
-        s_x.store(gl.where(r > c, kk * decay, 0.0))
-        # columns of the diagonal blocks, so that a thread finds one in a row
-        for i in gl.static_range(4):
-            tile = _tile(s_x, i * 16, i * 16, 16).permute([1, 0]).load(gl.SliceLayout(0, TILE))
-            s_block.slice(i, 1, 0).store(tile[None, :, :])
-        at = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(2, BLOCKS)))[None, :][:, :, None]  # the row
-        column = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(0, BLOCKS)))[None, :][None, :, :]
-        x = gl.where(at == column, 1.0, 0.0) + gl.zeros([4, 16, 16], gl.float32, BLOCKS)
+        kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
+        qk, kk = warpgroup_mma_wait(0, deps=[qk, kk])
+        s_low = gl.allocate_shared_memory(LOW, [P, 64, 64], SHARED)
+        # of each head's matrix: diagonal blocks of 16; in pieces, those left of every other one, and the left half
+        s_diagonal = gl.allocate_shared_memory(gl.float32, [4 * P, 16, 16], PADDED)
+        s_left = (
+            gl.allocate_shared_memory(gl.bfloat16, [2 * P, 32, 16], NARROW),
+            gl.allocate_shared_memory(gl.bfloat16, [2 * P, 32, 16], NARROW),
+        )
+        s_half = (
+            gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
+            gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
+        )
+        for h in gl.static_range(P):
+            line = s_G.index(pair * P + h)
+            # masked before the exponential: above the diagonal the difference is positive and may overflow
+            decay = line.load(ROW)[:, None] - line.load(COLUMN)[None, :]
+            decay = _exp2(gl.where(r >= c, decay, 0.0)) * s_b.index(pair * P + h).load(COLUMN)[None, :]
+            s_low.index(h).store(gl.where(r >= c, qk * decay * scale, 0.0).to(LOW))
+            left, right = _halves(gl.where(r > c, kk * decay, 0.0))
+            half_1, half_2 = _pieces(left)
+            s_half[0].slice(h, 1, 0).store(half_1.reshape([1, 64, 32]))
+            s_half[1].slice(h, 1, 0).store(half_2.reshape([1, 64, 32]))
+            x_0, x_1 = _halves(left)  # [64, 16]
+            x_2, x_3 = _halves(right)
+            part = gl.where(block < 2, gl.where(block == 0, x_0, x_1), gl.where(block == 2, x_2, x_3))
+            s_diagonal.slice(4 * h, 4, 0).store(part.reshape([4, 16, 16]))
+            left_1, left_2 = _pieces(gl.where(block == 1, x_0, x_2))
+            s_left[0].slice(2 * h, 2, 0).store(left_1.reshape([2, 32, 16]))
+            s_left[1].slice(2 * h, 2, 0).store(left_2.reshape([2, 32, 16]))
+        for h in gl.static_range(P):
+            gl.store(attention + rows + h * 4096 + square, s_low.index(h).load(SQUARE))
+
+        # a row of the inverse of a diagonal block a thread: what is right of a column is finished when it is added
+        at = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(2, QUARTER)))[None, :][:, :, None]
+        column = gl.arange(0, 4, gl.SliceLayout(0, gl.SliceLayout(0, QUARTER)))[None, :][None, :, :]
+        none_4 = gl.zeros([4 * P, 16, 4], gl.float32, QUARTER)
+        x = (
+            gl.where(at == column, 1.0, none_4),
+            gl.where(at == column + 4, 1.0, none_4),
+            gl.where(at == column + 8, 1.0, none_4),
+            gl.where(at == column + 12, 1.0, none_4),
+        )
         for i in gl.static_range(15):
-            # row i is finished; x + -0.0 is x to the bit, so the compiler makes no sum of this one
-            done = gl.sum(gl.where(at == i, x, -0.0), 1)[:, None, :]  # [4, 1, 16]
-            x = x - s_block.slice(i, 1, 1).permute([0, 2, 1]).load(BLOCKS) * done
-        s_block.store(x)
-        for i in gl.static_range(4):
-            tile = s_block.slice(i, 1, 0).load(TILE).reshape([16, 16])
-            _tile(s_x, i * 16, i * 16, 16).store(tile)
-        _merge(s_x, s_y, 0, 16, WARPS)
-        _merge(s_x, s_y, 32, 16, WARPS)
-        _merge(s_x, s_y, 0, 32, WARPS)
-        gl.store(inverse + row * 4096 + square, s_x.load(SQUARE).to(LOW))
+            x = _eliminate(x, s_diagonal, column, 15 - i, QUARTER)
+        x = gl.convert_layout(_beside(_beside(x[0], x[1]), _beside(x[2], x[3])), BLOCKS, assert_trivial=True)
+        a = gl.arange(0, 4 * P, gl.SliceLayout(1, gl.SliceLayout(2, BLOCKS)))[:, None][:, :, None]
+        gl.store(inverse + rows + _places([4 * P, 16, 16], 4, 16 * 65, BLOCKS), x.to(LOW))
+        # pairs of blocks, with zeros beside them
+        s_x = (
+            gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
+            gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
+        )
+        x_1, x_2 = _pieces(x)
+        empty = gl.zeros([4 * P, 16, 16], gl.bfloat16, BLOCKS)
+        s_x[0].store(_beside(gl.where(a % 2 == 0, x_1, empty), gl.where(a % 2 == 0, empty, x_1)).reshape([P, 64, 32]))
+        s_x[1].store(_beside(gl.where(a % 2 == 0, x_2, empty), gl.where(a % 2 == 0, empty, x_2)).reshape([P, 64, 32]))
+        pair_1, pair_2 = s_x[0].reshape([2 * P, 32, 32]), s_x[1].reshape([2 * P, 32, 32])
+        found = _merge(
+            (_tile(s_left[0], 16, 0, 16), _tile(s_left[1], 16, 0, 16)),
+            (_tile(pair_1, 0, 0, 16), _tile(pair_2, 0, 0, 16)),
+            (_tile(pair_1, 16, 16, 16), _tile(pair_2, 16, 16, 16)),
+            [2 * P, 16, 16], SMALL,
+        )  # fmt: skip
+        x_1, x_2 = _pieces(found)
+        _tile(pair_1, 16, 0, 16).store(x_1)
+        _tile(pair_2, 16, 0, 16).store(x_2)
+        at = _places([2 * P, 16, 16], 2, 32 * 65, SMALL)
+        gl.store(inverse + rows + at + 16 * 64, found.to(LOW))
+        gl.store(inverse + rows + at + 16, gl.zeros([2 * P, 16, 16], LOW, SMALL))
+        found = _merge(
+            (_tile(s_half[0], 32, 0, 32), _tile(s_half[1], 32, 0, 32)),
+            (_tile(s_x[0], 0, 0, 32), _tile(s_x[1], 0, 0, 32)),
+            (_tile(s_x[0], 32, 0, 32), _tile(s_x[1], 32, 0, 32)),
+            [P, 32, 32], LARGE,
+        )  # fmt: skip
+        at = _places([P, 32, 32], 1, 0, LARGE)
+        gl.store(inverse + rows + at + 32 * 64, found.to(LOW))
+        gl.store(inverse + rows + at + 32, gl.zeros([P, 32, 32], LOW, LARGE))
