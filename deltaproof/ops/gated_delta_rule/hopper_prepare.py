@@ -198,7 +198,8 @@ def hopper_prepare_kernel(
     row_at = gl.arange(0, 64, gl.SliceLayout(1, SQUARE))[:, None]
     square = row_at * 64 + gl.arange(0, 64, gl.SliceLayout(0, SQUARE))[None, :]
     none = gl.zeros([64, 64], gl.float32, SCORES)
-    block, _ = _halves(_halves(r // 16 + 0 * c)[0])  # [64, 16]
+    block, _ = _halves(_halves(r // 16 + 0 * c)[0])  # [64, 16]: the block that a row is of
+    below, _ = _halves(_halves(r % 16 - c % 16)[0])
     async_copy.wait_group(0)
     fence_async_shared()
     for pair in range(HV // H // P):
@@ -207,6 +208,7 @@ def hopper_prepare_kernel(
         qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
         kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
         qk, kk = warpgroup_mma_wait(0, deps=[qk, kk])
+        qk = gl.where(r >= c, qk * scale, 0.0)
         s_low = gl.allocate_shared_memory(LOW, [P, 64, 64], SHARED)
         # of each head's matrix: diagonal blocks of 16; in pieces, those left of every other one, and the left half
         s_diagonal = gl.allocate_shared_memory(gl.float32, [4 * P, 16, 16], PADDED)
@@ -220,18 +222,19 @@ def hopper_prepare_kernel(
         )
         for h in gl.static_range(P):
             line = s_G.index(pair * P + h)
-            # masked before the exponential: above the diagonal the difference is positive and may overflow
-            decay = line.load(ROW)[:, None] - line.load(COLUMN)[None, :]
-            decay = _exp2(gl.where(r >= c, decay, 0.0)) * s_b.index(pair * P + h).load(COLUMN)[None, :]
-            s_low.index(h).store(gl.where(r >= c, qk * decay * scale, 0.0).to(LOW))
-            left, right = _halves(gl.where(r > c, kk * decay, 0.0))
+            # above the diagonal the difference is positive and might overflow
+            decay = _exp2(gl.minimum(line.load(ROW)[:, None] - line.load(COLUMN)[None, :], 0.0))
+            decay = decay * s_b.index(pair * P + h).load(COLUMN)[None, :]
+            s_low.index(h).store((qk * decay).to(LOW))
+            # what is read of it lies below the diagonal, but for the diagonal blocks
+            left, right = _halves(kk * decay)
             half_1, half_2 = _pieces(left)
             s_half[0].slice(h, 1, 0).store(half_1.reshape([1, 64, 32]))
             s_half[1].slice(h, 1, 0).store(half_2.reshape([1, 64, 32]))
             x_0, x_1 = _halves(left)  # [64, 16]
             x_2, x_3 = _halves(right)
             part = gl.where(block < 2, gl.where(block == 0, x_0, x_1), gl.where(block == 2, x_2, x_3))
-            s_diagonal.slice(4 * h, 4, 0).store(part.reshape([4, 16, 16]))
+            s_diagonal.slice(4 * h, 4, 0).store(gl.where(below > 0, part, 0.0).reshape([4, 16, 16]))
             left_1, left_2 = _pieces(gl.where(block == 1, x_0, x_2))
             s_left[0].slice(2 * h, 2, 0).store(left_1.reshape([2, 32, 16]))
             s_left[1].slice(2 * h, 2, 0).store(left_2.reshape([2, 32, 16]))
