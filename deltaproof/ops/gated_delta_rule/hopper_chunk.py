@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import triton
 
 from deltaproof.ops.common.hopper_walks import WalkOperands, walk
 from deltaproof.ops.common.triton_chunks import Call, Chunks
@@ -22,11 +21,11 @@ def forward(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torc
     inverse, attention = (chunks.new(chunks.count, HV, 64, 64) for _ in range(2))
     g, beta = aligned(call.g), aligned(call.beta)
     if chunks.count:
-        hopper_prepare_kernel[(chunks.count * H,)](
+        hopper_prepare_kernel[(chunks.count * HV // (2 - HV // H % 2),)](
             chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), G, strength, factors, inverse,
             attention, *chunks.pack, options.scale, T, call.sequences, **chunks.flags, GATE=options.gate_in_kernel,
             DT_BIAS=call.dt_bias is not None, BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval,
-            HEADS=triton.next_power_of_2(HV // H), num_warps=4,
+            num_warps=4, maxnreg=128,
         )  # fmt: skip
     known = WalkOperands(chunks.q, chunks.k, chunks.k, factors, strength, inverse, attention, per_channel=False)
     walk(chunks, known, o, source, sink)

@@ -128,7 +128,6 @@ def hopper_prepare_kernel(
     N,
     H: gl.constexpr,
     HV: gl.constexpr,
-    HEADS: gl.constexpr,
     K: gl.constexpr,
     C: gl.constexpr,
     VARLEN: gl.constexpr,
@@ -144,7 +143,7 @@ def hopper_prepare_kernel(
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 64, 16])  # [64, 64]
     ROW: gl.constexpr = gl.SliceLayout(1, SCORES)
     COLUMN: gl.constexpr = gl.SliceLayout(0, SCORES)
-    TOKENS: gl.constexpr = gl.BlockedLayout([2, 1], [32, 1], [1, WARPS], [0, 1])  # [64, HEADS]: a head a warp
+    TOKENS: gl.constexpr = gl.BlockedLayout([2, 1], [32, 1], [1, WARPS], [0, 1])  # [64, P]: a head a warp
     SQUARE: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])  # [64, 64]
     QUARTER: gl.constexpr = gl.BlockedLayout([1, 1, 4], [2, 16, 1], [WARPS, 1, 1], [2, 1, 0])  # [4 P, 16, 4]
     BLOCKS: gl.constexpr = gl.BlockedLayout([1, 1, 16], [2, 16, 1], [WARPS, 1, 1], [2, 1, 0])  # [4 P, 16, 16]
@@ -158,8 +157,9 @@ def hopper_prepare_kernel(
     WIDE: gl.constexpr = gl.SwizzledSharedLayout(8, 2, 4, [2, 1, 0])
 
     program = gl.program_id(0)
-    group = program % H
-    chunk = (program // H).to(gl.int64)
+    first_head = program % (HV // P) * P
+    group = first_head // (HV // H)
+    chunk = (program // (HV // P)).to(gl.int64)
     n, first, count = chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
     if count == 0:
         return
@@ -171,16 +171,14 @@ def hopper_prepare_kernel(
     async_copy.commit_group()
 
     # gates and strengths of all value heads while queries and keys come
-    s_G = gl.allocate_shared_memory(gl.float32, [HEADS, 64], LINES)
-    s_b = gl.allocate_shared_memory(gl.float32, [HEADS, 64], LINES)
+    s_G = gl.allocate_shared_memory(gl.float32, [P, 64], LINES)
+    s_b = gl.allocate_shared_memory(gl.float32, [P, 64], LINES)
     token = gl.arange(0, 64, gl.SliceLayout(1, TOKENS))[:, None]
-    # behind the last head it comes again
-    j = gl.minimum(gl.arange(0, HEADS, gl.SliceLayout(0, TOKENS))[None, :], HV // H - 1)
-    head = group * (HV // H) + j
+    head = first_head + gl.arange(0, P, gl.SliceLayout(0, TOKENS))[None, :]
     place = (first + token) * HV + head
-    inside = (token < count) & (j >= 0)
+    inside = (token < count) & (head >= 0)
     b_G = gl.associative_scan(log_gate(g, A_log, dt_bias, place, inside, head, GATE, DT_BIAS), 0, plus)
-    b_b = write_strength(beta, place, inside, BETA_SIGMOID, NEG_EIGVAL)  # [64, HEADS]
+    b_b = write_strength(beta, place, inside, BETA_SIGMOID, NEG_EIGVAL)  # [64, P]
     gl.store(G + place, b_G, mask=inside)
     gl.store(strength + place, b_b, mask=inside)
     factor = factors + (chunk * HV + head) * 128 + token
@@ -190,8 +188,8 @@ def hopper_prepare_kernel(
     gl.store(factor + 64, b_b * _exp2(end - b_G))
     s_G.permute([1, 0]).store(b_G)
     s_b.permute([1, 0]).store(b_b)
-    s_G = s_G._reinterpret(gl.float32, [HEADS, 64], LINE)
-    s_b = s_b._reinterpret(gl.float32, [HEADS, 64], LINE)
+    s_G = s_G._reinterpret(gl.float32, [P, 64], LINE)
+    s_b = s_b._reinterpret(gl.float32, [P, 64], LINE)
 
     r = gl.arange(0, 64, ROW)[:, None]
     c = gl.arange(0, 64, COLUMN)[None, :]
@@ -202,88 +200,87 @@ def hopper_prepare_kernel(
     below, _ = _halves(_halves(r % 16 - c % 16)[0])
     async_copy.wait_group(0)
     fence_async_shared()
-    for pair in range(HV // H // P):
-        rows = (chunk * HV + group * (HV // H) + pair * P) * 4096
-        # made again for each pair: held, they would cost 64 registers
-        qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
-        kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
-        qk, kk = warpgroup_mma_wait(0, deps=[qk, kk])
-        qk = gl.where(r >= c, qk * scale, 0.0)
-        s_low = gl.allocate_shared_memory(LOW, [P, 64, 64], SHARED)
-        # of each head's matrix: diagonal blocks of 16; in pieces, those left of every other one, and the left half
-        s_diagonal = gl.allocate_shared_memory(gl.float32, [4 * P, 16, 16], PADDED)
-        s_left = (
-            gl.allocate_shared_memory(gl.bfloat16, [2 * P, 32, 16], NARROW),
-            gl.allocate_shared_memory(gl.bfloat16, [2 * P, 32, 16], NARROW),
-        )
-        s_half = (
-            gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
-            gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
-        )
-        for h in gl.static_range(P):
-            line = s_G.index(pair * P + h)
-            # above the diagonal the difference is positive and might overflow
-            decay = _exp2(gl.minimum(line.load(ROW)[:, None] - line.load(COLUMN)[None, :], 0.0))
-            decay = decay * s_b.index(pair * P + h).load(COLUMN)[None, :]
-            s_low.index(h).store((qk * decay).to(LOW))
-            # what is read of it lies below the diagonal, but for the diagonal blocks
-            left, right = _halves(kk * decay)
-            half_1, half_2 = _pieces(left)
-            s_half[0].slice(h, 1, 0).store(half_1.reshape([1, 64, 32]))
-            s_half[1].slice(h, 1, 0).store(half_2.reshape([1, 64, 32]))
-            x_0, x_1 = _halves(left)  # [64, 16]
-            x_2, x_3 = _halves(right)
-            part = gl.where(block < 2, gl.where(block == 0, x_0, x_1), gl.where(block == 2, x_2, x_3))
-            s_diagonal.slice(4 * h, 4, 0).store(gl.where(below > 0, part, 0.0).reshape([4, 16, 16]))
-            left_1, left_2 = _pieces(gl.where(block == 1, x_0, x_2))
-            s_left[0].slice(2 * h, 2, 0).store(left_1.reshape([2, 32, 16]))
-            s_left[1].slice(2 * h, 2, 0).store(left_2.reshape([2, 32, 16]))
-        for h in gl.static_range(P):
-            gl.store(attention + rows + h * 4096 + square, s_low.index(h).load(SQUARE))
+    rows = (chunk * HV + first_head) * 4096
+    # made again for each pair: held, they would cost 64 registers
+    qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
+    kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
+    qk, kk = warpgroup_mma_wait(0, deps=[qk, kk])
+    qk = gl.where(r >= c, qk * scale, 0.0)
+    s_low = gl.allocate_shared_memory(LOW, [P, 64, 64], SHARED)
+    # of each head's matrix: diagonal blocks of 16; in pieces, those left of every other one, and the left half
+    s_diagonal = gl.allocate_shared_memory(gl.float32, [4 * P, 16, 16], PADDED)
+    s_left = (
+        gl.allocate_shared_memory(gl.bfloat16, [2 * P, 32, 16], NARROW),
+        gl.allocate_shared_memory(gl.bfloat16, [2 * P, 32, 16], NARROW),
+    )
+    s_half = (
+        gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
+        gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
+    )
+    for h in gl.static_range(P):
+        line = s_G.index(h)
+        # above the diagonal the difference is positive and might overflow
+        decay = _exp2(gl.minimum(line.load(ROW)[:, None] - line.load(COLUMN)[None, :], 0.0))
+        decay = decay * s_b.index(h).load(COLUMN)[None, :]
+        s_low.index(h).store((qk * decay).to(LOW))
+        # what is read of it lies below the diagonal, but for the diagonal blocks
+        left, right = _halves(kk * decay)
+        half_1, half_2 = _pieces(left)
+        s_half[0].slice(h, 1, 0).store(half_1.reshape([1, 64, 32]))
+        s_half[1].slice(h, 1, 0).store(half_2.reshape([1, 64, 32]))
+        x_0, x_1 = _halves(left)  # [64, 16]
+        x_2, x_3 = _halves(right)
+        part = gl.where(block < 2, gl.where(block == 0, x_0, x_1), gl.where(block == 2, x_2, x_3))
+        s_diagonal.slice(4 * h, 4, 0).store(gl.where(below > 0, part, 0.0).reshape([4, 16, 16]))
+        left_1, left_2 = _pieces(gl.where(block == 1, x_0, x_2))
+        s_left[0].slice(2 * h, 2, 0).store(left_1.reshape([2, 32, 16]))
+        s_left[1].slice(2 * h, 2, 0).store(left_2.reshape([2, 32, 16]))
+    for h in gl.static_range(P):
+        gl.store(attention + rows + h * 4096 + square, s_low.index(h).load(SQUARE))
 
-        # a row of the inverse of a diagonal block a thread: what is right of a column is finished when it is added
-        at = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(2, QUARTER)))[None, :][:, :, None]
-        column = gl.arange(0, 4, gl.SliceLayout(0, gl.SliceLayout(0, QUARTER)))[None, :][None, :, :]
-        none_4 = gl.zeros([4 * P, 16, 4], gl.float32, QUARTER)
-        x = (
-            gl.where(at == column, 1.0, none_4),
-            gl.where(at == column + 4, 1.0, none_4),
-            gl.where(at == column + 8, 1.0, none_4),
-            gl.where(at == column + 12, 1.0, none_4),
-        )
-        for i in gl.static_range(15):
-            x = _eliminate(x, s_diagonal, column, 15 - i, QUARTER)
-        x = gl.convert_layout(_beside(_beside(x[0], x[1]), _beside(x[2], x[3])), BLOCKS, assert_trivial=True)
-        a = gl.arange(0, 4 * P, gl.SliceLayout(1, gl.SliceLayout(2, BLOCKS)))[:, None][:, :, None]
-        gl.store(inverse + rows + _places([4 * P, 16, 16], 4, 16 * 65, BLOCKS), x.to(LOW))
-        # pairs of blocks, with zeros beside them
-        s_x = (
-            gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
-            gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
-        )
-        x_1, x_2 = _pieces(x)
-        empty = gl.zeros([4 * P, 16, 16], gl.bfloat16, BLOCKS)
-        s_x[0].store(_beside(gl.where(a % 2 == 0, x_1, empty), gl.where(a % 2 == 0, empty, x_1)).reshape([P, 64, 32]))
-        s_x[1].store(_beside(gl.where(a % 2 == 0, x_2, empty), gl.where(a % 2 == 0, empty, x_2)).reshape([P, 64, 32]))
-        pair_1, pair_2 = s_x[0].reshape([2 * P, 32, 32]), s_x[1].reshape([2 * P, 32, 32])
-        found = _merge(
-            (_tile(s_left[0], 16, 0, 16), _tile(s_left[1], 16, 0, 16)),
-            (_tile(pair_1, 0, 0, 16), _tile(pair_2, 0, 0, 16)),
-            (_tile(pair_1, 16, 16, 16), _tile(pair_2, 16, 16, 16)),
-            [2 * P, 16, 16], SMALL,
-        )  # fmt: skip
-        x_1, x_2 = _pieces(found)
-        _tile(pair_1, 16, 0, 16).store(x_1)
-        _tile(pair_2, 16, 0, 16).store(x_2)
-        at = _places([2 * P, 16, 16], 2, 32 * 65, SMALL)
-        gl.store(inverse + rows + at + 16 * 64, found.to(LOW))
-        gl.store(inverse + rows + at + 16, gl.zeros([2 * P, 16, 16], LOW, SMALL))
-        found = _merge(
-            (_tile(s_half[0], 32, 0, 32), _tile(s_half[1], 32, 0, 32)),
-            (_tile(s_x[0], 0, 0, 32), _tile(s_x[1], 0, 0, 32)),
-            (_tile(s_x[0], 32, 0, 32), _tile(s_x[1], 32, 0, 32)),
-            [P, 32, 32], LARGE,
-        )  # fmt: skip
-        at = _places([P, 32, 32], 1, 0, LARGE)
-        gl.store(inverse + rows + at + 32 * 64, found.to(LOW))
-        gl.store(inverse + rows + at + 32, gl.zeros([P, 32, 32], LOW, LARGE))
+    # a row of the inverse of a diagonal block a thread: what is right of a column is finished when it is added
+    at = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(2, QUARTER)))[None, :][:, :, None]
+    column = gl.arange(0, 4, gl.SliceLayout(0, gl.SliceLayout(0, QUARTER)))[None, :][None, :, :]
+    none_4 = gl.zeros([4 * P, 16, 4], gl.float32, QUARTER)
+    x = (
+        gl.where(at == column, 1.0, none_4),
+        gl.where(at == column + 4, 1.0, none_4),
+        gl.where(at == column + 8, 1.0, none_4),
+        gl.where(at == column + 12, 1.0, none_4),
+    )
+    for i in gl.static_range(15):
+        x = _eliminate(x, s_diagonal, column, 15 - i, QUARTER)
+    x = gl.convert_layout(_beside(_beside(x[0], x[1]), _beside(x[2], x[3])), BLOCKS, assert_trivial=True)
+    a = gl.arange(0, 4 * P, gl.SliceLayout(1, gl.SliceLayout(2, BLOCKS)))[:, None][:, :, None]
+    gl.store(inverse + rows + _places([4 * P, 16, 16], 4, 16 * 65, BLOCKS), x.to(LOW))
+    # pairs of blocks, with zeros beside them
+    s_x = (
+        gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
+        gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
+    )
+    x_1, x_2 = _pieces(x)
+    empty = gl.zeros([4 * P, 16, 16], gl.bfloat16, BLOCKS)
+    s_x[0].store(_beside(gl.where(a % 2 == 0, x_1, empty), gl.where(a % 2 == 0, empty, x_1)).reshape([P, 64, 32]))
+    s_x[1].store(_beside(gl.where(a % 2 == 0, x_2, empty), gl.where(a % 2 == 0, empty, x_2)).reshape([P, 64, 32]))
+    pair_1, pair_2 = s_x[0].reshape([2 * P, 32, 32]), s_x[1].reshape([2 * P, 32, 32])
+    found = _merge(
+        (_tile(s_left[0], 16, 0, 16), _tile(s_left[1], 16, 0, 16)),
+        (_tile(pair_1, 0, 0, 16), _tile(pair_2, 0, 0, 16)),
+        (_tile(pair_1, 16, 16, 16), _tile(pair_2, 16, 16, 16)),
+        [2 * P, 16, 16], SMALL,
+    )  # fmt: skip
+    x_1, x_2 = _pieces(found)
+    _tile(pair_1, 16, 0, 16).store(x_1)
+    _tile(pair_2, 16, 0, 16).store(x_2)
+    at = _places([2 * P, 16, 16], 2, 32 * 65, SMALL)
+    gl.store(inverse + rows + at + 16 * 64, found.to(LOW))
+    gl.store(inverse + rows + at + 16, gl.zeros([2 * P, 16, 16], LOW, SMALL))
+    found = _merge(
+        (_tile(s_half[0], 32, 0, 32), _tile(s_half[1], 32, 0, 32)),
+        (_tile(s_x[0], 0, 0, 32), _tile(s_x[1], 0, 0, 32)),
+        (_tile(s_x[0], 32, 0, 32), _tile(s_x[1], 32, 0, 32)),
+        [P, 32, 32], LARGE,
+    )  # fmt: skip
+    at = _places([P, 32, 32], 1, 0, LARGE)
+    gl.store(inverse + rows + at + 32 * 64, found.to(LOW))
+    gl.store(inverse + rows + at + 32, gl.zeros([P, 32, 32], LOW, LARGE))
