@@ -149,6 +149,8 @@ def hopper_prepare_kernel(
     BLOCKS: gl.constexpr = gl.BlockedLayout([1, 1, 16], [2, 16, 1], [WARPS, 1, 1], [2, 1, 0])  # [4 P, 16, 16]
     SMALL: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [2 * P, 2 // P, 1], [1, 16, 8])  # [2 P, 16, 16]
     LARGE: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [P, 4 // P, 1], [1, 16, 8])  # [P, 32, 32]
+    PACKED_16: gl.constexpr = gl.BlockedLayout([1, 1, 8], [1, 16, 2], [WARPS, 1, 1], [2, 1, 0])  # [2 P, 16, 16]
+    PACKED_32: gl.constexpr = gl.BlockedLayout([1, 1, 8], [1, 8, 4], [1, WARPS, 1], [2, 1, 0])  # [P, 32, 32]
     SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     LINES: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
@@ -272,15 +274,17 @@ def hopper_prepare_kernel(
     x_1, x_2 = _pieces(found)
     _tile(pair_1, 16, 0, 16).store(x_1)
     _tile(pair_2, 16, 0, 16).store(x_2)
-    at = _places([2 * P, 16, 16], 2, 32 * 65, SMALL)
-    gl.store(inverse + rows + at + 16 * 64, found.to(LOW))
-    gl.store(inverse + rows + at + 16, gl.zeros([2 * P, 16, 16], LOW, SMALL))
+    gl.store(inverse + rows + _places([2 * P, 16, 16], 2, 32 * 65, SMALL) + 16 * 64, found.to(LOW))
+    above = gl.zeros([2 * P, 16, 16], LOW, PACKED_16)
+    gl.store(inverse + rows + _places([2 * P, 16, 16], 2, 32 * 65, PACKED_16) + 16, above)
     found = _merge(
         (_tile(s_half[0], 32, 0, 32), _tile(s_half[1], 32, 0, 32)),
         (_tile(s_x[0], 0, 0, 32), _tile(s_x[1], 0, 0, 32)),
         (_tile(s_x[0], 32, 0, 32), _tile(s_x[1], 32, 0, 32)),
         [P, 32, 32], LARGE,
     )  # fmt: skip
-    at = _places([P, 32, 32], 1, 0, LARGE)
-    gl.store(inverse + rows + at + 32 * 64, found.to(LOW))
-    gl.store(inverse + rows + at + 32, gl.zeros([P, 32, 32], LOW, LARGE))
+    s_y = gl.allocate_shared_memory(LOW, [P, 32, 32], WIDE)
+    s_y.store(found.to(LOW))
+    at = _places([P, 32, 32], 1, 0, PACKED_32)
+    gl.store(inverse + rows + at + 32, gl.zeros([P, 32, 32], LOW, PACKED_32))
+    gl.store(inverse + rows + at + 32 * 64, s_y.load(PACKED_32))
