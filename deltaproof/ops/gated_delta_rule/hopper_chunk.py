@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import triton
 
 from deltaproof.ops.common.hopper_walks import WalkOperands, walk
 from deltaproof.ops.common.triton_chunks import Call, Chunks
@@ -21,7 +22,7 @@ def forward(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torc
     inverse, attention = (chunks.new(chunks.count, HV, 64, 64) for _ in range(2))
     g, beta = aligned(call.g), aligned(call.beta)
     if chunks.count:
-        hopper_prepare_kernel[(chunks.count * HV // (2 - HV // H % 2),)](
+        hopper_prepare_kernel[(chunks.count * H * triton.cdiv(HV // H, 2),)](
             chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), G, strength, factors, inverse,
             attention, *chunks.pack, options.scale, T, call.sequences, **chunks.flags, GATE=options.gate_in_kernel,
             DT_BIAS=call.dt_bias is not None, BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval,

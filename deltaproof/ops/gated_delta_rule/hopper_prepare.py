@@ -1,9 +1,9 @@
-"""What the chunked gated delta rule needs without a state, for Hopper, in Gluon: a program a chunk and query/key head.
+"""What the chunked gated delta rule needs without a state, for Hopper, in Gluon: a program a chunk and two value heads.
 
-Queries and keys are loaded once for all value heads of a query/key head. Each of these has its gates, the decayed
-scores, and the inverse T' of its unit lower-triangular matrix: the diagonal blocks of 16 by forward substitution in
-fp32, a column a thread; the others by products of finished blocks, of operands in two bf16 pieces (16 bits). Only the
-finished inverse is rounded. Shape legend: chunks of 64 tokens; H query/key heads, HV value heads, K key size; G
+Value heads of one query/key head share its products. Each has its gates, the decayed scores, and the inverse T' of its
+unit lower-triangular matrix I + L: the diagonal blocks of 16 in fp32, from the last column to the first, a row a
+thread; the others by products of finished blocks, of operands in two bf16 pieces (16 bits). Only the finished inverse
+is rounded. Shape legend: chunks of 64 tokens; H query/key heads, HV value heads, P of them in a program, K key size; G
 cumulative log gates of a chunk.
 """
 
@@ -81,12 +81,12 @@ def _eliminate(x, matrix, column, ROW: gl.constexpr, QUARTER: gl.constexpr):
 
 
 @gluon.jit
-def _places(SHAPE: gl.constexpr, EACH: gl.constexpr, BETWEEN: gl.constexpr, C: gl.constexpr):
-    """Return where in chunks' matrices [64, 64] tiles of SHAPE lie: EACH of a matrix, BETWEEN apart, from its start."""
+def _places(step, SHAPE: gl.constexpr, EACH: gl.constexpr, BETWEEN: gl.constexpr, C: gl.constexpr):
+    """Return where tiles lie in matrices [64, 64] that are ``step`` apart: EACH of a matrix, BETWEEN apart."""
     n = gl.arange(0, SHAPE[0], gl.SliceLayout(1, gl.SliceLayout(2, C)))[:, None][:, :, None]
     row = gl.arange(0, SHAPE[1], gl.SliceLayout(0, gl.SliceLayout(2, C)))[None, :][:, :, None]
     column = gl.arange(0, SHAPE[2], gl.SliceLayout(0, gl.SliceLayout(0, C)))[None, :][None, :, :]
-    return n // EACH * 4096 + n % EACH * BETWEEN + row * 64 + column
+    return n // EACH * step + n % EACH * BETWEEN + row * 64 + column
 
 
 @gluon.jit
@@ -138,7 +138,8 @@ def hopper_prepare_kernel(
 ):
     WARPS: gl.constexpr = 4
     # value heads at a time: of two, the diagonal blocks' rows are as many as the threads
-    P: gl.constexpr = 2 - (HV // H) % 2
+    P: gl.constexpr = 2 if HV > H else 1
+    PAIRS: gl.constexpr = (HV // H + P - 1) // P
     LOW: gl.constexpr = k.dtype.element_ty
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 64, 16])  # [64, 64]
     ROW: gl.constexpr = gl.SliceLayout(1, SCORES)
@@ -159,9 +160,9 @@ def hopper_prepare_kernel(
     WIDE: gl.constexpr = gl.SwizzledSharedLayout(8, 2, 4, [2, 1, 0])
 
     program = gl.program_id(0)
-    first_head = program % (HV // P) * P
-    group = first_head // (HV // H)
-    chunk = (program // (HV // P)).to(gl.int64)
+    pair = program % PAIRS * P
+    group = program // PAIRS % H
+    chunk = (program // (PAIRS * H)).to(gl.int64)
     n, first, count = chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
     if count == 0:
         return
@@ -176,7 +177,8 @@ def hopper_prepare_kernel(
     s_G = gl.allocate_shared_memory(gl.float32, [P, 64], LINES)
     s_b = gl.allocate_shared_memory(gl.float32, [P, 64], LINES)
     token = gl.arange(0, 64, gl.SliceLayout(1, TOKENS))[:, None]
-    head = first_head + gl.arange(0, P, gl.SliceLayout(0, TOKENS))[None, :]
+    # of an odd number the last comes twice
+    head = gl.minimum(pair + gl.arange(0, P, gl.SliceLayout(0, TOKENS))[None, :], HV // H - 1) + group * (HV // H)
     place = (first + token) * HV + head
     inside = (token < count) & (head >= 0)
     b_G = gl.associative_scan(log_gate(g, A_log, dt_bias, place, inside, head, GATE, DT_BIAS), 0, plus)
@@ -202,7 +204,10 @@ def hopper_prepare_kernel(
     below, _ = _halves(_halves(r % 16 - c % 16)[0])
     async_copy.wait_group(0)
     fence_async_shared()
-    rows = (chunk * HV + first_head) * 4096
+    rows = (chunk * HV + group * (HV // H) + pair) * 4096
+    step = 4096
+    if (HV // H) % P != 0:
+        step = (gl.minimum(pair + 1, HV // H - 1) - pair) * 4096
     # made again for each pair: held, they would cost 64 registers
     qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
     kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
@@ -238,7 +243,7 @@ def hopper_prepare_kernel(
         s_left[0].slice(2 * h, 2, 0).store(left_1.reshape([2, 32, 16]))
         s_left[1].slice(2 * h, 2, 0).store(left_2.reshape([2, 32, 16]))
     for h in gl.static_range(P):
-        gl.store(attention + rows + h * 4096 + square, s_low.index(h).load(SQUARE))
+        gl.store(attention + rows + h * step + square, s_low.index(h).load(SQUARE))
 
     # a row of the inverse of a diagonal block a thread: what is right of a column is finished when it is added
     at = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(2, QUARTER)))[None, :][:, :, None]
@@ -254,7 +259,7 @@ def hopper_prepare_kernel(
         x = _eliminate(x, s_diagonal, column, 15 - i, QUARTER)
     x = gl.convert_layout(_beside(_beside(x[0], x[1]), _beside(x[2], x[3])), BLOCKS, assert_trivial=True)
     a = gl.arange(0, 4 * P, gl.SliceLayout(1, gl.SliceLayout(2, BLOCKS)))[:, None][:, :, None]
-    gl.store(inverse + rows + _places([4 * P, 16, 16], 4, 16 * 65, BLOCKS), x.to(LOW))
+    gl.store(inverse + rows + _places(step, [4 * P, 16, 16], 4, 16 * 65, BLOCKS), x.to(LOW))
     # pairs of blocks, with zeros beside them
     s_x = (
         gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE),
@@ -274,9 +279,9 @@ def hopper_prepare_kernel(
     x_1, x_2 = _pieces(found)
     _tile(pair_1, 16, 0, 16).store(x_1)
     _tile(pair_2, 16, 0, 16).store(x_2)
-    gl.store(inverse + rows + _places([2 * P, 16, 16], 2, 32 * 65, SMALL) + 16 * 64, found.to(LOW))
+    gl.store(inverse + rows + _places(step, [2 * P, 16, 16], 2, 32 * 65, SMALL) + 16 * 64, found.to(LOW))
     above = gl.zeros([2 * P, 16, 16], LOW, PACKED_16)
-    gl.store(inverse + rows + _places([2 * P, 16, 16], 2, 32 * 65, PACKED_16) + 16, above)
+    gl.store(inverse + rows + _places(step, [2 * P, 16, 16], 2, 32 * 65, PACKED_16) + 16, above)
     found = _merge(
         (_tile(s_half[0], 32, 0, 32), _tile(s_half[1], 32, 0, 32)),
         (_tile(s_x[0], 0, 0, 32), _tile(s_x[1], 0, 0, 32)),
@@ -285,6 +290,6 @@ def hopper_prepare_kernel(
     )  # fmt: skip
     s_y = gl.allocate_shared_memory(LOW, [P, 32, 32], WIDE)
     s_y.store(found.to(LOW))
-    at = _places([P, 32, 32], 1, 0, PACKED_32)
+    at = _places(step, [P, 32, 32], 1, 0, PACKED_32)
     gl.store(inverse + rows + at + 32, gl.zeros([P, 32, 32], LOW, PACKED_32))
     gl.store(inverse + rows + at + 32 * 64, s_y.load(PACKED_32))
