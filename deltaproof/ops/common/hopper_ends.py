@@ -17,10 +17,9 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
-from deltaproof.ops.common.hopper_language import LOG2E, plus
+from deltaproof.ops.common.hopper_language import LOG2E, halves, plus
 from deltaproof.ops.common.hopper_tiles import copy_chunk, is_last, segment_place
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
-from deltaproof.ops.common.triton_language import pieces
 
 FORGOTTEN = gl.constexpr(MIN_LOG_GATE.value * LOG2E.value)
 """Binary logarithm of a decay below which a state counts as nothing.
@@ -31,25 +30,35 @@ of it, and no better where many do. What a delta rule does beside the decay make
 
 
 @gluon.jit
+def _log2(x):
+    """Return the binary logarithm of x in one instruction, of 0 and of what is no normal number -inf."""
+    return gl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=gl.float32, is_pure=True, pack=1)
+
+
+@gluon.jit
 def forgetting_chunk(
     factors, chunk_0, chunks, head,
     HV: gl.constexpr, K: gl.constexpr, SPLIT: gl.constexpr, WARPS: gl.constexpr, PER_CHANNEL: gl.constexpr,
 ):  # fmt: skip
     """Return the last of a segment's chunks from which on its gates leave nothing of a state; below 0: there is none.
 
-    All decays are loaded at once, a channel a thread, and summed up from the last chunk back. No sum is taken to be
-    less than the one before, and one that is no number forgets nothing.
+    All decays are loaded at once and summed up from the last chunk back. No sum is taken to be below the one before it,
+    and one that is no number forgets nothing.
     """
     WIDTH: gl.constexpr = K if PER_CHANNEL else 1
-    LAYOUT: gl.constexpr = gl.BlockedLayout([SPLIT, 1], [1, 32], [1, WARPS], [1, 0])  # [SPLIT, WIDTH]
-    c = chunks - 1 - gl.arange(0, SPLIT, gl.SliceLayout(1, LAYOUT))
-    row = ((chunk_0 + c) * HV + head)[:, None]
-    channel = gl.arange(0, WIDTH, gl.SliceLayout(0, LAYOUT))[None, :]
-    at = row * K + channel if PER_CHANNEL else row * 128 + 63 + channel
-    decay = gl.load(factors + at, mask=(c >= 0)[:, None], other=1.0)
-    total = gl.associative_scan(gl.log2(decay), 0, plus)
-    remembers = gl.max(gl.where(total < FORGOTTEN, 0, 1), 1)  # [SPLIT]
-    return gl.max(gl.where(remembers == 0, c, -1), 0)
+    ROW: gl.constexpr = HV * (K if PER_CHANNEL else 128)
+    # a thread has a channel, or a chunk; [SPLIT, WIDTH]
+    EACH: gl.constexpr = gl.BlockedLayout([1, 1], [32, 1], [1, WARPS], [1, 0])
+    LAYOUT: gl.constexpr = gl.BlockedLayout([SPLIT, 1], [1, 32], [1, WARPS], [1, 0]) if PER_CHANNEL else EACH
+    back = gl.arange(0, SPLIT, gl.SliceLayout(1, LAYOUT))[:, None]
+    at = gl.arange(0, WIDTH, gl.SliceLayout(0, LAYOUT))[None, :] + (0 if PER_CHANNEL else 63)
+    end = factors + ((chunk_0 + chunks - 1) * ROW + head * (ROW // HV))
+    decay = gl.load((end + at) - back * ROW, mask=back < chunks, other=1.0)
+    total = gl.associative_scan(_log2(decay), 0, plus)
+    # a bit a chunk
+    remembers = gl.reduce_or(gl.sum(gl.where(total < FORGOTTEN, 0, 1) << back, 0), 0)
+    back = gl.arange(0, SPLIT, gl.SliceLayout(1, EACH))
+    return gl.max(gl.where(((remembers >> back) & 1) == 0, chunks - 1 - back, -1), 0)
 
 
 @gluon.jit(do_not_specialize=["N", "T", "slots"])
@@ -199,7 +208,7 @@ def hopper_ends_kernel(
     if of_b:
         gl.store(starts + ((segment + 1) * HV + head) * V * K + (v_at * K + k_at), S)
     else:
-        high, low, _ = pieces(S)
+        high, low = halves(S)
         place = transitions + (segment * HV + head) * (2 * K * K)
         gl.store(place + (v_at * K + k_at), high)
         gl.store(place + (K * K) + (v_at * K + k_at), low)

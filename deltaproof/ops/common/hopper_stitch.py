@@ -12,14 +12,14 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
+from deltaproof.ops.common.hopper_language import halves
 from deltaproof.ops.common.hopper_tiles import copy_rows
-from deltaproof.ops.common.triton_language import pieces
 
 
 @gluon.jit
 def _carries(flags, i, last, HV: gl.constexpr):
-    """Return whether a segment carries a state to one behind it; at ``last`` and behind it nothing does."""
-    return gl.load(flags + i * HV, mask=i < last, other=0) != 0
+    """Return 1 if a segment carries a state to one behind it, else 0, as at ``last`` and behind it."""
+    return gl.load(flags + i * HV, mask=i < last, other=0)
 
 
 @gluon.jit(do_not_specialize=["T"])
@@ -42,6 +42,8 @@ def stitch_kernel(
     STATE: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [BV // 16, 4], [16, 8])  # [BV, K]
     LEFT: gl.constexpr = gl.DotOperandLayout(0, STATE, 2)
     RIGHT: gl.constexpr = gl.DotOperandLayout(1, STATE, 2)
+    SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+
     program = gl.program_id(0).to(gl.int64)
     head = (program // BLOCKS) % HV
     n = program // (BLOCKS * HV)
@@ -57,10 +59,12 @@ def stitch_kernel(
     starts += (first * HV + head) * V * K
     transitions += (first * HV + head) * (2 * K * K)
     flags = carried + first * HV + head
-    s_A = gl.allocate_shared_memory(gl.bfloat16, [STAGES, 2 * K, K], gl.NVMMASharedLayout(128, 16, 2))
+    s_A = gl.allocate_shared_memory(gl.bfloat16, [STAGES, 2 * K, K], SHARED)
+    s_1 = gl.allocate_shared_memory(gl.bfloat16, [BV, K], SHARED)
+    s_2 = gl.allocate_shared_memory(gl.bfloat16, [BV, K], SHARED)
     for early in gl.static_range(1, STAGES):
         transitions += HV * 2 * K * K
-        rows = gl.where(_carries(flags, early, last, HV), 2 * K, 0)
+        rows = _carries(flags, early, last, HV) * (2 * K)
         copy_rows(transitions, s_A.index(early), K, rows, K, WARPS, 2 * K)
         async_copy.commit_group()
     v_at = program % BLOCKS * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
@@ -76,18 +80,20 @@ def stitch_kernel(
         async_copy.wait_group(STAGES - 2)
         ahead = i + STAGES - 1
         transitions += HV * 2 * K * K
-        copy_rows(transitions, s_A.index(ahead % STAGES), K, gl.where(asked, 2 * K, 0), K, WARPS, 2 * K)
+        copy_rows(transitions, s_A.index(ahead % STAGES), K, asked * (2 * K), K, WARPS, 2 * K)
         async_copy.commit_group()
         carries_next = _carries(flags, i + 1, last, HV)
         asked = _carries(flags, ahead + 1, last, HV)
         b_next = gl.load(later + HV * V * K + at, mask=at < gl.where(i + 1 < last, V * K, 0), other=0.0)
-        if carries:
+        if carries != 0:
+            # a thread's part of S becomes the rows that every warp multiplies
+            S_1, S_2 = halves(S)
+            s_1.store(S_1)
+            s_2.store(S_2)
             A = s_A.index(i % STAGES)
-            S_1, S_2, _ = pieces(S)
-            S_1 = gl.convert_layout(S_1, LEFT)
-            S_2 = gl.convert_layout(S_2, LEFT)
+            S_1 = s_1.load(LEFT)
             A_1 = A.slice(0, K, 0).load(RIGHT)
-            small = mma_v2(S_2, A_1, zero)
+            small = mma_v2(s_2.load(LEFT), A_1, zero)
             S = mma_v2(S_1, A_1, zero)
             small = mma_v2(S_1, A.slice(K, K, 0).load(RIGHT), small)
             S = b + (S + small)

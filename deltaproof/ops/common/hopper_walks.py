@@ -88,8 +88,8 @@ def walk(
         transitions = chunks.new(segments.count, HV, 2, K, K, dtype=torch.bfloat16)
         carried = chunks.new(segments.count, HV, dtype=torch.int32)
         hopper_ends_kernel[(segments.count * HV * ((V + K) // 64),)](
-            known.keys, known.kept, chunks.v, known.factors, known.strength, known.inverse, starts, transitions, carried,
-            o if source is None else source,
+            known.keys, known.kept, chunks.v, known.factors, known.strength, known.inverse, starts, transitions,
+            carried, o if source is None else source,
             given(slots.read, o), given(slots.fresh, o), *places, T, call.sequences, slots.count,
             *state_strides(source, layout), **common, BV=64, num_warps=4,
         )  # fmt: skip
