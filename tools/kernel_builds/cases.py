@@ -225,7 +225,8 @@ def _table() -> list[Case]:
             hopper = replace(hopper, form="prefill", layout="v_first", state="bf16")
             cases += [replace(hopper, checkpoints=64), replace(hopper, full=False, varlen=True, write="other")]
         # one sequence is split with more heads
-        cases += [Case("chunk", "bf16", 128, 128, sequences=1, varlen=varlen, hopper=True) for varlen in (False, True)]
+        hopper = Case("chunk", "bf16", 128, 128, sequences=1, hopper=True)
+        cases += [hopper, replace(hopper, varlen=True), replace(hopper, K=64, V=64, HV=64)]
     return cases
 
 
