@@ -24,8 +24,9 @@ from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
 FORGOTTEN = gl.constexpr(MIN_LOG_GATE.value * LOG2E.value)
 """Binary logarithm of a decay below which a state counts as nothing.
 
-A token's log gate may be clamped at -64 (clause N1), so a contract's state that one token forgets is known up to e^-64
-of it, and no better where many do. What a delta rule does beside the decay makes no state longer.
+A token's log gate may be clamped at -64 before it is summed (clause N1): e^-64 of a state is no part of what is
+promised. What keys do to a state beside the decay makes it no longer, where beta * sum(k ** 2) is at most 2, as the
+clause asks.
 """
 
 

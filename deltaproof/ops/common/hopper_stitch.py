@@ -51,7 +51,7 @@ def stitch_kernel(
         first = gl.load(segment_offsets + n).to(gl.int64)
         count = (gl.load(segment_offsets + n + 1) - first).to(gl.int32)
     else:
-        count = (T + 64 * SPLIT - 1) // (64 * SPLIT)
+        count = ((T + 64 * SPLIT - 1) // (64 * SPLIT)).to(gl.int32)
         first = n * gl.maximum(count, 1)
     last = count - 1
     if last < 2:

@@ -224,6 +224,18 @@ def test_what_a_segment_forgets_changes_no_bit_behind_it(split, monkeypatch):
     assert not torch.equal(one[:, 0], two[:, 0])
 
 
+def test_chunks_of_a_whole_segment_forget_together(monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2, 32))
+    call: Any = CONTEXT.call(made("chunk", T=3 * 2048 + 1))
+    g = torch.zeros_like(call.g)
+    g[:, :2048, 0], g[:, 2048:4096, 0] = -65 / 2048, -63 / 2048
+    g[:, 64:2048, 1], g[:, 2048:2112, 1] = -65 / 1984, -65 / 64
+    _, final, buffers = noted(call.with_(g=g))
+    (carried,) = (x for x in buffers if x.dtype == torch.int32)
+    assert carried[:-1].tolist() == [[0, 0], [1, 0], [1, 1]]
+    assert final.isfinite().all()
+
+
 def test_a_transition_is_what_a_segment_makes_of_the_identity(monkeypatch):
     call: Any = CONTEXT.call(made("chunk", T=200, HV=1, layout="v_first", gates="slow"))
     launched(monkeypatch, WalkTable(64, 2, 1))
