@@ -35,6 +35,7 @@ class Case:
     Attributes:
         full: every option that works in the kernel is on (normalisation, gate, beta's sigmoid), states are read, and
             a pool has flags for fresh rows; else none of it.
+        sequences: how many there are.
         tokens: decode: tokens a row; else the length of the longest sequence.
         drafts: decode: room for drafts in a slot; then it is a speculative step.
         write: pool forms: "in_place", "other" (another slot) or "each" (decode: a slot a token).
@@ -56,6 +57,7 @@ class Case:
     layout: str = "k_first"
     varlen: bool = False
     chunk: int = 64
+    sequences: int = 3
     tokens: int = 80
     drafts: int = 0
     write: str = "in_place"
@@ -75,6 +77,7 @@ class Case:
         words += [] if self.chunk == 64 else [f"c{self.chunk}"]
         words += [f"t{self.tokens}"] if self.form == "decode" else []
         words += [f"drafts{self.drafts}"] if self.drafts else []
+        words += [] if self.sequences == 3 else [f"n{self.sequences}"]
         words += ["hopper"] if self.hopper else []
         words += [] if self.bound is None else [f"bound{self.bound:g}"]
         words += ["intermediate"] if self.intermediate else []
@@ -94,7 +97,7 @@ def _tensor(shape: tuple[int, ...], dtype: torch.dtype, grad: bool = False) -> t
 def _call(case: Case, grad: bool) -> SequenceCall | DecodeCall | PrefillCall:
     low, K, V, H, HV = DTYPES[case.dtype], case.K, case.V, case.H, case.HV
     layout = StateLayout(case.layout)
-    N, T = 3, case.tokens
+    N, T = case.sequences, case.tokens
     B, T = (1, N * T) if case.varlen else (N, T)
     options = DeltaRuleOptions(
         scale=K**-0.5,
@@ -221,6 +224,9 @@ def _table() -> list[Case]:
             cases += [replace(hopper, H=2, HV=8), replace(hopper, form="prefill", varlen=True, H=2, HV=8)]
             hopper = replace(hopper, form="prefill", layout="v_first", state="bf16")
             cases += [replace(hopper, checkpoints=64), replace(hopper, full=False, varlen=True, write="other")]
+        # one sequence is split with more heads
+        hopper = Case("chunk", "bf16", 128, 128, sequences=1, hopper=True)
+        cases += [hopper, replace(hopper, varlen=True), replace(hopper, K=64, V=64, HV=64)]
     return cases
 
 

@@ -205,6 +205,7 @@ def _flushed(x: torch.Tensor) -> torch.Tensor:
 
 ASSEMBLY: dict[str, Callable[..., torch.Tensor]] = {
     "ex2.approx.ftz.f32 $0, $1;": lambda x: _flushed(torch.exp2(_flushed(x))),
+    "lg2.approx.ftz.f32 $0, $1;": lambda x: torch.log2(_flushed(x)),
     "rcp.approx.ftz.f32 $0, $1;": lambda x: _flushed(1 / _flushed(x)),
 }
 """What instructions that kernels name themselves compute."""
@@ -271,6 +272,7 @@ def _language(machine: Machine) -> Any:
         maximum=_pairwise(torch.maximum),
         minimum=_pairwise(torch.minimum),
         sum=lambda x, axis: x.sum(axis),
+        reduce_or=lambda x, axis: reduce(torch.bitwise_or, x.unbind(axis)),
         min=lambda x, axis: x.amin(axis),
         max=lambda x, axis: x.amax(axis),
         associative_scan=_scan,

@@ -3,8 +3,11 @@
 A segment makes of the state S before it A S + b. A program walks one segment's chunks with BV rows of a state,
 transposed, as ``hopper_walk_kernel`` does, and makes no outputs: rows of b^T from a state of zeros, or rows of A^T from
 those of the identity, with values of zero. A sequence's first segment starts from the state that it is given, so its b
-is the state behind it, to the bit. ``stitch_kernel`` then makes every segment's state of them. Shape legend: chunks of
-64 tokens; H query/key heads, HV value heads, K, V head sizes, V cut into blocks of BV; S slots.
+is the state behind it, to the bit. ``stitch_kernel`` then makes every segment's state of them.
+
+Where gates alone make every state before one of its chunks vanish, a segment has no A, and b is walked from the last
+such chunk on. The chunks behind that one decide it, and nothing else. Shape legend: chunks of 64 tokens; H query/key
+heads, HV value heads, K, V head sizes, V cut into blocks of BV; S slots.
 """
 
 from __future__ import annotations
@@ -14,7 +17,49 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
+from deltaproof.ops.common.hopper_language import LOG2E, halves, plus
 from deltaproof.ops.common.hopper_tiles import copy_chunk, is_last, segment_place
+from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
+
+FORGOTTEN = gl.constexpr(MIN_LOG_GATE.value * LOG2E.value)
+"""Binary logarithm of a decay below which a state counts as nothing.
+
+A token's log gate may be clamped at -64 before it is summed (clause N1): e^-64 of a state is no part of what is
+promised. What keys do to a state beside the decay makes it no longer, where beta * sum(k ** 2) is at most 2, as the
+clause asks.
+"""
+
+
+@gluon.jit
+def _log2(x):
+    """Return the binary logarithm of x in one instruction, of 0 and of what is no normal number -inf."""
+    return gl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=gl.float32, is_pure=True, pack=1)
+
+
+@gluon.jit
+def forgetting_chunk(
+    factors, chunk_0, chunks, head,
+    HV: gl.constexpr, K: gl.constexpr, SPLIT: gl.constexpr, WARPS: gl.constexpr, PER_CHANNEL: gl.constexpr,
+):  # fmt: skip
+    """Return the last of a segment's chunks from which on its gates leave nothing of a state; below 0: there is none.
+
+    All decays are loaded at once and summed up from the last chunk back. No sum is taken to be below the one before it,
+    and one that is no number forgets nothing.
+    """
+    WIDTH: gl.constexpr = K if PER_CHANNEL else 1
+    ROW: gl.constexpr = HV * (K if PER_CHANNEL else 128)
+    # a thread has a channel, or a chunk; [SPLIT, WIDTH]
+    EACH: gl.constexpr = gl.BlockedLayout([1, 1], [32, 1], [1, WARPS], [1, 0])
+    LAYOUT: gl.constexpr = gl.BlockedLayout([SPLIT, 1], [1, 32], [1, WARPS], [1, 0]) if PER_CHANNEL else EACH
+    back = gl.arange(0, SPLIT, gl.SliceLayout(1, LAYOUT))[:, None]
+    at = gl.arange(0, WIDTH, gl.SliceLayout(0, LAYOUT))[None, :] + (0 if PER_CHANNEL else 63)
+    end = factors + ((chunk_0 + chunks - 1) * ROW + head * (ROW // HV))
+    decay = gl.load((end + at) - back * ROW, mask=back < chunks, other=1.0)
+    total = gl.associative_scan(_log2(decay), 0, plus)
+    # a bit a chunk
+    remembers = gl.reduce_or(gl.sum(gl.where(total < FORGOTTEN, 0, 1) << back, 0), 0)
+    back = gl.arange(0, SPLIT, gl.SliceLayout(1, EACH))
+    return gl.max(gl.where(((remembers >> back) & 1) == 0, chunks - 1 - back, -1), 0)
 
 
 @gluon.jit(do_not_specialize=["N", "T", "slots"])
@@ -26,7 +71,8 @@ def hopper_ends_kernel(
     strength,  # a gate a channel: beta [B, T, HV] fp32
     inverse,  # [chunks, HV, 64, 64]: T'
     starts,  # [segments, HV, V, K] out, fp32: of the segment behind each its b^T
-    transitions,  # [segments, HV, K, K] out, fp32: A^T of segments that are neither first nor last
+    transitions,  # [segments, HV, 2, K, K] out, bf16: A^T, in two pieces, of segments neither first nor last that carry
+    carried,  # [segments, HV] out: whether anything of the state before a segment is left behind it
     source,
     read_index,
     has_initial_state,
@@ -80,6 +126,19 @@ def hopper_ends_kernel(
     if is_last(segment, n, index, T, segment_offsets, SPLIT, VARLEN):
         return
     block = gl.where(of_b, program % BLOCKS, program % BLOCKS - V // BV)
+    # all chunks of a segment but a sequence's last are there and whole, unless cu_seqlens is corrupt
+    chunks = gl.minimum((length + 63) // 64, SPLIT)
+    begin = forgetting_chunk(factors, chunk_0, chunks, head, HV, K, SPLIT, WARPS, PER_CHANNEL)
+    carries = begin < 0
+    if of_b:
+        if block == 0:
+            gl.store(carried + segment * HV + head, carries.to(gl.int32))
+    elif not carries:
+        return
+    begin = gl.maximum(begin, 0)
+    first += begin * 64
+    chunk_0 += begin
+    chunks -= begin
 
     s_k = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
     s_v = gl.allocate_shared_memory(LOW, [STAGES, 64, BV], SHARED)
@@ -93,8 +152,6 @@ def hopper_ends_kernel(
     tiles = (s_k, s_k, s_kept, s_v, s_i, s_i, s_left, s_strength)
     inputs = (k, k, kept, v)
     prepared = (factors, strength, inverse, inverse)
-    # all chunks of a segment but a sequence's last are there and whole, unless cu_seqlens is corrupt
-    chunks = gl.minimum((length + 63) // 64, SPLIT)
     values = gl.where(of_b, 64, 0)
     for c in gl.static_range(STAGES - 1):
         copy_chunk(
@@ -109,7 +166,7 @@ def hopper_ends_kernel(
         S = gl.where(v_at == k_at, 1.0, S)
     if READ:
         read_slot = n
-        used = index == 0
+        used = (index == 0) & carries
         if POOL:
             read_slot = gl.load(read_index + n).to(gl.int64)
             used = used & (read_slot >= 0) & (read_slot < slots)
@@ -152,4 +209,7 @@ def hopper_ends_kernel(
     if of_b:
         gl.store(starts + ((segment + 1) * HV + head) * V * K + (v_at * K + k_at), S)
     else:
-        gl.store(transitions + (segment * HV + head) * K * K + (v_at * K + k_at), S)
+        high, low = halves(S)
+        place = transitions + (segment * HV + head) * (2 * K * K)
+        gl.store(place + (v_at * K + k_at), high)
+        gl.store(place + (K * K) + (v_at * K + k_at), low)

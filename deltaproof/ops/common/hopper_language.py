@@ -19,3 +19,10 @@ def cut(x):
     """Return fp32 x without its last 16 bits, as fp32 and as bf16."""
     bits = x.to(gl.int32, bitcast=True) & -65536
     return bits.to(gl.float32, bitcast=True), (bits >> 16).to(gl.int16).to(gl.bfloat16, bitcast=True)
+
+
+@gluon.jit
+def halves(x):
+    """Return fp32 x as two bf16 numbers, the first rounded to the nearest: 16 of its 24 bits."""
+    wide, high = cut((x.to(gl.int32, bitcast=True) + 0x8000).to(gl.float32, bitcast=True))
+    return high, (x - wide).to(gl.bfloat16)

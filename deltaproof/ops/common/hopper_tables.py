@@ -32,3 +32,11 @@ class WalkTable:
     def of(cls, V: int, HV: int, sequences: int) -> WalkTable:
         """Return the configuration for a value size, a number of value heads and one of sequences."""
         return cls(64, 2, 0 if sequences * HV * (V // 64) >= BUSY else SEGMENT)
+
+
+def stitch_rows(V: int, HV: int) -> int:
+    """Return the value rows that a program of ``stitch_kernel`` has; a row's bits are the same with either.
+
+    A multiprocessor has room for one program, and is the faster the fewer rows it has, until programs have to queue.
+    """
+    return 16 if HV * V <= 16 * 128 else 32

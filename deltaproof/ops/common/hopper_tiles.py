@@ -64,20 +64,22 @@ def is_last(segment, n, index, T, segment_offsets, SPLIT: gl.constexpr, VARLEN: 
 
 
 @gluon.jit
-def copy_rows(x, tile, stride: gl.constexpr, count, WIDTH: gl.constexpr, WARPS: gl.constexpr):
-    """Copy rows of WIDTH elements, ``stride`` apart, into shared memory: ``count`` of 64, and zeros behind.
+def copy_rows(
+    x, tile, stride: gl.constexpr, count, WIDTH: gl.constexpr, WARPS: gl.constexpr, LENGTH: gl.constexpr = 64
+):  # fmt: skip
+    """Copy rows of WIDTH elements, ``stride`` apart, into shared memory: ``count`` of LENGTH, and zeros behind.
 
     A thread's rows lie in registers, so it has one address, and numbers that the compiler knows.
     """
     ROWS: gl.constexpr = 256 // WIDTH * WARPS
     LAYOUT: gl.constexpr = gl.BlockedLayout(
-        [64 // ROWS, 1, 8], [1, 256 // WIDTH, WIDTH // 8], [1, WARPS, 1], [2, 1, 0]
+        [LENGTH // ROWS, 1, 8], [1, 256 // WIDTH, WIDTH // 8], [1, WARPS, 1], [2, 1, 0]
     )  # [64 / ROWS, ROWS, WIDTH]
-    far = gl.arange(0, 64 // ROWS, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))[:, None][:, :, None] * ROWS
+    far = gl.arange(0, LENGTH // ROWS, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))[:, None][:, :, None] * ROWS
     near = gl.arange(0, ROWS, gl.SliceLayout(0, gl.SliceLayout(2, LAYOUT)))[None, :][:, :, None]
     column = gl.arange(0, WIDTH, gl.SliceLayout(0, gl.SliceLayout(0, LAYOUT)))[None, :][None, :, :]
     place = (x + (near * stride + column)) + far * stride
-    async_copy.async_copy_global_to_shared(tile.reshape([64 // ROWS, ROWS, WIDTH]), place, mask=near < count - far)
+    async_copy.async_copy_global_to_shared(tile.reshape([LENGTH // ROWS, ROWS, WIDTH]), place, mask=near < count - far)
 
 
 @gluon.jit

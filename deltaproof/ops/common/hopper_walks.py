@@ -10,7 +10,7 @@ import triton
 
 from deltaproof.ops.common.hopper_ends import hopper_ends_kernel
 from deltaproof.ops.common.hopper_stitch import stitch_kernel
-from deltaproof.ops.common.hopper_tables import WalkTable
+from deltaproof.ops.common.hopper_tables import WalkTable, stitch_rows
 from deltaproof.ops.common.hopper_walk import hopper_walk_kernel
 from deltaproof.ops.common.triton_chunks import Chunks, Slots
 from deltaproof.ops.common.triton_host import given, state_strides
@@ -85,16 +85,18 @@ def walk(
     starts = o
     if table.split:
         starts = chunks.new(segments.count, HV, V, K, dtype=torch.float32)
-        transitions = chunks.new(segments.count, HV, K, K, dtype=torch.float32)
+        transitions = chunks.new(segments.count, HV, 2, K, K, dtype=torch.bfloat16)
+        carried = chunks.new(segments.count, HV, dtype=torch.int32)
         hopper_ends_kernel[(segments.count * HV * ((V + K) // 64),)](
             known.keys, known.kept, chunks.v, known.factors, known.strength, known.inverse, starts, transitions,
-            o if source is None else source,
+            carried, o if source is None else source,
             given(slots.read, o), given(slots.fresh, o), *places, T, call.sequences, slots.count,
             *state_strides(source, layout), **common, BV=64, num_warps=4,
         )  # fmt: skip
-        stitch_kernel[(call.sequences * HV * (V // 16),)](
-            starts, transitions, segments.offsets, T, HV=HV, K=K, V=V, BK=32, BV=16, SPLIT=table.split,
-            VARLEN=call.cu_seqlens is not None, num_warps=4,
+        BV = stitch_rows(V, HV)
+        stitch_kernel[(call.sequences * HV * (V // BV),)](
+            starts, transitions, carried, segments.offsets, T, HV=HV, K=K, V=V, BV=BV, STAGES=3, SPLIT=table.split,
+            VARLEN=call.cu_seqlens is not None, num_warps=BV // 4,
         )  # fmt: skip
     hopper_walk_kernel[(segments.count * HV * (V // table.BV),)](
         known.queries, known.keys, known.kept, chunks.v, known.factors, known.strength, known.inverse,

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from deltaproof.ops.common.hopper_tables import WalkTable
+from deltaproof.ops.common.allocation import forced_init, poison_
+from deltaproof.ops.common.hopper_stitch import stitch_kernel
+from deltaproof.ops.common.hopper_tables import WalkTable, stitch_rows
 from deltaproof.ops.common.triton_language import INTERPRETED
 from deltaproof.ops.gated_delta_rule.hopper_backend import HopperBackend
 from deltaproof.ops.registry import operator
 from deltaproof.reports.model import Status
 from deltaproof.verify.case import Case
 from deltaproof.verify.execute import execute
+from deltaproof.verify.observation import compare
 from deltaproof.verify.probe import Context, probes
 from deltaproof.verify.target import Target
 
@@ -34,6 +37,7 @@ CASES = {
         "one token": {"T": 1},
         "a whole chunk": {"T": 64, "B": 2},
         "many chunks of slow gates": {"T": 400, "HV": 1, "gates": "slow"},
+        "chunks that forget beside chunks that do not": {"T": 330, "gates": "mixed"},
         "a pack with empty sequences and a tail": {"seqlens": (0, 65, 0, 3, 128), "tail": 5, "gate_in_kernel": True},
         "heads in groups": {"H": 2, "HV": 6, "K": 128, "V": 128},
         "neither state": {"initial_state": False, "final_state": False},
@@ -96,6 +100,11 @@ def test_the_split_depends_on_the_number_of_sequences_and_not_on_their_lengths()
     assert WalkTable.of(128, 8, 6).split == WalkTable.of(128, 64, 1).split == 0
 
 
+def test_programs_between_segments_have_more_rows_where_heads_are_many():
+    assert stitch_rows(128, 16) == stitch_rows(64, 32) == 16
+    assert stitch_rows(128, 17) == stitch_rows(64, 64) == 32
+
+
 @pytest.mark.parametrize("split", [1, 2])
 def test_tokens_that_are_appended_change_no_bit_before_them(split, monkeypatch):
     launched(monkeypatch, WalkTable(64, 2, split))
@@ -140,3 +149,133 @@ def test_a_corrupt_pack_reaches_no_memory_but_its_own(bounds, monkeypatch):
     call = CONTEXT.call(made("chunk", seqlens=(100,) * 5, tail=33))
     o, final = HopperBackend().chunk(call.with_(cu_seqlens=torch.tensor(bounds, dtype=torch.int32, device=DEVICE)))
     assert o.shape == call.v.shape and final.shape == call.initial_state.shape
+
+
+def noted(call: Any, fill: float | None = None) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Return what a call gives, and all that it allocated, which held ``fill`` before, or poison."""
+    buffers: list[torch.Tensor] = []
+
+    def first(buffer: torch.Tensor) -> None:
+        buffers.append(poison_(buffer) if fill is None else buffer.fill_(fill))
+
+    with forced_init(first):
+        o, final = HopperBackend().chunk(call)
+    return o, final, buffers
+
+
+FORGETFUL = ((-70, 0), (-60, 1), (-80, 0), (-60, 1), (-1e4, 0))
+"""Of each segment but the last: the sum of a head's log gates, and whether it carries a state. Other heads' do."""
+
+
+def forgetful(split: int, segments: int = 6) -> Any:
+    """Return a call whose second head's gates are ``FORGETFUL``, and whose first head's are slow."""
+    call: Any = CONTEXT.call(made("chunk", T=64 * split * (segments - 1) + 20))
+    g = torch.full_like(call.g, -0.002)
+    tokens = g[0, :, 1]
+    size = 64 * split
+    for i, (total, _) in enumerate(FORGETFUL[: segments - 1]):
+        last = tokens[i * size : (i + 1) * size]
+        if i in (0, 1):
+            last[-64:] = total / 64
+        elif i == 2:  # two chunks forget together what none does
+            last[:] = total / size
+        elif i == 3:  # what is in between is not the least sum
+            last[-64:-32], last[-32:] = 10 / 32, (total - 10) / 32
+        else:  # a token's log gate is clamped
+            last[-50] = total
+    return call.with_(g=g)
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_a_segment_carries_no_state_that_its_gates_let_vanish(split, monkeypatch):
+    call = forgetful(split)
+    launched(monkeypatch, WalkTable(64, 2, 0))
+    whole = HopperBackend().chunk(call)
+    launched(monkeypatch, WalkTable(64, 2, split))
+    o, final, buffers = noted(call)
+    (carried,) = (x for x in buffers if x.dtype == torch.int32)
+    assert carried[:-1].tolist() == [[1, carries] for _, carries in FORGETFUL]
+    for found, other in zip((o, final), whole, strict=True):
+        error = (found - other).float().norm(dim=-1) / other.float().norm(dim=-1)
+        assert float(error.max()) < 0.02, error.max()
+    expected = CONTEXT.reference.sequence(
+        CONTEXT.call(made("chunk", T=o.shape[1]), device="cpu").with_(g=call.g.cpu()), chunked=True
+    )
+    for found, name in ((o, "o"), (final, "final_state")):
+        assert compare(found, expected[name], chunk_size=64 if name == "o" else None).ok, name
+    again = noted(call, fill=0)
+    assert torch.equal(o, again[0]) and torch.equal(final, again[1])
+    for T in (64 * split, 64 * split + 1, 192 * split, 320 * split):
+        shorter = {name: getattr(call, name)[:, :T] for name in ("q", "k", "v", "g", "beta")}
+        assert torch.equal(HopperBackend().chunk(call.with_(**shorter))[0], o[:, :T]), T
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_what_a_segment_forgets_changes_no_bit_behind_it(split, monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2, split))
+    call = forgetful(split, segments=3)
+    before = 64 * (split - 1)
+    v = call.v.clone()
+    v[:, :before] += 1
+    # e^-70 of it would be seen
+    other = call.with_(v=v, initial_state=torch.full_like(call.initial_state, 1e30))
+    one, two = (HopperBackend().chunk(x)[0][0, 64 * split :] for x in (call, other))
+    assert torch.equal(one[:, 1], two[:, 1])
+    assert not torch.equal(one[:, 0], two[:, 0])
+
+
+def test_chunks_of_a_whole_segment_forget_together(monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2, 32))
+    call: Any = CONTEXT.call(made("chunk", T=3 * 2048 + 1))
+    g = torch.zeros_like(call.g)
+    g[:, :2048, 0], g[:, 2048:4096, 0] = -65 / 2048, -63 / 2048
+    g[:, 64:2048, 1], g[:, 2048:2112, 1] = -65 / 1984, -65 / 64
+    _, final, buffers = noted(call.with_(g=g))
+    (carried,) = (x for x in buffers if x.dtype == torch.int32)
+    assert carried[:-1].tolist() == [[0, 0], [1, 0], [1, 1]]
+    assert final.isfinite().all()
+
+
+def test_a_transition_is_what_a_segment_makes_of_the_identity(monkeypatch):
+    call: Any = CONTEXT.call(made("chunk", T=200, HV=1, layout="v_first", gates="slow"))
+    launched(monkeypatch, WalkTable(64, 2, 1))
+    _, _, buffers = noted(call)
+    (transitions,) = (x for x in buffers if x.shape[2:] == (2, 64, 64))
+    assert transitions.dtype == torch.bfloat16
+    launched(monkeypatch, WalkTable(64, 2, 0))
+    part = {name: getattr(call, name)[:, 64:128] for name in ("q", "k", "v", "g", "beta")}
+    part["v"] = torch.zeros_like(part["v"])
+    _, A = HopperBackend().chunk(call.with_(**part, initial_state=torch.eye(64, device=DEVICE)[None, None]))
+    high, low = transitions[1, 0].float()
+    assert float(((high + low - A[0, 0]) / A[0, 0]).abs().max()) < 2**-16
+    assert (high != A[0, 0]).any()
+
+
+@pytest.mark.parametrize("rows", [16, 32])
+def test_states_between_segments_have_sixteen_bits(rows):
+    HV, K, V, segments = 2, 64, 64, 7
+    generator = torch.Generator().manual_seed(0)
+    b = torch.randn(segments, HV, V, K, generator=generator)
+    A = torch.randn(segments, HV, K, K, generator=generator) / 8
+    carried = torch.ones(segments, HV, dtype=torch.int32)
+    # what is forgotten may be anything
+    carried[3, 1], b[3, 1] = 0, float("nan")
+    high = A.bfloat16()
+    transitions = torch.stack([high, (A - high.float()).bfloat16()], 2)
+    A = transitions.double().sum(2)
+    # nobody may read the first, the last and those that carry nothing
+    transitions[[0, -1]], transitions[3, 1] = float("nan"), float("nan")
+    want = b.double()
+    for i in range(1, segments - 1):
+        want[i + 1] += torch.where(carried[i, :, None, None] != 0, want[i] @ A[i], 0.0)
+    starts = b.to(DEVICE)
+    stitch_kernel[(HV * V // rows,)](
+        starts, transitions.to(DEVICE), carried.to(DEVICE), starts, 64 * segments - 5, HV=HV, K=K, V=V, BV=rows,
+        STAGES=3, SPLIT=1, VARLEN=False, num_warps=rows // 4,
+    )  # fmt: skip
+    found = starts.cpu()
+    assert torch.equal(found[:2], b[:2]) and torch.equal(found[4, 1], b[4, 1])
+    error = (found - want).norm(dim=-1) / want.norm(dim=-1)
+    assert error[3, 1].isnan().all()
+    error[3, 1] = 0
+    assert float(error.max()) < 2**-15, error.max()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from deltaproof.ops.common.allocation import forced_init, poison_
 from deltaproof.ops.common.hopper_tables import WalkTable
 from deltaproof.ops.common.triton_language import INTERPRETED
 from deltaproof.ops.kda.hopper_backend import HopperBackend
@@ -67,3 +68,29 @@ def test_tokens_that_are_appended_change_no_bit_before_them(monkeypatch):
         shorter = {name: getattr(call, name)[:, :T] for name in ("q", "k", "v", "g", "beta")}
         o, _ = HopperBackend().chunk(call.with_(**shorter))
         assert torch.equal(o, whole[:, :T]), T
+
+
+def test_a_segment_forgets_only_what_no_channel_remembers(monkeypatch):
+    call: Any = CONTEXT.call(made("chunk", T=4 * 64 + 20))
+    g = torch.full_like(call.g, -1.2)
+    g[..., 0, 7] = -0.005
+    g[:, 64:128, 1, -1] = -0.9
+    # two gates of a channel are enough
+    g[:, 128:192, 1, 20], g[:, 150:152, 1, 20] = 0.0, -60.0
+    call = call.with_(g=g)
+    buffers: list[torch.Tensor] = []
+    launched(monkeypatch, WalkTable(64, 2, 0))
+    whole = HopperBackend().chunk(call)
+    launched(monkeypatch, WalkTable(64, 2, 1))
+    with forced_init(lambda buffer: buffers.append(poison_(buffer))):
+        found = HopperBackend().chunk(call)
+    carried = [x for x in buffers if x.shape == (5, 2) and x.dtype == torch.int32][-1]
+    assert carried[:-1].tolist() == [[1, 0], [1, 1], [1, 0], [1, 0]]
+    for one, other in zip(found, whole, strict=True):
+        error = (one - other).float().norm(dim=-1) / other.float().norm(dim=-1)
+        assert float(error.max()) < 0.02, error.max()
+    # where nothing is carried, e^-76 of this would be seen
+    other = call.with_(initial_state=torch.full_like(call.initial_state, 1e33))
+    two = HopperBackend().chunk(other)[0]
+    assert torch.equal(found[0][:, 64:, 1], two[:, 64:, 1])
+    assert not torch.equal(found[0][:, 64:, 0], two[:, 64:, 0])
