@@ -226,9 +226,9 @@ def hopper_prepare_kernel(
     )
     for h in gl.static_range(P):
         line = s_G.index(h)
-        # above the diagonal the difference is positive and might overflow
-        decay = _exp2(gl.minimum(line.load(ROW)[:, None] - line.load(COLUMN)[None, :], 0.0))
-        decay = decay * s_b.index(h).load(COLUMN)[None, :]
+        # above the diagonal, where scores are 0, the difference is positive: its exponential must be finite
+        decay = line.load(ROW)[:, None] - line.load(COLUMN)[None, :]
+        decay = _exp2(gl.minimum(decay, 100.0)) * s_b.index(h).load(COLUMN)[None, :]
         s_low.index(h).store((qk * decay).to(LOW))
         # what is read of it lies below the diagonal, but for the diagonal blocks
         left, right = _halves(kk * decay)
