@@ -113,12 +113,19 @@ def usable(operator: str) -> Iterator[tuple[str, Backend | str]]:
         yield name, backend if reason is None else f"only when it is asked for: {reason}"
 
 
-def preferred(operator: str, device: str) -> str | None:
-    """Return the name of the first of the operator's own backends that runs on a device ("cpu" or "cuda")."""
+def preferred(operator: str, device: str) -> list[str]:
+    """Return the operator's own backends that are taken on a device ("cpu" or "cuda"), in order of preference.
+
+    The last is the first that has every form; what comes before it takes some calls.
+    """
+    found = []
     for name, candidate in usable(operator):
-        if not isinstance(candidate, str) and f"device:{device}" not in candidate.unsupported:
-            return name
-    return None
+        if isinstance(candidate, str) or f"device:{device}" in candidate.unsupported:
+            continue
+        found.append(name)
+        if all(hasattr(candidate, form) for form in find_operator(operator).forms):
+            break
+    return found
 
 
 def names(operator: str) -> list[str]:

@@ -17,6 +17,7 @@ from deltaproof.backends.protocol import Backend
 from deltaproof.contracts.conventions import Conventions
 from deltaproof.ops import registry as operators
 from deltaproof.ops.common.calls import DeltaRuleOptions, SequenceCall
+from deltaproof.ops.common.hopper_decode import is_hopper
 from deltaproof.ops.common.triton_interpreter import VARIABLE
 from deltaproof.ops.gated_delta_rule.torch_backend import TorchBackend
 
@@ -267,20 +268,21 @@ def own(install, monkeypatch):
     return give
 
 
-def test_on_a_gpu_triton_is_the_first_choice_and_without_one_torch():
+def test_on_a_gpu_hopper_or_triton_is_the_first_choice_and_without_one_torch():
     pytest.importorskip("triton")
     assert OWN == ["hopper", "triton", "torch"]
-    assert registry.preferred(OPERATOR, "cpu") == "torch"
-    assert registry.preferred(OPERATOR, "cuda") == "triton" or INTERPRETED
+    assert registry.preferred(OPERATOR, "cpu") == ["torch"]
+    on_hopper = torch.cuda.is_available() and is_hopper(torch.device("cuda", torch.cuda.current_device()))
+    assert registry.preferred(OPERATOR, "cuda") == (["hopper", "triton"] if on_hopper else ["triton"]) or INTERPRETED
     assert registry.select(OPERATOR, "chunk", call(), None).name == "torch"
 
 
 def test_a_backend_may_ask_to_be_taken_only_when_it_is_asked_for(own):
     own()
-    assert registry.preferred(OPERATOR, "cpu") == "first"
+    assert registry.preferred(OPERATOR, "cpu") == ["first"]
     assert registry.select(OPERATOR, "chunk", call(), None).name == "changed"
     own(only_when_asked="it is interpreted")
-    assert registry.preferred(OPERATOR, "cpu") == "torch"
+    assert registry.preferred(OPERATOR, "cpu") == ["torch"]
     assert registry.select(OPERATOR, "chunk", call(), None).name == "torch"
     assert registry.select(OPERATOR, "chunk", call(), "first").name == "changed"
     with pytest.raises(ContractError) as caught:

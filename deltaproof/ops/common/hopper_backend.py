@@ -48,7 +48,7 @@ class HopperDeltaRule:
         "chunk_size:16": "its kernels are for chunks of 64",
         "chunk_size:32": "its kernels are for chunks of 64",
     }
-    only_when_asked = "its kernels have run in an interpreter alone so far"
+    only_when_asked = "its kernels are interpreted here, which is slow" if INTERPRETED else None
     cannot_run = _cannot_run()
 
     def chunk(self, call: SequenceCall) -> tuple[torch.Tensor, torch.Tensor | None]:
