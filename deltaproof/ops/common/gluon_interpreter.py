@@ -22,8 +22,11 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonJITFunction
 from triton.experimental.gluon.language.nvidia import ampere, hopper
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
+
+from deltaproof.ops.common import gluon_barriers
 
 DTYPES = ("float32", "float64", "bfloat16", "float16", "int32", "int64", "int16", "int8")
 
@@ -155,6 +158,7 @@ class Machine:
         self.asked: list[Callable[[], None]] = []
         self.groups: list[list[Callable[[], None]]] = []
         self.products: list[Pending] = []
+        self.barriers = gluon_barriers.Barriers()
 
     def copy(self, tile: Shared, pointer: Pointer, mask: Any = None) -> None:
         at, inside = pointer.places(mask, tile.tile.shape)
@@ -244,6 +248,10 @@ def _where(condition: Any, a: Any, b: Any) -> torch.Tensor:
     return torch.where(torch.as_tensor(condition), a, b)
 
 
+def _unwritten(shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+    return torch.full(shape, math.nan if dtype.is_floating_point else torch.iinfo(dtype).min, dtype=dtype)
+
+
 def _language(machine: Machine) -> Any:
     """Return what a kernel finds under ``gl`` and ``tl``."""
     anything = types.SimpleNamespace(with_identity_for=lambda *_, **__: None)
@@ -276,13 +284,14 @@ def _language(machine: Machine) -> Any:
         min=lambda x, axis: x.amin(axis),
         max=lambda x, axis: x.amax(axis),
         associative_scan=_scan,
+        thread_barrier=lambda: None,
         convert_layout=lambda x, layout, assert_trivial=False: x,
         join=lambda a, b: _values(torch.stack((a, b), -1)),
         broadcast=lambda a, b: torch.broadcast_tensors(a, b),
         static_range=range,
         cdiv=lambda a, b: -(-a // b),
         allocate_shared_memory=lambda dtype, shape, layout, value=None: Shared(
-            torch.full(shape, math.nan, dtype=_dtype(dtype)) if value is None else value.clone()
+            _unwritten(shape, _dtype(dtype)) if value is None else value.clone()
         ),
     )
 
@@ -293,10 +302,13 @@ def _functions(machine: Machine) -> Callable[[Any], Callable[..., Any]]:
     copies = types.SimpleNamespace(
         async_copy_global_to_shared=machine.copy, commit_group=machine.commit, wait_group=machine.wait_copies
     )
+    mbarrier, tma = gluon_barriers.language(lambda: machine.barriers)
     stand_ins: list[tuple[Any, Any]] = [
         (gl, language),
         (tl, language),
         (async_copy, copies),
+        (hopper.mbarrier, mbarrier),
+        (hopper.tma, tma),
         (hopper.fence_async_shared, lambda: None),
         (hopper.warpgroup_mma, machine.product),
         (hopper.warpgroup_mma_wait, machine.wait_products),
@@ -329,7 +341,7 @@ def launch(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: di
     Args:
         kernel: a function made by ``gluon.jit``.
         programs: how many there are.
-        arguments: tensors and numbers, in the kernel's order.
+        arguments: tensors, descriptors and numbers, in the kernel's order.
         constants: its constants by name; options of the launch among them are left out.
 
     Raises:
@@ -341,9 +353,10 @@ def launch(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: di
     machine = Machine(programs)
     run = _functions(machine)(kernel)
     for machine.program in range(programs):
+        machine.barriers = gluon_barriers.Barriers()
         run(*given, **names)
         assert not machine.products, "a product was never waited for"
-        assert not (machine.asked or machine.groups), "a copy was never waited for"
+        assert not (machine.asked or machine.groups or machine.barriers.left()), "a copy was never waited for"
 
 
 def _argument(x: Any) -> Any:
@@ -351,6 +364,8 @@ def _argument(x: Any) -> Any:
         # views of a pool reach beyond their own elements, so what may be touched is the storage from here on
         count = x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()
         return Pointer(torch.as_strided(x.detach(), (count,), (1,)))
+    if isinstance(x, TensorDescriptor):
+        return gluon_barriers.Block(x, ElementType(x.base.dtype))
     if not isinstance(x, int) or isinstance(x, bool):
         return x
     # as a launch types them

@@ -15,10 +15,17 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait
 
+from deltaproof.ops.common.hopper_copies import (
+    copy_chunk,
+    copy_strength,
+    expect_chunk,
+    make_barriers,
+    wait_for_chunk,
+)
 from deltaproof.ops.common.hopper_language import LOG2E, halves, plus
-from deltaproof.ops.common.hopper_tiles import copy_chunk, is_last, segment_place
+from deltaproof.ops.common.hopper_tiles import is_last, segment_place
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
 
 FORGOTTEN = gl.constexpr(MIN_LOG_GATE.value * LOG2E.value)
@@ -38,7 +45,7 @@ def _log2(x):
 
 @gluon.jit
 def forgetting_chunk(
-    factors, chunk_0, chunks, head,
+    gates, chunk_0, chunks, head,
     HV: gl.constexpr, K: gl.constexpr, SPLIT: gl.constexpr, WARPS: gl.constexpr, PER_CHANNEL: gl.constexpr,
 ):  # fmt: skip
     """Return the last of a segment's chunks from which on its gates leave nothing of a state; below 0: there is none.
@@ -53,7 +60,7 @@ def forgetting_chunk(
     LAYOUT: gl.constexpr = gl.BlockedLayout([SPLIT, 1], [1, 32], [1, WARPS], [1, 0]) if PER_CHANNEL else EACH
     back = gl.arange(0, SPLIT, gl.SliceLayout(1, LAYOUT))[:, None]
     at = gl.arange(0, WIDTH, gl.SliceLayout(0, LAYOUT))[None, :] + (0 if PER_CHANNEL else 63)
-    end = factors + ((chunk_0 + chunks - 1) * ROW + head * (ROW // HV))
+    end = gates + ((chunk_0 + chunks - 1) * ROW + head * (ROW // HV))
     decay = gl.load((end + at) - back * ROW, mask=back < chunks, other=1.0)
     total = gl.associative_scan(_log2(decay), 0, plus)
     # a bit a chunk
@@ -70,6 +77,7 @@ def hopper_ends_kernel(
     factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}; a gate a channel: e^{G_C} [chunks, HV, K]
     strength,  # a gate a channel: beta [B, T, HV] fp32
     inverse,  # [chunks, HV, 64, 64]: T'
+    gates,  # the same as factors
     starts,  # [segments, HV, V, K] out, fp32: of the segment behind each its b^T
     transitions,  # [segments, HV, 2, K, K] out, bf16: A^T, in two pieces, of segments neither first nor last that carry
     carried,  # [segments, HV] out: whether anything of the state before a segment is left behind it
@@ -103,7 +111,7 @@ def hopper_ends_kernel(
 ):
     WARPS: gl.constexpr = BV // 16
     BLOCKS: gl.constexpr = (V + K) // BV
-    LOW: gl.constexpr = k.dtype.element_ty
+    LOW: gl.constexpr = k.dtype
     STATE: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, K, 16])  # [BV, K]
     TOKENS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 64, 16])  # [BV, 64]
     LEFT_K: gl.constexpr = gl.DotOperandLayout(0, STATE, 2)
@@ -111,7 +119,9 @@ def hopper_ends_kernel(
     COLUMN: gl.constexpr = gl.SliceLayout(0, TOKENS)
     CHANNEL: gl.constexpr = gl.SliceLayout(0, STATE)
     SIZE: gl.constexpr = K if PER_CHANNEL else 64
+    LINES: gl.constexpr = 1 if PER_CHANNEL else 2
     SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+    PLAIN: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
 
     program = gl.program_id(0).to(gl.int64)
@@ -128,7 +138,7 @@ def hopper_ends_kernel(
     block = gl.where(of_b, program % BLOCKS, program % BLOCKS - V // BV)
     # all chunks of a segment but a sequence's last are there and whole, unless cu_seqlens is corrupt
     chunks = gl.minimum((length + 63) // 64, SPLIT)
-    begin = forgetting_chunk(factors, chunk_0, chunks, head, HV, K, SPLIT, WARPS, PER_CHANNEL)
+    begin = forgetting_chunk(gates, chunk_0, chunks, head, HV, K, SPLIT, WARPS, PER_CHANNEL)
     carries = begin < 0
     if of_b:
         if block == 0:
@@ -143,21 +153,30 @@ def hopper_ends_kernel(
     s_k = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
     s_v = gl.allocate_shared_memory(LOW, [STAGES, 64, BV], SHARED)
     s_i = gl.allocate_shared_memory(LOW, [STAGES, 64, 64], SHARED)
-    s_left = gl.allocate_shared_memory(gl.float32, [STAGES, SIZE], LINE)
-    s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
+    s_factors = gl.allocate_shared_memory(gl.float32, [STAGES, LINES, SIZE], PLAIN)
+    s_lines = s_factors._reinterpret(gl.float32, [STAGES * LINES, SIZE], LINE)
     s_kept = s_k
     if PER_CHANNEL:
         s_kept = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
+        s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
+    barriers = make_barriers(STAGES)
     # no queries and no attention: stand-ins
-    tiles = (s_k, s_k, s_kept, s_v, s_i, s_i, s_left, s_strength)
-    inputs = (k, k, kept, v)
-    prepared = (factors, strength, inverse, inverse)
-    values = gl.where(of_b, 64, 0)
+    tiles = (s_k, s_v, s_factors, s_i, s_k, s_i, s_kept)
+    inputs = (k, v, factors, inverse, k, inverse, kept)
+    # rows outside a tensor are zeros
+    values = gl.where(of_b, first, -(2**24))
+    for c in gl.static_range(STAGES):
+        if c < chunks:
+            expect_chunk(barriers, c, K, BV, STAGES, False, PER_CHANNEL)
     for c in gl.static_range(STAGES - 1):
-        copy_chunk(
-            tiles, c, inputs, prepared, first + c * 64, chunk_0 + c, gl.where(c < chunks, 64, 0),
-            gl.where(c < chunks, values, 0), c < chunks, head, block, H, HV, K, V, BV, WARPS, False, PER_CHANNEL,
-        )  # fmt: skip
+        if c < chunks:
+            copy_chunk(
+                tiles, barriers, c, inputs, first + c * 64, values + c * 64, chunk_0 + c, head, block, H, HV, K, V, BV,
+                STAGES, False, PER_CHANNEL,
+            )  # fmt: skip
+        if PER_CHANNEL:
+            count = gl.where(c < chunks, 64, 0)
+            copy_strength(strength, s_strength.index(c), first + c * 64, count, head, HV, WARPS)
 
     v_at = block * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
     k_at = gl.arange(0, K, gl.SliceLayout(0, STATE)).to(gl.int64)[None, :]
@@ -179,33 +198,43 @@ def hopper_ends_kernel(
 
     for c in range(chunks):
         stage = c % STAGES
-        async_copy.wait_group(STAGES - 2)
-        fence_async_shared()
+        wait_for_chunk(barriers, c, STAGES, False, PER_CHANNEL)
         low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         ahead = c + STAGES - 1
-        there = ahead < chunks
-        copy_chunk(
-            tiles, ahead % STAGES, inputs, prepared, first + ahead * 64, chunk_0 + ahead, gl.where(there, 64, 0),
-            gl.where(there, values, 0), there, head, block, H, HV, K, V, BV, WARPS, False, PER_CHANNEL,
-        )  # fmt: skip
-        if not PER_CHANNEL:
-            left = s_left.index(stage).load(COLUMN)[None, :]
+        if PER_CHANNEL:
+            async_copy.wait_group(STAGES - 2)
+        # the last chunk is done with
+        gl.thread_barrier()
+        if ahead < chunks:
+            copy_chunk(
+                tiles, barriers, ahead, inputs, first + ahead * 64, values + ahead * 64, chunk_0 + ahead, head, block,
+                H, HV, K, V, BV, STAGES, False, PER_CHANNEL,
+            )  # fmt: skip
+        if PER_CHANNEL:
+            count = gl.where(ahead < chunks, 64, 0)
+            at = s_strength.index(ahead % STAGES)
+            copy_strength(strength, at, first + ahead * 64, count, head, HV, WARPS)
+        else:
+            left = s_lines.index(2 * stage).load(COLUMN)[None, :]
         b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
         if PER_CHANNEL:
-            S = S * s_left.index(stage).load(CHANNEL)[None, :]
+            S = S * s_lines.index(stage).load(CHANNEL)[None, :]
         else:
-            S = S * gl.load(factors + ((chunk_0 + c) * HV + head) * 128 + 63)
+            S = S * s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
         by_k, low = warpgroup_mma_wait(0, deps=[by_k, low])
         x = b_v.to(gl.float32) - (by_k if PER_CHANNEL else by_k * left)
         x = gl.convert_layout(x.to(LOW), LEFT, assert_trivial=True)
         y = warpgroup_mma(x, s_i.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         y, x = warpgroup_mma_wait(0, deps=[y, x])
-        y = y * s_strength.index(stage).load(COLUMN)[None, :]
+        y = y * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(2 * stage + 1)).load(COLUMN)[None, :]
         written = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)
         S = warpgroup_mma(written, s_kept.index(stage), S, is_async=True)
         S, written = warpgroup_mma_wait(0, deps=[S, written])
-    async_copy.wait_group(0)
+        if c + STAGES < chunks:
+            expect_chunk(barriers, c + STAGES, K, BV, STAGES, False, PER_CHANNEL)
+    if PER_CHANNEL:
+        async_copy.wait_group(0)
     if of_b:
         gl.store(starts + ((segment + 1) * HV + head) * V * K + (v_at * K + k_at), S)
     else:

@@ -22,7 +22,15 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
-from deltaproof.ops.common.hopper_tiles import copy_chunk, is_last, segment_place
+from deltaproof.ops.common.hopper_copies import (
+    copy_chunk,
+    copy_strength,
+    expect_chunk,
+    make_barriers,
+    wait_for_chunk,
+    zero_behind,
+)
+from deltaproof.ops.common.hopper_tiles import is_last, segment_place
 
 
 @gluon.jit(do_not_specialize=["N", "T", "slots", "M"])
@@ -78,7 +86,7 @@ def hopper_walk_kernel(
 ):
     WARPS: gl.constexpr = BV // 16
     BLOCKS: gl.constexpr = V // BV
-    LOW: gl.constexpr = k.dtype.element_ty
+    LOW: gl.constexpr = k.dtype
     STATE: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, K, 16])  # [BV, K]
     TOKENS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 64, 16])  # [BV, 64]
     LEFT_K: gl.constexpr = gl.DotOperandLayout(0, STATE, 2)
@@ -86,7 +94,9 @@ def hopper_walk_kernel(
     COLUMN: gl.constexpr = gl.SliceLayout(0, TOKENS)
     CHANNEL: gl.constexpr = gl.SliceLayout(0, STATE)
     SIZE: gl.constexpr = K if PER_CHANNEL else 64
+    LINES: gl.constexpr = 1 if PER_CHANNEL else 2
     SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+    PLAIN: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     # a thread's rows lie in registers, as those that it copies
     ROWS: gl.constexpr = 256 // BV * WARPS
@@ -110,19 +120,26 @@ def hopper_walk_kernel(
     s_v = gl.allocate_shared_memory(LOW, [STAGES, 64, BV], SHARED)
     s_i = gl.allocate_shared_memory(LOW, [STAGES, 64, 64], SHARED)
     s_a = gl.allocate_shared_memory(LOW, [STAGES, 64, 64], SHARED)
-    s_left = gl.allocate_shared_memory(gl.float32, [STAGES, SIZE], LINE)
-    s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
+    s_factors = gl.allocate_shared_memory(gl.float32, [STAGES, LINES, SIZE], PLAIN)
+    s_lines = s_factors._reinterpret(gl.float32, [STAGES * LINES, SIZE], LINE)
     s_kept = s_k
     if PER_CHANNEL:
         s_kept = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
-    tiles = (s_q, s_k, s_kept, s_v, s_i, s_a, s_left, s_strength)
-    inputs = (q, k, kept, v)
-    prepared = (factors, strength, inverse, attention)
+        s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
+    barriers = make_barriers(STAGES)
+    tiles = (s_k, s_v, s_factors, s_i, s_q, s_a, s_kept)
+    inputs = (k, v, factors, inverse, q, attention, kept)
+    for c in gl.static_range(STAGES):
+        if c < chunks:
+            expect_chunk(barriers, c, K, BV, STAGES, True, PER_CHANNEL)
     for c in gl.static_range(STAGES - 1):
-        copy_chunk(
-            tiles, c, inputs, prepared, first + c * 64, chunk_0 + c, length - c * 64, length - c * 64, c < chunks, head,
-            block, H, HV, K, V, BV, WARPS, True, PER_CHANNEL,
-        )  # fmt: skip
+        if c < chunks:
+            copy_chunk(
+                tiles, barriers, c, inputs, first + c * 64, first + c * 64, chunk_0 + c, head, block,
+                H, HV, K, V, BV, STAGES, True, PER_CHANNEL,
+            )  # fmt: skip
+        if PER_CHANNEL:
+            copy_strength(strength, s_strength.index(c), first + c * 64, length - c * 64, head, HV, WARPS)
 
     v_at = block * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
     k_at = gl.arange(0, K, gl.SliceLayout(0, STATE)).to(gl.int64)[None, :]
@@ -133,7 +150,12 @@ def hopper_walk_kernel(
     if POOL:
         read_slot = gl.load(read_index + n).to(gl.int64)
         if (read_slot < 0) | (read_slot >= slots):
-            async_copy.wait_group(0)
+            # nothing may come to the shared memory of who is next
+            for c in gl.static_range(STAGES - 1):
+                if c < chunks:
+                    wait_for_chunk(barriers, c, STAGES, True, PER_CHANNEL)
+            if PER_CHANNEL:
+                async_copy.wait_group(0)
             for skipped in range(chunks):
                 spot = o + ((first + skipped * 64) * HV + head) * V + block * BV
                 none = gl.zeros([64 // ROWS, ROWS, BV], gl.float32, VALUES).to(o.dtype.element_ty)
@@ -155,30 +177,46 @@ def hopper_walk_kernel(
     for c in range(chunks):
         stage = c % STAGES
         start = c * 64
-        async_copy.wait_group(STAGES - 2)
-        fence_async_shared()
+        wait_for_chunk(barriers, c, STAGES, True, PER_CHANNEL)
+        if length - start < 64:
+            # 0 times what lies there may not be 0
+            zero_behind(s_k.index(stage), length - start, K, WARPS)
+            zero_behind(s_v.index(stage), length - start, BV, WARPS)
+            if PER_CHANNEL:
+                zero_behind(s_kept.index(stage), length - start, K, WARPS)
+            fence_async_shared()
+            gl.thread_barrier()
         low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         ahead = c + STAGES - 1
-        copy_chunk(
-            tiles, ahead % STAGES, inputs, prepared, first + ahead * 64, chunk_0 + ahead, length - ahead * 64,
-            length - ahead * 64, ahead < chunks, head, block, H, HV, K, V, BV, WARPS, True, PER_CHANNEL,
-        )  # fmt: skip
-        if not PER_CHANNEL:
-            left = s_left.index(stage).load(COLUMN)[None, :]
+        if PER_CHANNEL:
+            async_copy.wait_group(STAGES - 2)
+        # the last chunk is done with; its outputs were written where values come
+        fence_async_shared()
+        gl.thread_barrier()
+        if ahead < chunks:
+            copy_chunk(
+                tiles, barriers, ahead, inputs, first + ahead * 64, first + ahead * 64, chunk_0 + ahead,
+                head, block, H, HV, K, V, BV, STAGES, True, PER_CHANNEL,
+            )  # fmt: skip
+        if PER_CHANNEL:
+            at = ahead % STAGES
+            copy_strength(strength, s_strength.index(at), first + ahead * 64, length - ahead * 64, head, HV, WARPS)
+        else:
+            left = s_lines.index(2 * stage).load(COLUMN)[None, :]
         b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
         if PER_CHANNEL:
-            S = S * s_left.index(stage).load(CHANNEL)[None, :]
+            S = S * s_lines.index(stage).load(CHANNEL)[None, :]
         else:
             # rows behind the chunk's end have no gate, so the last is the whole chunk's
-            S = S * gl.load(factors + ((chunk_0 + c) * HV + head) * 128 + 63)
+            S = S * s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
         by_k, low = warpgroup_mma_wait(0, deps=[by_k, low])
         x = b_v.to(gl.float32) - (by_k if PER_CHANNEL else by_k * left)
         x = gl.convert_layout(x.to(LOW), LEFT, assert_trivial=True)
         y = warpgroup_mma(x, s_i.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         by_q = warpgroup_mma(low, s_q.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         y, x = warpgroup_mma_wait(1, deps=[y, x])
-        kept_y = y * s_strength.index(stage).load(COLUMN)[None, :]
+        kept_y = y * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(2 * stage + 1)).load(COLUMN)[None, :]
         written = gl.convert_layout(kept_y.to(LOW), LEFT, assert_trivial=True)
         errors = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)
         S = warpgroup_mma(written, s_kept.index(stage), S, is_async=True)
@@ -193,6 +231,8 @@ def hopper_walk_kernel(
         # over the values, which nobody reads any more
         s_o = s_v.index(stage)
         s_o.permute([1, 0]).store(out.to(LOW))
+        if c + STAGES < chunks:
+            expect_chunk(barriers, c + STAGES, K, BV, STAGES, True, PER_CHANNEL)
         place = o + ((first + start) * HV + head) * V + block * BV
         b_o = s_o.reshape([64 // ROWS, ROWS, BV]).load(VALUES).to(o.dtype.element_ty)
         gl.store((place + inner) + far * (HV * V), b_o, mask=near < length - start - far)
@@ -203,7 +243,8 @@ def hopper_walk_kernel(
                 if (slot >= 0) & (slot < slots):
                     spot = sink + slot * sink_slot + head * sink_head
                     gl.store(spot + (v_at * sink_v + k_at * sink_k), S.to(sink.dtype.element_ty))
-    async_copy.wait_group(0)
+    if PER_CHANNEL:
+        async_copy.wait_group(0)
     if WRITE:
         kept_slot = is_last(segment, n, index, T, segment_offsets, SPLIT, VARLEN)
         write_slot = n

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 import triton
+from triton.experimental.gluon.language import NVMMASharedLayout
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from deltaproof.ops.common.hopper_ends import hopper_ends_kernel
 from deltaproof.ops.common.hopper_stitch import stitch_kernel
@@ -63,6 +65,19 @@ class _Segments:
         return cls(split, bound, offsets, sequence)
 
 
+LAYOUTS = {2: NVMMASharedLayout(128, 16, 2), 4: NVMMASharedLayout(0, 32, 2)}
+"""How tiles lie in shared memory, by an element's bytes."""
+
+
+def _described(chunks: Chunks, x: torch.Tensor, columns: int, block: tuple[int, int]) -> TensorDescriptor:
+    """Return x, contiguous, as rows of ``columns`` numbers of which blocks are copied."""
+    rows = x.numel() // columns
+    if not rows:
+        # a descriptor has no dimension of 0; nobody reads what stands in
+        rows, x = 1, chunks.new(1, columns, dtype=x.dtype)
+    return TensorDescriptor(x, [rows, columns], [columns, 1], list(block), LAYOUTS[x.element_size()])
+
+
 def walk(
     chunks: Chunks,
     known: WalkOperands,
@@ -82,14 +97,20 @@ def walk(
         **chunks.flags, **slots.flags, **({"H": HV} if known.per_channel else {}), "V": V, "STAGES": table.stages,
         "SPLIT": table.split, "READ": source is not None, "PER_CHANNEL": known.per_channel,
     }  # fmt: skip
+    q, k = (_described(chunks, x, x.shape[2] * K, (64, K)) for x in (known.queries, known.keys))
+    kept = _described(chunks, known.kept, HV * K, (64, K)) if known.per_channel else k
+    v = _described(chunks, chunks.v, HV * V, (64, table.BV))
+    inverse, attention = (_described(chunks, x, 64, (64, 64)) for x in (known.inverse, known.attention))
+    width = known.factors.shape[-1]
+    factors = _described(chunks, known.factors, width, (1 if known.per_channel else 2, width))
     starts = o
     if table.split:
         starts = chunks.new(segments.count, HV, V, K, dtype=torch.float32)
         transitions = chunks.new(segments.count, HV, 2, K, K, dtype=torch.bfloat16)
         carried = chunks.new(segments.count, HV, dtype=torch.int32)
         hopper_ends_kernel[(segments.count * HV * ((V + K) // 64),)](
-            known.keys, known.kept, chunks.v, known.factors, known.strength, known.inverse, starts, transitions,
-            carried, o if source is None else source,
+            k, kept, _described(chunks, chunks.v, HV * V, (64, 64)), factors, known.strength, inverse, known.factors,
+            starts, transitions, carried, o if source is None else source,
             given(slots.read, o), given(slots.fresh, o), *places, T, call.sequences, slots.count,
             *state_strides(source, layout), **common, BV=64, num_warps=4,
         )  # fmt: skip
@@ -99,8 +120,8 @@ def walk(
             VARLEN=call.cu_seqlens is not None, num_warps=BV // 4,
         )  # fmt: skip
     hopper_walk_kernel[(segments.count * HV * (V // table.BV),)](
-        known.queries, known.keys, known.kept, chunks.v, known.factors, known.strength, known.inverse,
-        known.attention, o, starts, o if source is None else source, o if sink is None else sink,
+        q, k, kept, v, factors, known.strength, inverse, attention, o, starts, o if source is None else source,
+        o if sink is None else sink,
         *(given(x, o) for x in (slots.checkpoints, slots.read, slots.write, slots.fresh)), *places,
         call.options.scale, T, call.sequences, slots.count,
         0 if slots.checkpoints is None else slots.checkpoints.shape[1], *state_strides(source, layout),

@@ -151,6 +151,48 @@ def test_a_corrupt_pack_reaches_no_memory_but_its_own(bounds, monkeypatch):
     assert o.shape == call.v.shape and final.shape == call.initial_state.shape
 
 
+@pytest.mark.parametrize("split", [0, 1])
+@pytest.mark.parametrize("K", [64, 128])
+@pytest.mark.parametrize("cut", [1, 63, 64, 65])
+def test_rows_behind_a_sequence_reach_nothing_of_it_in_a_pack(cut, K, split, monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2, split))
+    call = CONTEXT.call(made("chunk", seqlens=(cut, 70, 64 + cut), tail=40, HV=1, K=K, V=K))
+    clean, final = HopperBackend().chunk(call)
+    poisoned = {name: getattr(call, name).clone() for name in ("q", "k", "v")}
+    for x in poisoned.values():
+        x[:, cut : cut + 70], x[:, -40:] = float("nan"), float("nan")
+    # what lies behind a tensor's rows is poison too
+    with forced_init(poison_):
+        o, state = HopperBackend().chunk(call.with_(**poisoned))
+    assert o[:, cut : cut + 70].isnan().all() and state[1].isnan().any()
+    for begin, end in ((0, cut), (cut + 70, 134 + 2 * cut)):
+        assert torch.equal(o[:, begin:end], clean[:, begin:end])
+    assert torch.equal(state[[0, 2]], final[[0, 2]])
+
+
+@pytest.mark.parametrize("split", [0, 1])
+@pytest.mark.parametrize("cut", [1, 63, 64, 65])
+def test_rows_behind_a_sequence_reach_nothing_of_it_in_a_batch(cut, split, monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2, split))
+    call = CONTEXT.call(made("chunk", B=3, T=cut))
+    clean, final = HopperBackend().chunk(call)
+    poisoned = {name: getattr(call, name).clone() for name in ("q", "k", "v")}
+    for x in poisoned.values():
+        x[1] = float("nan")
+    o, state = HopperBackend().chunk(call.with_(**poisoned))
+    assert o[1].isnan().all() and state[1].isnan().any()
+    assert torch.equal(o[[0, 2]], clean[[0, 2]]) and torch.equal(state[[0, 2]], final[[0, 2]])
+
+
+@pytest.mark.parametrize("T", [0, 1])
+def test_a_call_without_tokens_leaves_its_states(T):
+    call: Any = CONTEXT.call(made("chunk", T=1))
+    empty = {name: getattr(call, name)[:, :T] for name in ("q", "k", "v", "g", "beta")}
+    o, final = HopperBackend().chunk(call.with_(**empty))
+    assert o.shape[1] == T
+    assert torch.equal(final, call.initial_state) == (T == 0)
+
+
 def noted(call: Any, fill: float | None = None) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """Return what a call gives, and all that it allocated, which held ``fill`` before, or poison."""
     buffers: list[torch.Tensor] = []

@@ -70,6 +70,24 @@ def test_tokens_that_are_appended_change_no_bit_before_them(monkeypatch):
         assert torch.equal(o, whole[:, :T]), T
 
 
+@pytest.mark.parametrize("split", [0, 1])
+@pytest.mark.parametrize("cut", [1, 63, 64, 65])
+def test_rows_behind_a_sequence_reach_nothing_of_it(cut, split, monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2, split))
+    call = CONTEXT.call(made("chunk", seqlens=(cut, 70, 64 + cut), tail=40, HV=1))
+    clean, final = HopperBackend().chunk(call)
+    poisoned = {name: getattr(call, name).clone() for name in ("q", "k", "v")}
+    for x in poisoned.values():
+        x[:, cut : cut + 70], x[:, -40:] = float("nan"), float("nan")
+    # what is made of the rows that nobody has is poison too
+    with forced_init(poison_):
+        o, state = HopperBackend().chunk(call.with_(**poisoned))
+    assert o[:, cut : cut + 70].isnan().all() and state[1].isnan().any()
+    for begin, end in ((0, cut), (cut + 70, 134 + 2 * cut)):
+        assert torch.equal(o[:, begin:end], clean[:, begin:end])
+    assert torch.equal(state[[0, 2]], final[[0, 2]])
+
+
 def test_a_segment_forgets_only_what_no_channel_remembers(monkeypatch):
     call: Any = CONTEXT.call(made("chunk", T=4 * 64 + 20))
     g = torch.full_like(call.g, -1.2)

@@ -1,0 +1,122 @@
+"""How kernels in Gluon that walk chunks get them: tiles copied by TMA, which one thread asks for, a chunk ahead.
+
+Each tile has barriers of its own, one a stage, whose phases its copies complete: between copies with one barrier the
+compiler would make threads wait. A tile has 64 rows wherever a sequence ends: those behind are other sequences' or
+nobody's, and rows outside the tensor are zeros. Shape legend: chunks of 64 tokens; H query/key heads, HV value heads,
+K, V head sizes, V cut into blocks of BV.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
+
+from deltaproof.ops.common.hopper_tiles import copy_line
+
+
+@gluon.jit
+def make_barriers(STAGES: gl.constexpr):
+    """Return barriers for keys, values, factors, inverses, queries, attention and kept keys, one a stage each."""
+    LAYOUT: gl.constexpr = mbarrier.MBarrierLayout()
+    barriers = (
+        gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
+        gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
+        gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
+        gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
+        gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
+        gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
+        gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
+    )
+    for stage in gl.static_range(STAGES):
+        for i in gl.static_range(7):
+            mbarrier.init(barriers[i].index(stage), count=1)
+    fence_async_shared()
+    gl.thread_barrier()
+    return barriers
+
+
+@gluon.jit
+def wait_for(barrier, c, STAGES: gl.constexpr):
+    """Wait for a tile of chunk c, the (c // STAGES)-th of its stage."""
+    mbarrier.wait(barrier.index(c % STAGES), (c // STAGES) & 1)
+
+
+@gluon.jit
+def wait_for_chunk(barriers, c, STAGES: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr):
+    """Wait for all tiles of chunk c."""
+    for i in gl.static_range(4 + 2 * OUTPUTS):
+        wait_for(barriers[i], c, STAGES)
+    if PER_CHANNEL:
+        wait_for(barriers[6], c, STAGES)
+
+
+@gluon.jit
+def expect_chunk(
+    barriers, c,
+    K: gl.constexpr, BV: gl.constexpr, STAGES: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr,
+):  # fmt: skip
+    """Say how many bytes of each tile of chunk c will come."""
+    stage = c % STAGES
+    mbarrier.expect(barriers[0].index(stage), 128 * K)
+    mbarrier.expect(barriers[1].index(stage), 128 * BV)
+    mbarrier.expect(barriers[2].index(stage), 4 * K if PER_CHANNEL else 512)
+    mbarrier.expect(barriers[3].index(stage), 128 * 64)
+    if OUTPUTS:
+        mbarrier.expect(barriers[4].index(stage), 128 * K)
+        mbarrier.expect(barriers[5].index(stage), 128 * 64)
+    if PER_CHANNEL:
+        mbarrier.expect(barriers[6].index(stage), 128 * K)
+
+
+@gluon.jit
+def copy_chunk(
+    tiles, barriers, c, inputs, first, values, chunk, head, block,
+    H: gl.constexpr, HV: gl.constexpr, K: gl.constexpr, V: gl.constexpr, BV: gl.constexpr, STAGES: gl.constexpr,
+    OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr,
+):  # fmt: skip
+    """Ask for a chunk: 64 tokens, and what is prepared for it; nobody may read its stage any more.
+
+    Args:
+        tiles, barriers: keys, values, factors, inverses, queries, attention and kept keys, a stage each.
+        c: number of the chunk in this walk.
+        inputs: descriptors in that order.
+        first, values: rows of its first token in q and k, and in v.
+        chunk: its number in what is prepared.
+        OUTPUTS: whether queries and attention are asked for.
+    """
+    s_k, s_v, s_factors, s_i, s_q, s_a, s_kept = tiles
+    b_k, b_v, b_factors, b_i, b_q, b_a, b_kept = barriers
+    k, v, factors, inverse, q, attention, kept = inputs
+    LINES: gl.constexpr = 1 if PER_CHANNEL else 2
+    n = c % STAGES
+    first = first.to(gl.int32)
+    head = head.to(gl.int32)
+    key = head // (HV // H) * K
+    row = chunk.to(gl.int32) * HV + head
+    place = [values.to(gl.int32), head * V + block.to(gl.int32) * BV]
+    tma.async_copy_global_to_shared(k, [first, key], b_k.index(n), s_k.index(n))
+    tma.async_copy_global_to_shared(v, place, b_v.index(n), s_v.index(n))
+    tma.async_copy_global_to_shared(factors, [row * LINES, 0], b_factors.index(n), s_factors.index(n))
+    tma.async_copy_global_to_shared(inverse, [row * 64, 0], b_i.index(n), s_i.index(n))
+    if OUTPUTS:
+        tma.async_copy_global_to_shared(q, [first, key], b_q.index(n), s_q.index(n))
+        tma.async_copy_global_to_shared(attention, [row * 64, 0], b_a.index(n), s_a.index(n))
+    if PER_CHANNEL:
+        tma.async_copy_global_to_shared(kept, [first, key], b_kept.index(n), s_kept.index(n))
+
+
+@gluon.jit
+def copy_strength(strength, line, first, count, head, HV: gl.constexpr, WARPS: gl.constexpr):
+    """Ask for the strengths of a chunk, ``count`` of them and zeros behind: they are HV apart, which TMA cannot."""
+    copy_line(strength + first * HV + head, line, HV, count, 64, WARPS)
+    async_copy.commit_group()
+
+
+@gluon.jit
+def zero_behind(tile, count, WIDTH: gl.constexpr, WARPS: gl.constexpr):
+    """Zero the rows of a tile [64, WIDTH] from ``count`` on, whatever they hold."""
+    LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [256 // WIDTH, WIDTH // 8], [WARPS, 1], [1, 0])
+    row = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT))[:, None]
+    tile.store(gl.where(row < count, tile.load(LAYOUT), gl.zeros([64, WIDTH], tile.dtype, LAYOUT)))
