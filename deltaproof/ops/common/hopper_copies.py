@@ -38,18 +38,31 @@ def make_barriers(STAGES: gl.constexpr):
 
 
 @gluon.jit
-def wait_for(barrier, c, STAGES: gl.constexpr):
+def _wait_for(barrier, c, STAGES: gl.constexpr):
     """Wait for a tile of chunk c, the (c // STAGES)-th of its stage."""
     mbarrier.wait(barrier.index(c % STAGES), (c // STAGES) & 1)
 
 
 @gluon.jit
-def wait_for_chunk(barriers, c, STAGES: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr):
-    """Wait for all tiles of chunk c."""
-    for i in gl.static_range(4 + 2 * OUTPUTS):
-        wait_for(barriers[i], c, STAGES)
+def wait_for_keys(barriers, c, STAGES: gl.constexpr):
+    """Wait for the keys of chunk c, which are used first."""
+    _wait_for(barriers[0], c, STAGES)
+
+
+@gluon.jit
+def wait_for_values(barriers, c, STAGES: gl.constexpr, PER_CHANNEL: gl.constexpr):
+    """Wait for the values of chunk c, and for its kept keys."""
+    _wait_for(barriers[1], c, STAGES)
     if PER_CHANNEL:
-        wait_for(barriers[6], c, STAGES)
+        _wait_for(barriers[6], c, STAGES)
+
+
+@gluon.jit
+def wait_for_rest(barriers, c, STAGES: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr):
+    """Wait for all of chunk c but its keys."""
+    wait_for_values(barriers, c, STAGES, PER_CHANNEL)
+    for i in gl.static_range(2, 4 + 2 * OUTPUTS):
+        _wait_for(barriers[i], c, STAGES)
 
 
 @gluon.jit

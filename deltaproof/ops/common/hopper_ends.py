@@ -22,7 +22,8 @@ from deltaproof.ops.common.hopper_copies import (
     copy_strength,
     expect_chunk,
     make_barriers,
-    wait_for_chunk,
+    wait_for_keys,
+    wait_for_rest,
 )
 from deltaproof.ops.common.hopper_language import LOG2E, halves, plus
 from deltaproof.ops.common.hopper_tiles import is_last, segment_place
@@ -195,17 +196,24 @@ def hopper_ends_kernel(
             at = source + read_slot * source_slot + head * source_head
             S = gl.load(at + (v_at * source_v + k_at * source_k)).to(gl.float32)
     zero = gl.zeros([BV, 64], gl.float32, TOKENS)
+    # else the compiler has one in the loop, for what was asked for before it
+    gl.thread_barrier()
 
     for c in range(chunks):
         stage = c % STAGES
-        wait_for_chunk(barriers, c, STAGES, False, PER_CHANNEL)
+        wait_for_keys(barriers, c, STAGES)
         low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
-        ahead = c + STAGES - 1
+        wait_for_rest(barriers, c, STAGES, False, PER_CHANNEL)
+        b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
         if PER_CHANNEL:
             async_copy.wait_group(STAGES - 2)
+        else:
+            left = s_lines.index(2 * stage).load(COLUMN)[None, :]
+            decay = s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
         # the last chunk is done with
         gl.thread_barrier()
+        ahead = c + STAGES - 1
         if ahead < chunks:
             copy_chunk(
                 tiles, barriers, ahead, inputs, first + ahead * 64, values + ahead * 64, chunk_0 + ahead, head, block,
@@ -215,13 +223,8 @@ def hopper_ends_kernel(
             count = gl.where(ahead < chunks, 64, 0)
             at = s_strength.index(ahead % STAGES)
             copy_strength(strength, at, first + ahead * 64, count, head, HV, WARPS)
-        else:
-            left = s_lines.index(2 * stage).load(COLUMN)[None, :]
-        b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
-        if PER_CHANNEL:
-            S = S * s_lines.index(stage).load(CHANNEL)[None, :]
-        else:
-            S = S * s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
+            decay = s_lines.index(stage).load(CHANNEL)[None, :]
+        S = S * decay
         by_k, low = warpgroup_mma_wait(0, deps=[by_k, low])
         x = b_v.to(gl.float32) - (by_k if PER_CHANNEL else by_k * left)
         x = gl.convert_layout(x.to(LOW), LEFT, assert_trivial=True)

@@ -27,7 +27,9 @@ from deltaproof.ops.common.hopper_copies import (
     copy_strength,
     expect_chunk,
     make_barriers,
-    wait_for_chunk,
+    wait_for_keys,
+    wait_for_rest,
+    wait_for_values,
     zero_behind,
 )
 from deltaproof.ops.common.hopper_tiles import is_last, segment_place
@@ -153,7 +155,8 @@ def hopper_walk_kernel(
             # nothing may come to the shared memory of who is next
             for c in gl.static_range(STAGES - 1):
                 if c < chunks:
-                    wait_for_chunk(barriers, c, STAGES, True, PER_CHANNEL)
+                    wait_for_keys(barriers, c, STAGES)
+                    wait_for_rest(barriers, c, STAGES, True, PER_CHANNEL)
             if PER_CHANNEL:
                 async_copy.wait_group(0)
             for skipped in range(chunks):
@@ -173,13 +176,16 @@ def hopper_walk_kernel(
         if index > 0:
             S = gl.load(starts + (segment * HV + head) * V * K + (v_at * K + k_at))
     zero = gl.zeros([BV, 64], gl.float32, TOKENS)
+    # else the compiler has one in the loop, for what was asked for before it
+    gl.thread_barrier()
 
     for c in range(chunks):
         stage = c % STAGES
         start = c * 64
-        wait_for_chunk(barriers, c, STAGES, True, PER_CHANNEL)
+        wait_for_keys(barriers, c, STAGES)
         if length - start < 64:
             # 0 times what lies there may not be 0
+            wait_for_values(barriers, c, STAGES, PER_CHANNEL)
             zero_behind(s_k.index(stage), length - start, K, WARPS)
             zero_behind(s_v.index(stage), length - start, BV, WARPS)
             if PER_CHANNEL:
@@ -188,12 +194,18 @@ def hopper_walk_kernel(
             gl.thread_barrier()
         low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
-        ahead = c + STAGES - 1
-        if PER_CHANNEL:
-            async_copy.wait_group(STAGES - 2)
+        wait_for_rest(barriers, c, STAGES, True, PER_CHANNEL)
+        b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
+        if not PER_CHANNEL:
+            left = s_lines.index(2 * stage).load(COLUMN)[None, :]
+            # rows behind the chunk's end have no gate, so the last is the whole chunk's
+            decay = s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
         # the last chunk is done with; its outputs were written where values come
         fence_async_shared()
+        if PER_CHANNEL:
+            async_copy.wait_group(STAGES - 2)
         gl.thread_barrier()
+        ahead = c + STAGES - 1
         if ahead < chunks:
             copy_chunk(
                 tiles, barriers, ahead, inputs, first + ahead * 64, first + ahead * 64, chunk_0 + ahead,
@@ -202,14 +214,8 @@ def hopper_walk_kernel(
         if PER_CHANNEL:
             at = ahead % STAGES
             copy_strength(strength, s_strength.index(at), first + ahead * 64, length - ahead * 64, head, HV, WARPS)
-        else:
-            left = s_lines.index(2 * stage).load(COLUMN)[None, :]
-        b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
-        if PER_CHANNEL:
-            S = S * s_lines.index(stage).load(CHANNEL)[None, :]
-        else:
-            # rows behind the chunk's end have no gate, so the last is the whole chunk's
-            S = S * s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
+            decay = s_lines.index(stage).load(CHANNEL)[None, :]
+        S = S * decay
         by_k, low = warpgroup_mma_wait(0, deps=[by_k, low])
         x = b_v.to(gl.float32) - (by_k if PER_CHANNEL else by_k * left)
         x = gl.convert_layout(x.to(LOW), LEFT, assert_trivial=True)

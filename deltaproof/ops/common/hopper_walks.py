@@ -70,7 +70,10 @@ LAYOUTS = {2: NVMMASharedLayout(128, 16, 2), 4: NVMMASharedLayout(0, 32, 2)}
 
 
 def _described(chunks: Chunks, x: torch.Tensor, columns: int, block: tuple[int, int]) -> TensorDescriptor:
-    """Return x, contiguous, as rows of ``columns`` numbers of which blocks are copied."""
+    """Return x, contiguous and on 16 bytes, as rows of ``columns`` numbers, of which blocks are copied.
+
+    Kernels count rows in 32 bits: 2 ** 31 of them, of 128 bytes at least, are more than a GPU has room for.
+    """
     rows = x.numel() // columns
     if not rows:
         # a descriptor has no dimension of 0; nobody reads what stands in
