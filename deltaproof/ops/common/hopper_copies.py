@@ -18,7 +18,7 @@ from deltaproof.ops.common.hopper_tiles import copy_line
 
 @gluon.jit
 def make_barriers(STAGES: gl.constexpr):
-    """Return barriers for keys, values, factors, inverses, queries, attention and kept keys, one a stage each."""
+    """Return barriers for keys, values, factors, inverses, queries and kept keys, one a stage each."""
     LAYOUT: gl.constexpr = mbarrier.MBarrierLayout()
     barriers = (
         gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
@@ -27,10 +27,9 @@ def make_barriers(STAGES: gl.constexpr):
         gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
         gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
         gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
-        gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
     )
     for stage in gl.static_range(STAGES):
-        for i in gl.static_range(7):
+        for i in gl.static_range(6):
             mbarrier.init(barriers[i].index(stage), count=1)
     fence_async_shared()
     gl.thread_barrier()
@@ -54,14 +53,14 @@ def wait_for_values(barriers, c, STAGES: gl.constexpr, PER_CHANNEL: gl.constexpr
     """Wait for the values of chunk c, and for its kept keys."""
     _wait_for(barriers[1], c, STAGES)
     if PER_CHANNEL:
-        _wait_for(barriers[6], c, STAGES)
+        _wait_for(barriers[5], c, STAGES)
 
 
 @gluon.jit
 def wait_for_rest(barriers, c, STAGES: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr):
-    """Wait for all of chunk c but its keys."""
+    """Wait for all of chunk c but its keys and its attention."""
     wait_for_values(barriers, c, STAGES, PER_CHANNEL)
-    for i in gl.static_range(2, 4 + 2 * OUTPUTS):
+    for i in gl.static_range(2, 4 + OUTPUTS):
         _wait_for(barriers[i], c, STAGES)
 
 
@@ -70,7 +69,7 @@ def expect_chunk(
     barriers, c,
     K: gl.constexpr, BV: gl.constexpr, STAGES: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr,
 ):  # fmt: skip
-    """Say how many bytes of each tile of chunk c will come."""
+    """Say how many bytes of each tile of chunk c will come, but for the attention."""
     stage = c % STAGES
     mbarrier.expect(barriers[0].index(stage), 128 * K)
     mbarrier.expect(barriers[1].index(stage), 128 * BV)
@@ -78,9 +77,8 @@ def expect_chunk(
     mbarrier.expect(barriers[3].index(stage), 128 * 64)
     if OUTPUTS:
         mbarrier.expect(barriers[4].index(stage), 128 * K)
-        mbarrier.expect(barriers[5].index(stage), 128 * 64)
     if PER_CHANNEL:
-        mbarrier.expect(barriers[6].index(stage), 128 * K)
+        mbarrier.expect(barriers[5].index(stage), 128 * K)
 
 
 @gluon.jit
@@ -92,16 +90,16 @@ def copy_chunk(
     """Ask for a chunk: 64 tokens, and what is prepared for it; nobody may read its stage any more.
 
     Args:
-        tiles, barriers: keys, values, factors, inverses, queries, attention and kept keys, a stage each.
+        tiles, barriers: keys, values, factors, inverses, queries and kept keys, a stage each.
         c: number of the chunk in this walk.
         inputs: descriptors in that order.
         first, values: rows of its first token in q and k, and in v.
         chunk: its number in what is prepared.
-        OUTPUTS: whether queries and attention are asked for.
+        OUTPUTS: whether queries are asked for.
     """
-    s_k, s_v, s_factors, s_i, s_q, s_a, s_kept = tiles
-    b_k, b_v, b_factors, b_i, b_q, b_a, b_kept = barriers
-    k, v, factors, inverse, q, attention, kept = inputs
+    s_k, s_v, s_factors, s_i, s_q, s_kept = tiles
+    b_k, b_v, b_factors, b_i, b_q, b_kept = barriers
+    k, v, factors, inverse, q, kept = inputs
     LINES: gl.constexpr = 1 if PER_CHANNEL else 2
     n = c % STAGES
     first = first.to(gl.int32)
@@ -115,9 +113,18 @@ def copy_chunk(
     tma.async_copy_global_to_shared(inverse, [row * 64, 0], b_i.index(n), s_i.index(n))
     if OUTPUTS:
         tma.async_copy_global_to_shared(q, [first, key], b_q.index(n), s_q.index(n))
-        tma.async_copy_global_to_shared(attention, [row * 64, 0], b_a.index(n), s_a.index(n))
     if PER_CHANNEL:
         tma.async_copy_global_to_shared(kept, [first, key], b_kept.index(n), s_kept.index(n))
+
+
+@gluon.jit
+def copy_attention(attention, tile, barrier, chunk, head, HV: gl.constexpr):
+    """Ask for a chunk's attention, which is used last: it has one stage, and comes while its chunk is walked.
+
+    With a second stage no two programs of heads of 128 would fit on a multiprocessor.
+    """
+    row = chunk.to(gl.int32) * HV + head.to(gl.int32)
+    tma.async_copy_global_to_shared(attention, [row * 64, 0], barrier, tile)
 
 
 @gluon.jit

@@ -161,9 +161,9 @@ def hopper_ends_kernel(
         s_kept = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
         s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
     barriers = make_barriers(STAGES)
-    # no queries and no attention: stand-ins
-    tiles = (s_k, s_v, s_factors, s_i, s_k, s_i, s_kept)
-    inputs = (k, v, factors, inverse, k, inverse, kept)
+    # no queries: stand-ins
+    tiles = (s_k, s_v, s_factors, s_i, s_k, s_kept)
+    inputs = (k, v, factors, inverse, k, kept)
     # rows outside a tensor are zeros
     values = gl.where(of_b, first, -(2**24))
     for c in gl.static_range(STAGES):

@@ -20,9 +20,15 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 
 from deltaproof.ops.common.hopper_copies import (
+    copy_attention,
     copy_chunk,
     copy_strength,
     expect_chunk,
@@ -116,24 +122,29 @@ def hopper_walk_kernel(
     if n < 0:
         return
     chunks = (length + 63) // 64
+    chunk_0 = chunk_0.to(gl.int32)
 
     s_q = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
     s_k = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
     s_v = gl.allocate_shared_memory(LOW, [STAGES, 64, BV], SHARED)
     s_i = gl.allocate_shared_memory(LOW, [STAGES, 64, 64], SHARED)
-    s_a = gl.allocate_shared_memory(LOW, [STAGES, 64, 64], SHARED)
+    s_a = gl.allocate_shared_memory(LOW, [64, 64], SHARED)
     s_factors = gl.allocate_shared_memory(gl.float32, [STAGES, LINES, SIZE], PLAIN)
     s_lines = s_factors._reinterpret(gl.float32, [STAGES * LINES, SIZE], LINE)
     s_kept = s_k
     if PER_CHANNEL:
         s_kept = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
         s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
+    arrived = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(arrived, count=1)
     barriers = make_barriers(STAGES)
-    tiles = (s_k, s_v, s_factors, s_i, s_q, s_a, s_kept)
-    inputs = (k, v, factors, inverse, q, attention, kept)
+    tiles = (s_k, s_v, s_factors, s_i, s_q, s_kept)
+    inputs = (k, v, factors, inverse, q, kept)
     for c in gl.static_range(STAGES):
         if c < chunks:
             expect_chunk(barriers, c, K, BV, STAGES, True, PER_CHANNEL)
+    if chunks > 0:
+        mbarrier.expect(arrived, 128 * 64)
     for c in gl.static_range(STAGES - 1):
         if c < chunks:
             copy_chunk(
@@ -205,6 +216,7 @@ def hopper_walk_kernel(
         if PER_CHANNEL:
             async_copy.wait_group(STAGES - 2)
         gl.thread_barrier()
+        copy_attention(attention, s_a, arrived, chunk_0 + c, head, HV)
         ahead = c + STAGES - 1
         if ahead < chunks:
             copy_chunk(
@@ -229,7 +241,8 @@ def hopper_walk_kernel(
         by_q, low = warpgroup_mma_wait(1, deps=[by_q, low])
         if not PER_CHANNEL:
             by_q = by_q * (left * scale)
-        out = warpgroup_mma(errors, s_a.index(stage).permute([1, 0]), by_q, is_async=True)
+        mbarrier.wait(arrived, c & 1)
+        out = warpgroup_mma(errors, s_a.permute([1, 0]), by_q, is_async=True)
         S, written = warpgroup_mma_wait(1, deps=[S, written])
         out, errors = warpgroup_mma_wait(0, deps=[out, errors])
         if PER_CHANNEL:
@@ -239,6 +252,8 @@ def hopper_walk_kernel(
         s_o.permute([1, 0]).store(out.to(LOW))
         if c + STAGES < chunks:
             expect_chunk(barriers, c + STAGES, K, BV, STAGES, True, PER_CHANNEL)
+        if c + 1 < chunks:
+            mbarrier.expect(arrived, 128 * 64)
         place = o + ((first + start) * HV + head) * V + block * BV
         b_o = s_o.reshape([64 // ROWS, ROWS, BV]).load(VALUES).to(o.dtype.element_ty)
         gl.store((place + inner) + far * (HV * V), b_o, mask=near < length - start - far)
