@@ -128,7 +128,7 @@ def hopper_walk_kernel(
     if PER_CHANNEL:
         s_kept = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
         s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
-    barriers = make_barriers(STAGES)
+    barriers = make_barriers(STAGES, True, PER_CHANNEL)
     tiles = (s_k, s_v, s_factors, s_i, s_q, s_a, s_kept)
     inputs = (k, v, factors, inverse, q, attention, kept)
     for c in gl.static_range(STAGES):
