@@ -17,8 +17,11 @@ from deltaproof.ops.common.hopper_tiles import copy_line
 
 
 @gluon.jit
-def make_barriers(STAGES: gl.constexpr):
-    """Return barriers for keys, values, factors, inverses, queries and kept keys, one a stage each."""
+def make_barriers(STAGES: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr):
+    """Return barriers for keys, values, factors, inverses, queries and kept keys, one a stage each.
+
+    Those of queries without OUTPUTS, and those of kept keys without PER_CHANNEL, cannot be used.
+    """
     LAYOUT: gl.constexpr = mbarrier.MBarrierLayout()
     barriers = (
         gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
@@ -29,8 +32,10 @@ def make_barriers(STAGES: gl.constexpr):
         gl.allocate_shared_memory(gl.int64, [STAGES, 1], LAYOUT),
     )
     for stage in gl.static_range(STAGES):
-        for i in gl.static_range(6):
+        for i in gl.static_range(4 + OUTPUTS):
             mbarrier.init(barriers[i].index(stage), count=1)
+        if PER_CHANNEL:
+            mbarrier.init(barriers[5].index(stage), count=1)
     fence_async_shared()
     gl.thread_barrier()
     return barriers

@@ -15,7 +15,7 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
-from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
 from deltaproof.ops.common.hopper_copies import (
     copy_chunk,
@@ -160,7 +160,7 @@ def hopper_ends_kernel(
     if PER_CHANNEL:
         s_kept = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
         s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
-    barriers = make_barriers(STAGES)
+    barriers = make_barriers(STAGES, False, PER_CHANNEL)
     # no queries: stand-ins
     tiles = (s_k, s_v, s_factors, s_i, s_k, s_kept)
     inputs = (k, v, factors, inverse, k, kept)
@@ -206,12 +206,13 @@ def hopper_ends_kernel(
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         wait_for_rest(barriers, c, STAGES, False, PER_CHANNEL)
         b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
-        if PER_CHANNEL:
-            async_copy.wait_group(STAGES - 2)
-        else:
+        if not PER_CHANNEL:
             left = s_lines.index(2 * stage).load(COLUMN)[None, :]
             decay = s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
         # the last chunk is done with
+        fence_async_shared()
+        if PER_CHANNEL:
+            async_copy.wait_group(STAGES - 2)
         gl.thread_barrier()
         ahead = c + STAGES - 1
         if ahead < chunks:

@@ -137,7 +137,7 @@ def hopper_walk_kernel(
         s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
     arrived = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     mbarrier.init(arrived, count=1)
-    barriers = make_barriers(STAGES)
+    barriers = make_barriers(STAGES, True, PER_CHANNEL)
     tiles = (s_k, s_v, s_factors, s_i, s_q, s_kept)
     inputs = (k, v, factors, inverse, q, kept)
     for c in gl.static_range(STAGES):
