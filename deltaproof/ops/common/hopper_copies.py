@@ -145,3 +145,75 @@ def zero_behind(tile, count, WIDTH: gl.constexpr, WARPS: gl.constexpr):
     LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [256 // WIDTH, WIDTH // 8], [WARPS, 1], [1, 0])
     row = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT))[:, None]
     tile.store(gl.where(row < count, tile.load(LAYOUT), gl.zeros([64, WIDTH], tile.dtype, LAYOUT)))
+
+
+@gluon.jit
+def new_barrier(STAGES: gl.constexpr):
+    """Return barriers for a tile of so many stages; a fence and a barrier of all threads must follow."""
+    barrier = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(barrier.index(stage), count=1)
+    return barrier
+
+
+@gluon.jit
+def wait_for(barrier, c, STAGES: gl.constexpr):
+    """Wait for a tile of chunk c, the (c // STAGES)-th of its stage."""
+    mbarrier.wait(barrier.index(c % STAGES), (c // STAGES) & 1)
+
+
+@gluon.jit
+def expect_early(barriers, c, K: gl.constexpr, PER_CHANNEL: gl.constexpr):
+    b_k, b_q, b_kept, b_factors = barriers
+    stage = c % 2
+    mbarrier.expect(b_k.index(stage), 128 * K)
+    mbarrier.expect(b_q.index(stage), 128 * K)
+    mbarrier.expect(b_factors.index(stage), 4 * K if PER_CHANNEL else 512)
+    if PER_CHANNEL:
+        mbarrier.expect(b_kept.index(stage), 128 * K)
+
+
+@gluon.jit
+def copy_early(inputs, tiles, barriers, c, row, key, chunk_row, PER_CHANNEL: gl.constexpr):
+    k, q, kept, factors = inputs
+    s_k, s_q, s_kept, s_factors = tiles
+    b_k, b_q, b_kept, b_factors = barriers
+    stage = c % 2
+    tma.async_copy_global_to_shared(k, [row, key], b_k.index(stage), s_k.index(stage))
+    line = chunk_row * (1 if PER_CHANNEL else 2)
+    tma.async_copy_global_to_shared(factors, [line, 0], b_factors.index(stage), s_factors.index(stage))
+    if PER_CHANNEL:
+        tma.async_copy_global_to_shared(kept, [row, key], b_kept.index(stage), s_kept.index(stage))
+    tma.async_copy_global_to_shared(q, [row, key], b_q.index(stage), s_q.index(stage))
+
+
+@gluon.jit
+def expect_late(barriers, c, BV: gl.constexpr):
+    b_v, b_i, b_a = barriers
+    mbarrier.expect(b_v.index(0), 128 * BV)
+    mbarrier.expect(b_i.index(0), 128 * 64)
+    mbarrier.expect(b_a.index(c % 2), 128 * 64)
+
+
+@gluon.jit
+def copy_late(inputs, tiles, barriers, c, row, value, chunk_row):
+    v, inverse, attention = inputs
+    s_v, s_i, s_a = tiles
+    b_v, b_i, b_a = barriers
+    tma.async_copy_global_to_shared(v, [row, value], b_v.index(0), s_v.index(0))
+    tma.async_copy_global_to_shared(inverse, [chunk_row * 64, 0], b_i.index(0), s_i.index(0))
+    tma.async_copy_global_to_shared(attention, [chunk_row * 64, 0], b_a.index(c % 2), s_a.index(c % 2))
+
+
+@gluon.jit
+def wait_for_all(early, late, PER_CHANNEL: gl.constexpr):
+    b_k, b_q, b_kept, b_factors = early
+    b_v, b_i, b_a = late
+    wait_for(b_k, 0, 2)
+    wait_for(b_q, 0, 2)
+    wait_for(b_factors, 0, 2)
+    wait_for(b_v, 0, 1)
+    wait_for(b_i, 0, 1)
+    wait_for(b_a, 0, 2)
+    if PER_CHANNEL:
+        wait_for(b_kept, 0, 2)

@@ -28,14 +28,14 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from deltaproof.ops.common.hopper_copies import (
-    copy_attention,
-    copy_chunk,
+    copy_early,
+    copy_late,
     copy_strength,
-    expect_chunk,
-    make_barriers,
-    wait_for_keys,
-    wait_for_rest,
-    wait_for_values,
+    expect_early,
+    expect_late,
+    new_barrier,
+    wait_for,
+    wait_for_all,
     zero_behind,
 )
 from deltaproof.ops.common.hopper_tiles import is_last, segment_place
@@ -122,37 +122,44 @@ def hopper_walk_kernel(
     if n < 0:
         return
     chunks = (length + 63) // 64
-    chunk_0 = chunk_0.to(gl.int32)
 
-    s_q = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
-    s_k = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
-    s_v = gl.allocate_shared_memory(LOW, [STAGES, 64, BV], SHARED)
-    s_i = gl.allocate_shared_memory(LOW, [STAGES, 64, 64], SHARED)
-    s_a = gl.allocate_shared_memory(LOW, [64, 64], SHARED)
-    s_factors = gl.allocate_shared_memory(gl.float32, [STAGES, LINES, SIZE], PLAIN)
-    s_lines = s_factors._reinterpret(gl.float32, [STAGES * LINES, SIZE], LINE)
+    s_q = gl.allocate_shared_memory(LOW, [2, 64, K], SHARED)
+    s_k = gl.allocate_shared_memory(LOW, [2, 64, K], SHARED)
+    s_v = gl.allocate_shared_memory(LOW, [1, 64, BV], SHARED)
+    s_i = gl.allocate_shared_memory(LOW, [1, 64, 64], SHARED)
+    s_a = gl.allocate_shared_memory(LOW, [2, 64, 64], SHARED)
+    s_o = gl.allocate_shared_memory(LOW, [64, BV], SHARED)
+    s_factors = gl.allocate_shared_memory(gl.float32, [2, LINES, SIZE], PLAIN)
+    s_lines = s_factors._reinterpret(gl.float32, [2 * LINES, SIZE], LINE)
+    b_q, b_k, b_v, b_i, b_a, b_factors = (
+        new_barrier(2), new_barrier(2), new_barrier(1), new_barrier(1), new_barrier(2), new_barrier(2)
+    )  # fmt: skip
     s_kept = s_k
+    b_kept = b_k
     if PER_CHANNEL:
-        s_kept = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
-        s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
-    arrived = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    mbarrier.init(arrived, count=1)
-    barriers = make_barriers(STAGES, True, PER_CHANNEL)
-    tiles = (s_k, s_v, s_factors, s_i, s_q, s_kept)
-    inputs = (k, v, factors, inverse, q, kept)
-    for c in gl.static_range(STAGES):
-        if c < chunks:
-            expect_chunk(barriers, c, K, BV, STAGES, True, PER_CHANNEL)
+        s_kept = gl.allocate_shared_memory(LOW, [2, 64, K], SHARED)
+        s_strength = gl.allocate_shared_memory(gl.float32, [2, 64], LINE)
+        b_kept = new_barrier(2)
+    fence_async_shared()
+    gl.thread_barrier()
+    early = (k, q, kept, factors)
+    early_tiles = (s_k, s_q, s_kept, s_factors)
+    early_barriers = (b_k, b_q, b_kept, b_factors)
+    late = (v, inverse, attention)
+    late_tiles = (s_v, s_i, s_a)
+    late_barriers = (b_v, b_i, b_a)
+    row = first.to(gl.int32)
+    chunk_row = chunk_0.to(gl.int32) * HV + head.to(gl.int32)
+    key = (head // (HV // H)).to(gl.int32) * K
+    value = head.to(gl.int32) * V + block.to(gl.int32) * BV
     if chunks > 0:
-        mbarrier.expect(arrived, 128 * 64)
-    for c in gl.static_range(STAGES - 1):
-        if c < chunks:
-            copy_chunk(
-                tiles, barriers, c, inputs, first + c * 64, first + c * 64, chunk_0 + c, head, block,
-                H, HV, K, V, BV, STAGES, True, PER_CHANNEL,
-            )  # fmt: skip
-        if PER_CHANNEL:
-            copy_strength(strength, s_strength.index(c), first + c * 64, length - c * 64, head, HV, WARPS)
+        expect_early(early_barriers, 0, K, PER_CHANNEL)
+        expect_late(late_barriers, 0, BV)
+        gl.thread_barrier()
+        copy_early(early, early_tiles, early_barriers, 0, row, key, chunk_row, PER_CHANNEL)
+        copy_late(late, late_tiles, late_barriers, 0, row, value, chunk_row)
+    if PER_CHANNEL:
+        copy_strength(strength, s_strength.index(0), first, length, head, HV, WARPS)
 
     v_at = block * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
     k_at = gl.arange(0, K, gl.SliceLayout(0, STATE)).to(gl.int64)[None, :]
@@ -164,10 +171,8 @@ def hopper_walk_kernel(
         read_slot = gl.load(read_index + n).to(gl.int64)
         if (read_slot < 0) | (read_slot >= slots):
             # nothing may come to the shared memory of who is next
-            for c in gl.static_range(STAGES - 1):
-                if c < chunks:
-                    wait_for_keys(barriers, c, STAGES)
-                    wait_for_rest(barriers, c, STAGES, True, PER_CHANNEL)
+            if chunks > 0:
+                wait_for_all(early_barriers, late_barriers, PER_CHANNEL)
             if PER_CHANNEL:
                 async_copy.wait_group(0)
             for skipped in range(chunks):
@@ -187,76 +192,81 @@ def hopper_walk_kernel(
         if index > 0:
             S = gl.load(starts + (segment * HV + head) * V * K + (v_at * K + k_at))
     zero = gl.zeros([BV, 64], gl.float32, TOKENS)
-    # else the compiler has one in the loop, for what was asked for before it
+    low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
+    errors = gl.convert_layout(zero.to(LOW), LEFT, assert_trivial=True)
+    by_q = zero
     gl.thread_barrier()
 
     for c in range(chunks):
-        stage = c % STAGES
+        stage = c % 2
         start = c * 64
-        wait_for_keys(barriers, c, STAGES)
+        wait_for(b_k, c, 2)
         if length - start < 64:
             # 0 times what lies there may not be 0
-            wait_for_values(barriers, c, STAGES, PER_CHANNEL)
+            wait_for(b_v, c, 1)
             zero_behind(s_k.index(stage), length - start, K, WARPS)
-            zero_behind(s_v.index(stage), length - start, BV, WARPS)
+            zero_behind(s_v.index(0), length - start, BV, WARPS)
             if PER_CHANNEL:
+                wait_for(b_kept, c, 2)
                 zero_behind(s_kept.index(stage), length - start, K, WARPS)
             fence_async_shared()
             gl.thread_barrier()
-        low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
-        wait_for_rest(barriers, c, STAGES, True, PER_CHANNEL)
-        b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
-        if not PER_CHANNEL:
-            left = s_lines.index(2 * stage).load(COLUMN)[None, :]
-            # rows behind the chunk's end have no gate, so the last is the whole chunk's
-            decay = s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
-        # the last chunk is done with; its outputs were written where values come
-        fence_async_shared()
+        # the outputs of the chunk before; nothing, at first
+        if c > 0:
+            wait_for(b_a, c - 1, 2)
+        out = warpgroup_mma(errors, s_a.index((c + 1) % 2).permute([1, 0]), by_q, is_async=True)
+        ahead = c + 1
+        there = ahead < chunks
+        if there:
+            expect_early(early_barriers, ahead, K, PER_CHANNEL)
         if PER_CHANNEL:
-            async_copy.wait_group(STAGES - 2)
+            async_copy.wait_group(0)
+        # the last chunk's keys, queries and numbers are done with
         gl.thread_barrier()
-        copy_attention(attention, s_a, arrived, chunk_0 + c, head, HV)
-        ahead = c + STAGES - 1
-        if ahead < chunks:
-            copy_chunk(
-                tiles, barriers, ahead, inputs, first + ahead * 64, first + ahead * 64, chunk_0 + ahead,
-                head, block, H, HV, K, V, BV, STAGES, True, PER_CHANNEL,
-            )  # fmt: skip
+        if there:
+            copy_early(
+                early, early_tiles, early_barriers, ahead, row + ahead * 64, key, chunk_row + ahead * HV, PER_CHANNEL
+            )
         if PER_CHANNEL:
-            at = ahead % STAGES
-            copy_strength(strength, s_strength.index(at), first + ahead * 64, length - ahead * 64, head, HV, WARPS)
-            decay = s_lines.index(stage).load(CHANNEL)[None, :]
-        S = S * decay
-        by_k, low = warpgroup_mma_wait(0, deps=[by_k, low])
-        x = b_v.to(gl.float32) - (by_k if PER_CHANNEL else by_k * left)
-        x = gl.convert_layout(x.to(LOW), LEFT, assert_trivial=True)
-        y = warpgroup_mma(x, s_i.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
-        by_q = warpgroup_mma(low, s_q.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
-        y, x = warpgroup_mma_wait(1, deps=[y, x])
+            at = s_strength.index(ahead % 2)
+            copy_strength(strength, at, first + ahead * 64, length - ahead * 64, head, HV, WARPS)
+        wait_for(b_factors, c, 2)
+        wait_for(b_v, c, 1)
+        b_x = s_v.index(0).permute([1, 0]).load(TOKENS)  # [BV, 64]
+        if PER_CHANNEL:
+            S = S * s_lines.index(stage).load(CHANNEL)[None, :]
+        else:
+            # rows behind the chunk's end have no gate, so the last is the whole chunk's
+            S = S * s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
+        by_k, low = warpgroup_mma_wait(1, deps=[by_k, low])
+        if not PER_CHANNEL:
+            by_k = by_k * s_lines.index(2 * stage).load(COLUMN)[None, :]
+        x = gl.convert_layout((b_x.to(gl.float32) - by_k).to(LOW), LEFT, assert_trivial=True)
+        wait_for(b_i, c, 1)
+        y = warpgroup_mma(x, s_i.index(0).permute([1, 0]), zero, use_acc=False, is_async=True)
+        y, x, out, errors = warpgroup_mma_wait(0, deps=[y, x, out, errors])
+        if there:
+            expect_late(late_barriers, ahead, BV)
+        # so are its values, its inverse and the attention before it
+        gl.thread_barrier()
+        if there:
+            copy_late(late, late_tiles, late_barriers, ahead, row + ahead * 64, value, chunk_row + ahead * HV)
         kept_y = y * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(2 * stage + 1)).load(COLUMN)[None, :]
         written = gl.convert_layout(kept_y.to(LOW), LEFT, assert_trivial=True)
         errors = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)
+        if PER_CHANNEL:
+            wait_for(b_kept, c, 2)
         S = warpgroup_mma(written, s_kept.index(stage), S, is_async=True)
-        by_q, low = warpgroup_mma_wait(1, deps=[by_q, low])
-        if not PER_CHANNEL:
-            by_q = by_q * (left * scale)
-        mbarrier.wait(arrived, c & 1)
-        out = warpgroup_mma(errors, s_a.permute([1, 0]), by_q, is_async=True)
-        S, written = warpgroup_mma_wait(1, deps=[S, written])
-        out, errors = warpgroup_mma_wait(0, deps=[out, errors])
+        wait_for(b_q, c, 2)
+        by_q = warpgroup_mma(low, s_q.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         if PER_CHANNEL:
             out = out * scale
-        # over the values, which nobody reads any more
-        s_o = s_v.index(stage)
         s_o.permute([1, 0]).store(out.to(LOW))
-        if c + STAGES < chunks:
-            expect_chunk(barriers, c + STAGES, K, BV, STAGES, True, PER_CHANNEL)
-        if c + 1 < chunks:
-            mbarrier.expect(arrived, 128 * 64)
-        place = o + ((first + start) * HV + head) * V + block * BV
+        place = o + ((first + start - 64) * HV + head) * V + block * BV
         b_o = s_o.reshape([64 // ROWS, ROWS, BV]).load(VALUES).to(o.dtype.element_ty)
-        gl.store((place + inner) + far * (HV * V), b_o, mask=near < length - start - far)
+        gl.store((place + inner) + far * (HV * V), b_o, mask=near < gl.where(c > 0, 64, 0) - far)
+        S, written = warpgroup_mma_wait(1, deps=[S, written])
         if EVERY > 0:
             done = before + start + 64
             if (done % EVERY == 0) & (start + 64 <= length) & (done // EVERY <= M):
@@ -264,6 +274,24 @@ def hopper_walk_kernel(
                 if (slot >= 0) & (slot < slots):
                     spot = sink + slot * sink_slot + head * sink_head
                     gl.store(spot + (v_at * sink_v + k_at * sink_k), S.to(sink.dtype.element_ty))
+        later = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)
+        by_q, low = warpgroup_mma_wait(0, deps=[by_q, low])
+        low = later
+        if not PER_CHANNEL:
+            by_q = by_q * (s_lines.index(2 * stage).load(COLUMN)[None, :] * scale)
+    if chunks > 0:
+        c = chunks - 1
+        start = c * 64
+        wait_for(b_a, c, 2)
+        out = warpgroup_mma(errors, s_a.index(c % 2).permute([1, 0]), by_q, is_async=True)
+        out, errors = warpgroup_mma_wait(0, deps=[out, errors])
+        if PER_CHANNEL:
+            out = out * scale
+        gl.thread_barrier()
+        s_o.permute([1, 0]).store(out.to(LOW))
+        place = o + ((first + start) * HV + head) * V + block * BV
+        b_o = s_o.reshape([64 // ROWS, ROWS, BV]).load(VALUES).to(o.dtype.element_ty)
+        gl.store((place + inner) + far * (HV * V), b_o, mask=near < length - start - far)
     if PER_CHANNEL:
         async_copy.wait_group(0)
     if WRITE:
