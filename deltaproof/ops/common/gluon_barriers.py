@@ -2,7 +2,8 @@
 
 Stricter than a GPU: a copy's tile is NaN until its barrier is waited for; waiting for a phase that nobody will
 complete, or that more or fewer bytes come to than were expected, is an error and no hang; so is saying twice what a
-phase expects, and a second copy to a tile whose first was not waited for.
+phase expects, and a second copy to a tile whose first was not waited for. What is stored leaves when it is waited for,
+as the tile is then.
 """
 
 from __future__ import annotations
@@ -24,15 +25,27 @@ class Block:
         self.rows = torch.as_strided(base, descriptor.shape, descriptor.strides)
         self.dtype, self.block_shape = element, list(descriptor.block_shape)
 
+    def _inside(self, place: list[int]) -> tuple[Any, Any]:
+        """Return where the block that begins at a place lies in the tensor, and what part of the block that is."""
+        spans = list(zip(place, self.block_shape, self.rows.shape, strict=True))
+        inside = [(min(max(at, 0), end), max(min(at + size, end), 0)) for at, size, end in spans]
+        there = tuple(slice(begin, max(begin, end)) for begin, end in inside)
+        return there, tuple(
+            slice(x.start - at, x.stop - at) if x.stop > x.start else slice(0, 0)
+            for x, at in zip(there, place, strict=True)
+        )
+
     def read(self, place: list[int]) -> torch.Tensor:
         """Return the block that begins at a place: zeros for what lies outside the tensor."""
         found = torch.zeros(self.block_shape, dtype=self.rows.dtype)
-        spans = list(zip(place, self.block_shape, self.rows.shape, strict=True))
-        inside = [(max(at, 0), min(at + size, end)) for at, size, end in spans]
-        if all(begin < end for begin, end in inside):
-            at = tuple(slice(begin - start, end - start) for (begin, end), start in zip(inside, place, strict=True))
-            found[at] = self.rows[tuple(slice(begin, end) for begin, end in inside)]
+        there, part = self._inside(place)
+        found[part] = self.rows[there]
         return found
+
+    def write(self, place: list[int], tile: torch.Tensor) -> None:
+        """Store the block that begins at a place, but for what lies outside the tensor."""
+        there, part = self._inside(place)
+        self.rows[there] = tile[part]
 
 
 @dataclass
@@ -74,6 +87,7 @@ class Barriers:
 
     def __init__(self) -> None:
         self.at: dict[int, Barrier] = {}
+        self.stores: list[tuple[torch.Tensor, Block, list[int]]] = []
 
     def _of(self, place: Any) -> Barrier:
         assert place.dtype == torch.int64 and place.tile.numel() == 1, "a barrier is one number of 64 bits"
@@ -113,9 +127,21 @@ class Barriers:
         tile.tile.fill_(math.nan)
         found.copies.append((tile.tile, block, [_number(x) for x in place]))
 
+    def store(self, block: Block, place: list[Any], tile: Any) -> None:
+        """Ask for a tile to be stored."""
+        assert list(tile.shape) == block.block_shape, (tile.shape, block.block_shape)
+        assert tile.dtype == block.rows.dtype, (tile.dtype, block.rows.dtype)
+        self.stores.append((tile.tile, block, [_number(x) for x in place]))
+
+    def wait_stores(self, left: int) -> None:
+        """Wait until all stores but the last few have been read."""
+        while len(self.stores) > left:
+            tile, block, place = self.stores.pop(0)
+            block.write(place, tile)
+
     def left(self) -> bool:
-        """Return whether a copy was not waited for."""
-        return any(barrier.copies for barrier in self.at.values())
+        """Return whether a copy or a store was not waited for."""
+        return bool(self.stores) or any(barrier.copies for barrier in self.at.values())
 
 
 def language(current: Any) -> tuple[Any, Any]:
@@ -129,6 +155,8 @@ def language(current: Any) -> tuple[Any, Any]:
     tma = types.SimpleNamespace(
         async_copy_global_to_shared=lambda block, coord, barrier, result, pred=True: current().copy(
             block, coord, barrier, result, pred
-        )
+        ),
+        async_copy_shared_to_global=lambda block, coord, src: current().store(block, coord, src),
+        store_wait=lambda pendings: current().wait_stores(pendings),
     )
     return mbarrier, tma

@@ -66,6 +66,21 @@ def asked_kernel(x, MADE: gl.constexpr, WIDE: gl.constexpr):
     tma.async_copy_global_to_shared(x, [0, 0], barrier, tile)
 
 
+@gluon.jit
+def stored_kernel(y, row, column, LEFT: gl.constexpr, CLEARS: gl.constexpr, LAST: gl.constexpr):
+    """Store two tiles, of 1 to 256 and of -1 to -256; wait for all but LEFT, clear or not; wait for all but LAST."""
+    at = gl.arange(0, 8, gl.SliceLayout(1, TILE))[:, None] * 32 + gl.arange(0, 32, gl.SliceLayout(0, TILE))[None, :]
+    tiles = gl.allocate_shared_memory(y.dtype, [2, 8, 32], SHARED)
+    for i in gl.static_range(2):
+        tiles.index(i).store(((at + 1) * (1 - 2 * i)).to(gl.bfloat16))
+        tma.async_copy_shared_to_global(y, [row + 8 * i, column], tiles.index(i))
+    tma.store_wait(LEFT)
+    if CLEARS:
+        for i in gl.static_range(2):
+            tiles.index(i).store(gl.full([8, 32], 0, gl.bfloat16, TILE))
+    tma.store_wait(LAST)
+
+
 def described(x: torch.Tensor, block: tuple[int, int] = (8, 32)) -> TensorDescriptor:
     return TensorDescriptor.from_tensor(x, list(block), SHARED.value)
 
@@ -144,14 +159,14 @@ def test_a_stage_cannot_be_filled_before_it_was_waited_for():
 
 def test_who_waits_for_the_phase_before_gets_nothing():
     x, y = rows(32, 32), torch.zeros(32, 32, dtype=torch.bfloat16)
-    with pytest.raises(AssertionError, match="a copy was never waited for"):
+    with pytest.raises(AssertionError, match="was never waited for"):
         launch(walked_kernel, 1, (described(x), y, 4), {"AHEAD": 1, "PHASE": 0, "LAST": 0})
     assert torch.equal(y[:16], x[:16])
     assert bool(y[16:].isnan().all())
 
 
 def test_a_copy_that_nobody_waits_for_is_an_error():
-    with pytest.raises(AssertionError, match="a copy was never waited for"):
+    with pytest.raises(AssertionError, match="was never waited for"):
         walked(3, LAST=1)
 
 
@@ -167,6 +182,34 @@ def test_a_barrier_has_to_be_made():
 def test_a_tile_has_the_shape_and_the_dtype_of_the_block(block, wide, message):
     with pytest.raises(AssertionError, match=message):
         launch(asked_kernel, 1, (described(rows(20), block),), {"MADE": True, "WIDE": wide})
+
+
+def stored(row: int = 0, column: int = 0, **constants: Any) -> torch.Tensor:
+    memory = torch.full((30, 40), 300.0, dtype=torch.bfloat16)
+    launch(stored_kernel, 1, (described(memory[:20]), row, column), {"LEFT": 0, "CLEARS": False, "LAST": 0} | constants)
+    return memory
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 8), (-3, 0), (9, 20), (-9, -5), (30, 0), (-(2**24), 0)])
+def test_a_tile_is_stored_where_the_tensor_is_and_nowhere_else(row, column):
+    expected = torch.full((30, 40), 300.0, dtype=torch.bfloat16)
+    tile = torch.arange(1, 257).view(8, 32)
+    for i, values in enumerate(torch.cat([tile, -tile])):
+        for j, value in enumerate(values):
+            if 0 <= row + i < 20 and 0 <= column + j < 40:
+                expected[row + i, column + j] = value
+    assert torch.equal(stored(row, column), expected)
+
+
+def test_a_store_takes_what_the_tile_holds_when_it_is_waited_for():
+    assert stored(CLEARS=True)[::8, 0].tolist() == [1, -1, 300, 300]
+    assert stored(CLEARS=True, LEFT=1)[::8, 0].tolist() == [1, 0, 300, 300]
+    assert stored(CLEARS=True, LEFT=2)[::8, 0].tolist() == [0, 0, 300, 300]
+
+
+def test_a_store_that_nobody_waits_for_is_an_error():
+    with pytest.raises(AssertionError, match="never waited for"):
+        stored(LEFT=1, LAST=1)
 
 
 def test_coordinates_have_32_bits():

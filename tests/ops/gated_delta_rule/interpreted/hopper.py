@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from deltaproof.ops.common import gluon_interpreter
 from deltaproof.ops.common.allocation import forced_init, poison_
 from deltaproof.ops.common.hopper_stitch import stitch_kernel
 from deltaproof.ops.common.hopper_tables import WalkTable, stitch_rows
@@ -182,6 +183,16 @@ def test_rows_behind_a_sequence_reach_nothing_of_it_in_a_batch(cut, split, monke
     o, state = HopperBackend().chunk(call.with_(**poisoned))
     assert o[1].isnan().all() and state[1].isnan().any()
     assert torch.equal(o[[0, 2]], clean[[0, 2]]) and torch.equal(state[[0, 2]], final[[0, 2]])
+
+
+@pytest.mark.parametrize("split", [0, 1])
+def test_programs_may_run_in_any_order(split, monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2, split))
+    call = CONTEXT.call(made("chunk", seqlens=(1, 63, 65, 130, 70), tail=3))
+    found = [HopperBackend().chunk(call)]
+    monkeypatch.setattr(gluon_interpreter, "order", lambda programs: range(programs - 1, -1, -1))
+    found.append(HopperBackend().chunk(call))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("T", [0, 1])
