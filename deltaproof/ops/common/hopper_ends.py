@@ -18,12 +18,13 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
 from deltaproof.ops.common.hopper_copies import (
-    copy_chunk,
+    copy_early,
+    copy_late,
     copy_strength,
-    expect_chunk,
-    make_barriers,
-    wait_for_keys,
-    wait_for_rest,
+    expect_early,
+    expect_late,
+    new_barrier,
+    wait_for,
 )
 from deltaproof.ops.common.hopper_language import LOG2E, halves, plus
 from deltaproof.ops.common.hopper_tiles import is_last, segment_place
@@ -102,7 +103,6 @@ def hopper_ends_kernel(
     V: gl.constexpr,
     BV: gl.constexpr,
     C: gl.constexpr,
-    STAGES: gl.constexpr,
     SPLIT: gl.constexpr,
     VARLEN: gl.constexpr,
     POOL: gl.constexpr,
@@ -111,6 +111,7 @@ def hopper_ends_kernel(
     PER_CHANNEL: gl.constexpr,
 ):
     WARPS: gl.constexpr = BV // 16
+    STAGES: gl.constexpr = 2
     BLOCKS: gl.constexpr = (V + K) // BV
     LOW: gl.constexpr = k.dtype
     STATE: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, K, 16])  # [BV, K]
@@ -160,24 +161,33 @@ def hopper_ends_kernel(
     if PER_CHANNEL:
         s_kept = gl.allocate_shared_memory(LOW, [STAGES, 64, K], SHARED)
         s_strength = gl.allocate_shared_memory(gl.float32, [STAGES, 64], LINE)
-    barriers = make_barriers(STAGES, False, PER_CHANNEL)
-    # no queries: stand-ins
-    tiles = (s_k, s_v, s_factors, s_i, s_k, s_kept)
-    inputs = (k, v, factors, inverse, k, kept)
+    b_k, b_v, b_i, b_factors = new_barrier(STAGES), new_barrier(STAGES), new_barrier(STAGES), new_barrier(STAGES)
+    b_kept = b_k
+    if PER_CHANNEL:
+        b_kept = new_barrier(STAGES)
+    fence_async_shared()
+    gl.thread_barrier()
+    early = (k, k, kept, factors)
+    early_tiles = (s_k, s_k, s_kept, s_factors)
+    early_barriers = (b_k, b_k, b_kept, b_factors)
+    late = (v, inverse, inverse)
+    late_tiles = (s_v, s_i, s_i)
+    late_barriers = (b_v, b_i, b_i)
+    row = first.to(gl.int32)
     # rows outside a tensor are zeros
-    values = gl.where(of_b, first, -(2**24))
-    for c in gl.static_range(STAGES):
-        if c < chunks:
-            expect_chunk(barriers, c, K, BV, STAGES, False, PER_CHANNEL)
-    for c in gl.static_range(STAGES - 1):
-        if c < chunks:
-            copy_chunk(
-                tiles, barriers, c, inputs, first + c * 64, values + c * 64, chunk_0 + c, head, block, H, HV, K, V, BV,
-                STAGES, False, PER_CHANNEL,
-            )  # fmt: skip
-        if PER_CHANNEL:
-            count = gl.where(c < chunks, 64, 0)
-            copy_strength(strength, s_strength.index(c), first + c * 64, count, head, HV, WARPS)
+    row_v = gl.where(of_b, row, -(2**24))
+    matrix = chunk_0.to(gl.int32) * HV + head.to(gl.int32)
+    key = (head // (HV // H)).to(gl.int32) * K
+    value = head.to(gl.int32) * V + block.to(gl.int32) * BV
+    if chunks > 0:
+        expect_early(early_barriers, 0, K, False, PER_CHANNEL)
+        expect_late(late_barriers, 0, BV, False)
+        gl.thread_barrier()
+        copy_early(early, early_tiles, early_barriers, 0, row, key, matrix, False, PER_CHANNEL)
+        copy_late(late, late_tiles, late_barriers, 0, row_v, value, matrix, False)
+    if PER_CHANNEL:
+        count = gl.where(chunks > 0, 64, 0)
+        copy_strength(strength + first * HV + head, s_strength.index(0), count, HV, WARPS)
 
     v_at = block * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
     k_at = gl.arange(0, K, gl.SliceLayout(0, STATE)).to(gl.int64)[None, :]
@@ -201,33 +211,36 @@ def hopper_ends_kernel(
 
     for c in range(chunks):
         stage = c % STAGES
-        wait_for_keys(barriers, c, STAGES)
+        wait_for(b_k, c)
         low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
-        wait_for_rest(barriers, c, STAGES, False, PER_CHANNEL)
-        b_v = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
+        for i in gl.static_range(2):
+            wait_for(late_barriers[i], c)
+            wait_for(early_barriers[2 + i], c)
+        b_x = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
         if not PER_CHANNEL:
             left = s_lines.index(2 * stage).load(COLUMN)[None, :]
             decay = s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
+        ahead = c + 1
+        there = ahead < chunks
+        if there:
+            expect_early(early_barriers, ahead, K, False, PER_CHANNEL)
+            expect_late(late_barriers, ahead, BV, False)
+        if PER_CHANNEL:
+            async_copy.wait_group(0)
         # the last chunk is done with
-        fence_async_shared()
-        if PER_CHANNEL:
-            async_copy.wait_group(STAGES - 2)
         gl.thread_barrier()
-        ahead = c + STAGES - 1
-        if ahead < chunks:
-            copy_chunk(
-                tiles, barriers, ahead, inputs, first + ahead * 64, values + ahead * 64, chunk_0 + ahead, head, block,
-                H, HV, K, V, BV, STAGES, False, PER_CHANNEL,
-            )  # fmt: skip
+        if there:
+            ahead_row, ahead_matrix = row + ahead * 64, matrix + ahead * HV
+            copy_early(early, early_tiles, early_barriers, ahead, ahead_row, key, ahead_matrix, False, PER_CHANNEL)
+            copy_late(late, late_tiles, late_barriers, ahead, row_v + ahead * 64, value, ahead_matrix, False)
         if PER_CHANNEL:
-            count = gl.where(ahead < chunks, 64, 0)
             at = s_strength.index(ahead % STAGES)
-            copy_strength(strength, at, first + ahead * 64, count, head, HV, WARPS)
+            copy_strength(strength + (first + ahead * 64) * HV + head, at, gl.where(there, 64, 0), HV, WARPS)
             decay = s_lines.index(stage).load(CHANNEL)[None, :]
         S = S * decay
         by_k, low = warpgroup_mma_wait(0, deps=[by_k, low])
-        x = b_v.to(gl.float32) - (by_k if PER_CHANNEL else by_k * left)
+        x = b_x.to(gl.float32) - (by_k if PER_CHANNEL else by_k * left)
         x = gl.convert_layout(x.to(LOW), LEFT, assert_trivial=True)
         y = warpgroup_mma(x, s_i.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         y, x = warpgroup_mma_wait(0, deps=[y, x])
@@ -235,8 +248,6 @@ def hopper_ends_kernel(
         written = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)
         S = warpgroup_mma(written, s_kept.index(stage), S, is_async=True)
         S, written = warpgroup_mma_wait(0, deps=[S, written])
-        if c + STAGES < chunks:
-            expect_chunk(barriers, c + STAGES, K, BV, STAGES, False, PER_CHANNEL)
     if PER_CHANNEL:
         async_copy.wait_group(0)
     if of_b:

@@ -20,18 +20,16 @@ class WalkTable:
 
     Attributes:
         BV: values a program has; four warps have 64 of them, eight 128.
-        stages: chunks in shared memory at once.
         split: chunks of a segment that is walked beside the others; 0: sequences are walked whole.
     """
 
     BV: int
-    stages: int
     split: int
 
     @classmethod
     def of(cls, V: int, HV: int, sequences: int) -> WalkTable:
         """Return the configuration for a value size, a number of value heads and one of sequences."""
-        return cls(64, 2, 0 if sequences * HV * (V // 64) >= BUSY else SEGMENT)
+        return cls(64, 0 if sequences * HV * (V // 64) >= BUSY else SEGMENT)
 
 
 def stitch_rows(V: int, HV: int) -> int:

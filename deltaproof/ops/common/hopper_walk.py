@@ -3,8 +3,9 @@
 A program carries BV value rows of one head's state, transposed, [BV, K] in fp32, from chunk to chunk, and makes the
 outputs on the way: neither states nor errors go to memory. Transposed, every product has a state, errors or outputs on
 its left, [BV, .], and chunks of tokens on its right. An accumulator's registers are then the next product's operand,
-and what is computed never passes through shared memory; what is loaded comes there two chunks ahead at most. With S the
-state before a chunk, in the notation of the gated delta rule's README:
+and what is computed never passes through shared memory, but for outputs on their way out: those of a chunk are made and
+stored while the next one is begun. What is loaded comes a chunk ahead, by TMA. With S the state before a chunk, in the
+notation of the gated delta rule's README:
 
     Y^T = (V^T - (S^T K^T) diag(e^G)) T'^T
     O^T = scale (S^T Q^T) diag(e^G) + Y^T A^T        A = scale M diag(beta)
@@ -22,7 +23,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
-    mbarrier,
+    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
@@ -35,7 +36,6 @@ from deltaproof.ops.common.hopper_copies import (
     expect_late,
     new_barrier,
     wait_for,
-    wait_for_all,
     zero_behind,
 )
 from deltaproof.ops.common.hopper_tiles import is_last, segment_place
@@ -51,7 +51,8 @@ def hopper_walk_kernel(
     strength,  # a gate a channel: beta [B, T, HV] fp32
     inverse,  # [chunks, HV, 64, 64]: T'
     attention,  # [chunks, HV, 64, 64]: A; a gate a channel: A / scale
-    o,  # [B, T, HV, V] out
+    outputs,  # [B, T, HV, V] out: a descriptor
+    o,  # the same
     starts,  # [segments, HV, V, K] fp32, where SPLIT: states before segments, but for each sequence's first
     source,
     sink,
@@ -82,7 +83,6 @@ def hopper_walk_kernel(
     V: gl.constexpr,
     BV: gl.constexpr,
     C: gl.constexpr,
-    STAGES: gl.constexpr,
     SPLIT: gl.constexpr,
     VARLEN: gl.constexpr,
     POOL: gl.constexpr,
@@ -149,20 +149,20 @@ def hopper_walk_kernel(
     late_tiles = (s_v, s_i, s_a)
     late_barriers = (b_v, b_i, b_a)
     row = first.to(gl.int32)
-    chunk_row = chunk_0.to(gl.int32) * HV + head.to(gl.int32)
+    matrix = chunk_0.to(gl.int32) * HV + head.to(gl.int32)
     key = (head // (HV // H)).to(gl.int32) * K
     value = head.to(gl.int32) * V + block.to(gl.int32) * BV
     if chunks > 0:
-        expect_early(early_barriers, 0, K, PER_CHANNEL)
-        expect_late(late_barriers, 0, BV)
+        expect_early(early_barriers, 0, K, True, PER_CHANNEL)
+        expect_late(late_barriers, 0, BV, True)
         gl.thread_barrier()
-        copy_early(early, early_tiles, early_barriers, 0, row, key, chunk_row, PER_CHANNEL)
-        copy_late(late, late_tiles, late_barriers, 0, row, value, chunk_row)
+        copy_early(early, early_tiles, early_barriers, 0, row, key, matrix, True, PER_CHANNEL)
+        copy_late(late, late_tiles, late_barriers, 0, row, value, matrix, True)
     if PER_CHANNEL:
-        copy_strength(strength, s_strength.index(0), first, length, head, HV, WARPS)
+        copy_strength(strength + (first * HV + head), s_strength.index(0), length, HV, WARPS)
 
-    v_at = block * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
-    k_at = gl.arange(0, K, gl.SliceLayout(0, STATE)).to(gl.int64)[None, :]
+    v_at = block.to(gl.int32) * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE))[:, None]
+    k_at = gl.arange(0, K, gl.SliceLayout(0, STATE))[None, :]
     far = gl.arange(0, 64 // ROWS, gl.SliceLayout(1, gl.SliceLayout(2, VALUES)))[:, None][:, :, None] * ROWS
     near = gl.arange(0, ROWS, gl.SliceLayout(0, gl.SliceLayout(2, VALUES)))[None, :][:, :, None]
     inner = near * (HV * V) + gl.arange(0, BV, gl.SliceLayout(0, gl.SliceLayout(0, VALUES)))[None, :][None, :, :]
@@ -172,11 +172,15 @@ def hopper_walk_kernel(
         if (read_slot < 0) | (read_slot >= slots):
             # nothing may come to the shared memory of who is next
             if chunks > 0:
-                wait_for_all(early_barriers, late_barriers, PER_CHANNEL)
+                for i in gl.static_range(4):
+                    if PER_CHANNEL or i != 2:
+                        wait_for(early_barriers[i], 0)
+                for i in gl.static_range(3):
+                    wait_for(late_barriers[i], 0)
             if PER_CHANNEL:
                 async_copy.wait_group(0)
             for skipped in range(chunks):
-                spot = o + ((first + skipped * 64) * HV + head) * V + block * BV
+                spot = o + ((row + skipped * 64).to(gl.int64) * (HV * V) + value)
                 none = gl.zeros([64 // ROWS, ROWS, BV], gl.float32, VALUES).to(o.dtype.element_ty)
                 gl.store((spot + inner) + far * (HV * V), none, mask=near < length - skipped * 64 - far)
             return
@@ -200,96 +204,100 @@ def hopper_walk_kernel(
     for c in range(chunks):
         stage = c % 2
         start = c * 64
-        wait_for(b_k, c, 2)
+        wait_for(b_k, c)
         if length - start < 64:
             # 0 times what lies there may not be 0
-            wait_for(b_v, c, 1)
+            wait_for(b_v, c)
             zero_behind(s_k.index(stage), length - start, K, WARPS)
             zero_behind(s_v.index(0), length - start, BV, WARPS)
             if PER_CHANNEL:
-                wait_for(b_kept, c, 2)
+                wait_for(b_kept, c)
                 zero_behind(s_kept.index(stage), length - start, K, WARPS)
             fence_async_shared()
             gl.thread_barrier()
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         # the outputs of the chunk before; nothing, at first
         if c > 0:
-            wait_for(b_a, c - 1, 2)
+            wait_for(b_a, c - 1)
         out = warpgroup_mma(errors, s_a.index((c + 1) % 2).permute([1, 0]), by_q, is_async=True)
         ahead = c + 1
         there = ahead < chunks
         if there:
-            expect_early(early_barriers, ahead, K, PER_CHANNEL)
+            expect_early(early_barriers, ahead, K, True, PER_CHANNEL)
         if PER_CHANNEL:
             async_copy.wait_group(0)
         # the last chunk's keys, queries and numbers are done with
         gl.thread_barrier()
         if there:
             copy_early(
-                early, early_tiles, early_barriers, ahead, row + ahead * 64, key, chunk_row + ahead * HV, PER_CHANNEL
+                early, early_tiles, early_barriers, ahead, row + ahead * 64, key, matrix + ahead * HV, True, PER_CHANNEL
             )
         if PER_CHANNEL:
             at = s_strength.index(ahead % 2)
-            copy_strength(strength, at, first + ahead * 64, length - ahead * 64, head, HV, WARPS)
-        wait_for(b_factors, c, 2)
-        wait_for(b_v, c, 1)
+            place = strength + ((row + ahead * 64).to(gl.int64) * HV + head)
+            copy_strength(place, at, length - ahead * 64, HV, WARPS)
+        wait_for(b_factors, c)
+        wait_for(b_v, c)
         b_x = s_v.index(0).permute([1, 0]).load(TOKENS)  # [BV, 64]
-        if PER_CHANNEL:
-            S = S * s_lines.index(stage).load(CHANNEL)[None, :]
-        else:
+        if not PER_CHANNEL:
             # rows behind the chunk's end have no gate, so the last is the whole chunk's
             S = S * s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
         by_k, low = warpgroup_mma_wait(1, deps=[by_k, low])
         if not PER_CHANNEL:
             by_k = by_k * s_lines.index(2 * stage).load(COLUMN)[None, :]
         x = gl.convert_layout((b_x.to(gl.float32) - by_k).to(LOW), LEFT, assert_trivial=True)
-        wait_for(b_i, c, 1)
+        wait_for(b_i, c)
         y = warpgroup_mma(x, s_i.index(0).permute([1, 0]), zero, use_acc=False, is_async=True)
         y, x, out, errors = warpgroup_mma_wait(0, deps=[y, x, out, errors])
         if there:
-            expect_late(late_barriers, ahead, BV)
-        # so are its values, its inverse and the attention before it
+            expect_late(late_barriers, ahead, BV, True)
+        # so are its values, its inverse and the attention before it; and outputs have left shared memory
+        tma.store_wait(0)
         gl.thread_barrier()
         if there:
-            copy_late(late, late_tiles, late_barriers, ahead, row + ahead * 64, value, chunk_row + ahead * HV)
+            copy_late(late, late_tiles, late_barriers, ahead, row + ahead * 64, value, matrix + ahead * HV, True)
         kept_y = y * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(2 * stage + 1)).load(COLUMN)[None, :]
         written = gl.convert_layout(kept_y.to(LOW), LEFT, assert_trivial=True)
         errors = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)
         if PER_CHANNEL:
-            wait_for(b_kept, c, 2)
+            # K numbers: beside the first products there is no room for them
+            S = S * s_lines.index(stage).load(CHANNEL)[None, :]
+            wait_for(b_kept, c)
         S = warpgroup_mma(written, s_kept.index(stage), S, is_async=True)
-        wait_for(b_q, c, 2)
+        wait_for(b_q, c)
         by_q = warpgroup_mma(low, s_q.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         if PER_CHANNEL:
             out = out * scale
         s_o.permute([1, 0]).store(out.to(LOW))
-        place = o + ((first + start - 64) * HV + head) * V + block * BV
-        b_o = s_o.reshape([64 // ROWS, ROWS, BV]).load(VALUES).to(o.dtype.element_ty)
-        gl.store((place + inner) + far * (HV * V), b_o, mask=near < gl.where(c > 0, 64, 0) - far)
-        S, written = warpgroup_mma_wait(1, deps=[S, written])
+        fence_async_shared()
+        gl.thread_barrier()
+        if c > 0:
+            tma.async_copy_shared_to_global(outputs, [row + start - 64, value], s_o)
+        S, written, by_q, low = warpgroup_mma_wait(0, deps=[S, written, by_q, low])
         if EVERY > 0:
-            done = before + start + 64
+            done = before.to(gl.int32) + start + 64
             if (done % EVERY == 0) & (start + 64 <= length) & (done // EVERY <= M):
                 slot = gl.load(checkpoint_index + n * M + done // EVERY - 1).to(gl.int64)
                 if (slot >= 0) & (slot < slots):
                     spot = sink + slot * sink_slot + head * sink_head
-                    gl.store(spot + (v_at * sink_v + k_at * sink_k), S.to(sink.dtype.element_ty))
-        later = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)
-        by_q, low = warpgroup_mma_wait(0, deps=[by_q, low])
-        low = later
+                    gl.store(
+                        spot + (v_at.to(gl.int64) * sink_v + k_at.to(gl.int64) * sink_k), S.to(sink.dtype.element_ty)
+                    )
+        low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)
         if not PER_CHANNEL:
             by_q = by_q * (s_lines.index(2 * stage).load(COLUMN)[None, :] * scale)
     if chunks > 0:
         c = chunks - 1
         start = c * 64
-        wait_for(b_a, c, 2)
+        wait_for(b_a, c)
         out = warpgroup_mma(errors, s_a.index(c % 2).permute([1, 0]), by_q, is_async=True)
         out, errors = warpgroup_mma_wait(0, deps=[out, errors])
         if PER_CHANNEL:
             out = out * scale
+        tma.store_wait(0)
         gl.thread_barrier()
         s_o.permute([1, 0]).store(out.to(LOW))
-        place = o + ((first + start) * HV + head) * V + block * BV
+        place = o + ((row + start).to(gl.int64) * (HV * V) + value)
         b_o = s_o.reshape([64 // ROWS, ROWS, BV]).load(VALUES).to(o.dtype.element_ty)
         gl.store((place + inner) + far * (HV * V), b_o, mask=near < length - start - far)
     if PER_CHANNEL:

@@ -97,7 +97,7 @@ def walk(
     segments = _Segments.of(chunks, table.split)
     places = (*chunks.pack[:2], segments.offsets, segments.sequence)
     common: dict[str, Any] = {
-        **chunks.flags, **slots.flags, **({"H": HV} if known.per_channel else {}), "V": V, "STAGES": table.stages,
+        **chunks.flags, **slots.flags, **({"H": HV} if known.per_channel else {}), "V": V,
         "SPLIT": table.split, "READ": source is not None, "PER_CHANNEL": known.per_channel,
     }  # fmt: skip
     q, k = (_described(chunks, x, x.shape[2] * K, (64, K)) for x in (known.queries, known.keys))
@@ -106,6 +106,7 @@ def walk(
     inverse, attention = (_described(chunks, x, 64, (64, 64)) for x in (known.inverse, known.attention))
     width = known.factors.shape[-1]
     factors = _described(chunks, known.factors, width, (1 if known.per_channel else 2, width))
+    outputs = _described(chunks, o, HV * V, (64, table.BV))
     starts = o
     if table.split:
         starts = chunks.new(segments.count, HV, V, K, dtype=torch.float32)
@@ -123,7 +124,7 @@ def walk(
             VARLEN=call.cu_seqlens is not None, num_warps=BV // 4,
         )  # fmt: skip
     hopper_walk_kernel[(segments.count * HV * (V // table.BV),)](
-        q, k, kept, v, factors, known.strength, inverse, attention, o, starts, o if source is None else source,
+        q, k, kept, v, factors, known.strength, inverse, attention, outputs, o, starts, o if source is None else source,
         o if sink is None else sink,
         *(given(x, o) for x in (slots.checkpoints, slots.read, slots.write, slots.fresh)), *places,
         call.options.scale, T, call.sequences, slots.count,

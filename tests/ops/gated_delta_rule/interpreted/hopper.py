@@ -79,21 +79,10 @@ def launched(monkeypatch: pytest.MonkeyPatch, table: WalkTable) -> None:
 
 @pytest.mark.parametrize(("probe", "form", "changes", "block", "split"), NAMED)
 def test_it_agrees_with_the_oracle(probe, form, changes, block, split, monkeypatch):
-    launched(monkeypatch, WalkTable(block, 2, split))
+    launched(monkeypatch, WalkTable(block, split))
     check = execute(CONTEXT, probes()[probe], made(form, **changes))
     assert check.status is Status.PASS, f"{check.message} {check.location} {check.reason}"
     assert check.ratio is not None and check.ratio > 0
-
-
-@pytest.mark.parametrize("split", [0, 1, 2])
-@pytest.mark.parametrize("stages", [2, 3, 4])
-def test_how_many_chunks_are_loaded_ahead_changes_no_bit(stages, split, monkeypatch):
-    call = CONTEXT.call(made("chunk", T=200))
-    found = []
-    for ahead in (2, stages):
-        launched(monkeypatch, WalkTable(64, ahead, split))
-        found.append(HopperBackend().chunk(call))
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_the_split_depends_on_the_number_of_sequences_and_not_on_their_lengths():
@@ -108,7 +97,7 @@ def test_programs_between_segments_have_more_rows_where_heads_are_many():
 
 @pytest.mark.parametrize("split", [1, 2])
 def test_tokens_that_are_appended_change_no_bit_before_them(split, monkeypatch):
-    launched(monkeypatch, WalkTable(64, 2, split))
+    launched(monkeypatch, WalkTable(64, split))
     call = CONTEXT.call(made("chunk", T=330))
     whole, _ = HopperBackend().chunk(call)
     for T in (1, 64, 65, 128, 200, 256):
@@ -122,7 +111,7 @@ def test_a_first_segment_leaves_its_state_to_the_bit(split, monkeypatch):
     call = CONTEXT.call(made("chunk", T=64 * split + 20))
     found = []
     for how in (0, split):
-        launched(monkeypatch, WalkTable(64, 2, how))
+        launched(monkeypatch, WalkTable(64, how))
         found.append(HopperBackend().chunk(call))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
@@ -146,7 +135,7 @@ def test_how_a_batch_is_split_is_asked_of_one_sequence_where_it_must_not_matter(
 
 @pytest.mark.parametrize("bounds", [[0, 500, 0, 500, 0, 500], [0, -5, 2**31 - 1, 10, 533, 0], [533, 0, 400, 7, 500, 9]])
 def test_a_corrupt_pack_reaches_no_memory_but_its_own(bounds, monkeypatch):
-    launched(monkeypatch, WalkTable(64, 2, 2))
+    launched(monkeypatch, WalkTable(64, 2))
     call = CONTEXT.call(made("chunk", seqlens=(100,) * 5, tail=33))
     o, final = HopperBackend().chunk(call.with_(cu_seqlens=torch.tensor(bounds, dtype=torch.int32, device=DEVICE)))
     assert o.shape == call.v.shape and final.shape == call.initial_state.shape
@@ -156,7 +145,7 @@ def test_a_corrupt_pack_reaches_no_memory_but_its_own(bounds, monkeypatch):
 @pytest.mark.parametrize("K", [64, 128])
 @pytest.mark.parametrize("cut", [1, 63, 64, 65])
 def test_rows_behind_a_sequence_reach_nothing_of_it_in_a_pack(cut, K, split, monkeypatch):
-    launched(monkeypatch, WalkTable(64, 2, split))
+    launched(monkeypatch, WalkTable(64, split))
     call = CONTEXT.call(made("chunk", seqlens=(cut, 70, 64 + cut), tail=40, HV=1, K=K, V=K))
     clean, final = HopperBackend().chunk(call)
     poisoned = {name: getattr(call, name).clone() for name in ("q", "k", "v")}
@@ -174,7 +163,7 @@ def test_rows_behind_a_sequence_reach_nothing_of_it_in_a_pack(cut, K, split, mon
 @pytest.mark.parametrize("split", [0, 1])
 @pytest.mark.parametrize("cut", [1, 63, 64, 65])
 def test_rows_behind_a_sequence_reach_nothing_of_it_in_a_batch(cut, split, monkeypatch):
-    launched(monkeypatch, WalkTable(64, 2, split))
+    launched(monkeypatch, WalkTable(64, split))
     call = CONTEXT.call(made("chunk", B=3, T=cut))
     clean, final = HopperBackend().chunk(call)
     poisoned = {name: getattr(call, name).clone() for name in ("q", "k", "v")}
@@ -187,7 +176,7 @@ def test_rows_behind_a_sequence_reach_nothing_of_it_in_a_batch(cut, split, monke
 
 @pytest.mark.parametrize("split", [0, 1])
 def test_programs_may_run_in_any_order(split, monkeypatch):
-    launched(monkeypatch, WalkTable(64, 2, split))
+    launched(monkeypatch, WalkTable(64, split))
     call = CONTEXT.call(made("chunk", seqlens=(1, 63, 65, 130, 70), tail=3))
     found = [HopperBackend().chunk(call)]
     monkeypatch.setattr(gluon_interpreter, "order", lambda programs: range(programs - 1, -1, -1))
@@ -242,9 +231,9 @@ def forgetful(split: int, segments: int = 6) -> Any:
 @pytest.mark.parametrize("split", [1, 2])
 def test_a_segment_carries_no_state_that_its_gates_let_vanish(split, monkeypatch):
     call = forgetful(split)
-    launched(monkeypatch, WalkTable(64, 2, 0))
+    launched(monkeypatch, WalkTable(64, 0))
     whole = HopperBackend().chunk(call)
-    launched(monkeypatch, WalkTable(64, 2, split))
+    launched(monkeypatch, WalkTable(64, split))
     o, final, buffers = noted(call)
     (carried,) = (x for x in buffers if x.dtype == torch.int32)
     assert carried[:-1].tolist() == [[1, carries] for _, carries in FORGETFUL]
@@ -265,7 +254,7 @@ def test_a_segment_carries_no_state_that_its_gates_let_vanish(split, monkeypatch
 
 @pytest.mark.parametrize("split", [1, 2])
 def test_what_a_segment_forgets_changes_no_bit_behind_it(split, monkeypatch):
-    launched(monkeypatch, WalkTable(64, 2, split))
+    launched(monkeypatch, WalkTable(64, split))
     call = forgetful(split, segments=3)
     before = 64 * (split - 1)
     v = call.v.clone()
@@ -278,7 +267,7 @@ def test_what_a_segment_forgets_changes_no_bit_behind_it(split, monkeypatch):
 
 
 def test_chunks_of_a_whole_segment_forget_together(monkeypatch):
-    launched(monkeypatch, WalkTable(64, 2, 32))
+    launched(monkeypatch, WalkTable(64, 32))
     call: Any = CONTEXT.call(made("chunk", T=3 * 2048 + 1))
     g = torch.zeros_like(call.g)
     g[:, :2048, 0], g[:, 2048:4096, 0] = -65 / 2048, -63 / 2048
@@ -291,11 +280,11 @@ def test_chunks_of_a_whole_segment_forget_together(monkeypatch):
 
 def test_a_transition_is_what_a_segment_makes_of_the_identity(monkeypatch):
     call: Any = CONTEXT.call(made("chunk", T=200, HV=1, layout="v_first", gates="slow"))
-    launched(monkeypatch, WalkTable(64, 2, 1))
+    launched(monkeypatch, WalkTable(64, 1))
     _, _, buffers = noted(call)
     (transitions,) = (x for x in buffers if x.shape[2:] == (2, 64, 64))
     assert transitions.dtype == torch.bfloat16
-    launched(monkeypatch, WalkTable(64, 2, 0))
+    launched(monkeypatch, WalkTable(64, 0))
     part = {name: getattr(call, name)[:, 64:128] for name in ("q", "k", "v", "g", "beta")}
     part["v"] = torch.zeros_like(part["v"])
     _, A = HopperBackend().chunk(call.with_(**part, initial_state=torch.eye(64, device=DEVICE)[None, None]))

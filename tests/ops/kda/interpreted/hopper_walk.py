@@ -53,7 +53,7 @@ def made(form: str, **changes: Any) -> Case:
 @pytest.mark.parametrize("split", [0, 1])
 @pytest.mark.parametrize("about", CASES)
 def test_it_agrees_with_the_oracle(about, split, monkeypatch):
-    launched(monkeypatch, WalkTable(64, 2, split))
+    launched(monkeypatch, WalkTable(64, split))
     form, changes = CASES[about]
     check = execute(CONTEXT, probes()["values"], made(form, **changes))
     assert check.status is Status.PASS, f"{check.message} {check.location} {check.reason}"
@@ -61,7 +61,7 @@ def test_it_agrees_with_the_oracle(about, split, monkeypatch):
 
 
 def test_tokens_that_are_appended_change_no_bit_before_them(monkeypatch):
-    launched(monkeypatch, WalkTable(64, 2, 1))
+    launched(monkeypatch, WalkTable(64, 1))
     call = CONTEXT.call(made("chunk", T=150, HV=1))
     whole, _ = HopperBackend().chunk(call)
     for T in (1, 64, 100, 128):
@@ -73,7 +73,7 @@ def test_tokens_that_are_appended_change_no_bit_before_them(monkeypatch):
 @pytest.mark.parametrize("split", [0, 1])
 @pytest.mark.parametrize("cut", [1, 63, 64, 65])
 def test_rows_behind_a_sequence_reach_nothing_of_it(cut, split, monkeypatch):
-    launched(monkeypatch, WalkTable(64, 2, split))
+    launched(monkeypatch, WalkTable(64, split))
     call = CONTEXT.call(made("chunk", seqlens=(cut, 70, 64 + cut), tail=40, HV=1))
     clean, final = HopperBackend().chunk(call)
     poisoned = {name: getattr(call, name).clone() for name in ("q", "k", "v")}
@@ -97,9 +97,9 @@ def test_a_segment_forgets_only_what_no_channel_remembers(monkeypatch):
     g[:, 128:192, 1, 20], g[:, 150:152, 1, 20] = 0.0, -60.0
     call = call.with_(g=g)
     buffers: list[torch.Tensor] = []
-    launched(monkeypatch, WalkTable(64, 2, 0))
+    launched(monkeypatch, WalkTable(64, 0))
     whole = HopperBackend().chunk(call)
-    launched(monkeypatch, WalkTable(64, 2, 1))
+    launched(monkeypatch, WalkTable(64, 1))
     with forced_init(lambda buffer: buffers.append(poison_(buffer))):
         found = HopperBackend().chunk(call)
     carried = [x for x in buffers if x.shape == (5, 2) and x.dtype == torch.int32][-1]
