@@ -3,8 +3,8 @@
 Each tile has barriers of its own, one a stage, whose phases its copies complete: between copies with one barrier the
 compiler would make threads wait. A tile has 64 rows wherever a sequence ends: those behind are other sequences' or
 nobody's, and rows outside the tensor are zeros. What a chunk needs comes in two parts, early (keys, queries, kept keys,
-factors) and late (values, inverse, attention). Of a tuple of tiles, barriers or descriptors, what a kernel does not use
-is a stand-in. Shape legend: chunks of 64 tokens; HV value heads, K, V head sizes, V cut into blocks of BV.
+factors) and late (values, inverse, attention), each a triple of descriptors, shared memory and barriers; what a kernel
+does not use is a stand-in. Shape legend: chunks of 64 tokens; HV value heads, K, V head sizes, V cut into blocks of BV.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def wait_for(barrier, c):
 
 
 @gluon.jit
-def expect_early(barriers, c, K: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr):
+def expect_early(early, c, K: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr):
     """Say how many bytes of each early tile of chunk c will come; a barrier of all threads must follow."""
-    b_k, b_q, b_kept, b_factors = barriers
+    b_k, b_q, b_kept, b_factors = early[2]
     n = c % b_k.shape[0]
     mbarrier.expect(b_k.index(n), 128 * K)
     mbarrier.expect(b_factors.index(n), 4 * K if PER_CHANNEL else 512)
@@ -47,20 +47,18 @@ def expect_early(barriers, c, K: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNE
 
 
 @gluon.jit
-def copy_early(
-    inputs, tiles, barriers, c, row, key, matrix, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr
-):  # fmt: skip
+def copy_early(early, c, row, key, matrix, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr):
     """Ask for a chunk's keys, queries (OUTPUTS), kept keys and factors; nobody may read their stages any more.
 
     Args:
-        inputs, tiles, barriers: descriptors, shared memory and barriers of these.
+        early: descriptors, shared memory and barriers of these.
         c: number of the chunk in this walk.
         row, key: row and column of its first token's key.
         matrix: its number among [chunks, HV].
     """
-    k, q, kept, factors = inputs
-    s_k, s_q, s_kept, s_factors = tiles
-    b_k, b_q, b_kept, b_factors = barriers
+    k, q, kept, factors = early[0]
+    s_k, s_q, s_kept, s_factors = early[1]
+    b_k, b_q, b_kept, b_factors = early[2]
     n = c % b_k.shape[0]
     line = matrix * (1 if PER_CHANNEL else 2)
     tma.async_copy_global_to_shared(k, [row, key], b_k.index(n), s_k.index(n))
@@ -72,9 +70,9 @@ def copy_early(
 
 
 @gluon.jit
-def expect_late(barriers, c, BV: gl.constexpr, OUTPUTS: gl.constexpr):
+def expect_late(late, c, BV: gl.constexpr, OUTPUTS: gl.constexpr):
     """Say how many bytes of each late tile of chunk c will come; a barrier of all threads must follow."""
-    b_v, b_i, b_a = barriers
+    b_v, b_i, b_a = late[2]
     mbarrier.expect(b_v.index(c % b_v.shape[0]), 128 * BV)
     mbarrier.expect(b_i.index(c % b_i.shape[0]), 128 * 64)
     if OUTPUTS:
@@ -82,11 +80,11 @@ def expect_late(barriers, c, BV: gl.constexpr, OUTPUTS: gl.constexpr):
 
 
 @gluon.jit
-def copy_late(inputs, tiles, barriers, c, row, value, matrix, OUTPUTS: gl.constexpr):
+def copy_late(late, c, row, value, matrix, OUTPUTS: gl.constexpr):
     """Ask for a chunk's values, inverse and attention (OUTPUTS); see ``copy_early``."""
-    v, inverse, attention = inputs
-    s_v, s_i, s_a = tiles
-    b_v, b_i, b_a = barriers
+    v, inverse, attention = late[0]
+    s_v, s_i, s_a = late[1]
+    b_v, b_i, b_a = late[2]
     i = c % b_v.shape[0]
     tma.async_copy_global_to_shared(v, [row, value], b_v.index(i), s_v.index(i))
     i = c % b_i.shape[0]
@@ -94,6 +92,19 @@ def copy_late(inputs, tiles, barriers, c, row, value, matrix, OUTPUTS: gl.conste
     if OUTPUTS:
         i = c % b_a.shape[0]
         tma.async_copy_global_to_shared(attention, [matrix * 64, 0], b_a.index(i), s_a.index(i))
+
+
+@gluon.jit
+def copy_first(
+    early, late, row, row_v, key, value, matrix,
+    K: gl.constexpr, BV: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr,
+):  # fmt: skip
+    """Ask for all of chunk 0, whose values begin at ``row_v``; see ``copy_early``."""
+    expect_early(early, 0, K, OUTPUTS, PER_CHANNEL)
+    expect_late(late, 0, BV, OUTPUTS)
+    gl.thread_barrier()
+    copy_early(early, 0, row, key, matrix, OUTPUTS, PER_CHANNEL)
+    copy_late(late, 0, row_v, value, matrix, OUTPUTS)
 
 
 @gluon.jit

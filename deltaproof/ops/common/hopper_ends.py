@@ -19,6 +19,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from deltaproof.ops.common.hopper_copies import (
     copy_early,
+    copy_first,
     copy_late,
     copy_strength,
     expect_early,
@@ -167,12 +168,8 @@ def hopper_ends_kernel(
         b_kept = new_barrier(STAGES)
     fence_async_shared()
     gl.thread_barrier()
-    early = (k, k, kept, factors)
-    early_tiles = (s_k, s_k, s_kept, s_factors)
-    early_barriers = (b_k, b_k, b_kept, b_factors)
-    late = (v, inverse, inverse)
-    late_tiles = (s_v, s_i, s_i)
-    late_barriers = (b_v, b_i, b_i)
+    early = ((k, k, kept, factors), (s_k, s_k, s_kept, s_factors), (b_k, b_k, b_kept, b_factors))
+    late = ((v, inverse, inverse), (s_v, s_i, s_i), (b_v, b_i, b_i))
     row = first.to(gl.int32)
     # rows outside a tensor are zeros
     row_v = gl.where(of_b, row, -(2**24))
@@ -180,11 +177,7 @@ def hopper_ends_kernel(
     key = (head // (HV // H)).to(gl.int32) * K
     value = head.to(gl.int32) * V + block.to(gl.int32) * BV
     if chunks > 0:
-        expect_early(early_barriers, 0, K, False, PER_CHANNEL)
-        expect_late(late_barriers, 0, BV, False)
-        gl.thread_barrier()
-        copy_early(early, early_tiles, early_barriers, 0, row, key, matrix, False, PER_CHANNEL)
-        copy_late(late, late_tiles, late_barriers, 0, row_v, value, matrix, False)
+        copy_first(early, late, row, row_v, key, value, matrix, K, BV, False, PER_CHANNEL)
     if PER_CHANNEL:
         count = gl.where(chunks > 0, 64, 0)
         copy_strength(strength + first * HV + head, s_strength.index(0), count, HV, WARPS)
@@ -215,8 +208,8 @@ def hopper_ends_kernel(
         low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
         by_k = warpgroup_mma(low, s_k.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         for i in gl.static_range(2):
-            wait_for(late_barriers[i], c)
-            wait_for(early_barriers[2 + i], c)
+            wait_for(late[2][i], c)
+            wait_for(early[2][2 + i], c)
         b_x = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
         if not PER_CHANNEL:
             left = s_lines.index(2 * stage).load(COLUMN)[None, :]
@@ -224,16 +217,16 @@ def hopper_ends_kernel(
         ahead = c + 1
         there = ahead < chunks
         if there:
-            expect_early(early_barriers, ahead, K, False, PER_CHANNEL)
-            expect_late(late_barriers, ahead, BV, False)
+            expect_early(early, ahead, K, False, PER_CHANNEL)
+            expect_late(late, ahead, BV, False)
         if PER_CHANNEL:
             async_copy.wait_group(0)
         # the last chunk is done with
         gl.thread_barrier()
         if there:
             ahead_row, ahead_matrix = row + ahead * 64, matrix + ahead * HV
-            copy_early(early, early_tiles, early_barriers, ahead, ahead_row, key, ahead_matrix, False, PER_CHANNEL)
-            copy_late(late, late_tiles, late_barriers, ahead, row_v + ahead * 64, value, ahead_matrix, False)
+            copy_early(early, ahead, ahead_row, key, ahead_matrix, False, PER_CHANNEL)
+            copy_late(late, ahead, row_v + ahead * 64, value, ahead_matrix, False)
         if PER_CHANNEL:
             at = s_strength.index(ahead % STAGES)
             copy_strength(strength + (first + ahead * 64) * HV + head, at, gl.where(there, 64, 0), HV, WARPS)

@@ -32,7 +32,7 @@ def _pieces(x):
 
 
 @gluon.jit
-def _halves(x):
+def _sides(x):
     """Return the left and the right half of a matrix [R, 2 W]."""
     W: gl.constexpr = x.shape[1] // 2
     return x.reshape([x.shape[0], 2, W]).permute([0, 2, 1]).split()
@@ -121,14 +121,14 @@ def keep_matrix(tiles, x, h: gl.constexpr, C: gl.constexpr):
     s_diagonal, s_left_1, s_left_2, s_half_1, s_half_2 = tiles
     r = gl.arange(0, 64, gl.SliceLayout(1, C))[:, None]
     c = gl.arange(0, 64, gl.SliceLayout(0, C))[None, :]
-    block, _ = _halves(_halves(r // 16 + 0 * c)[0])  # [64, 16]: the block that a row is of
-    below, _ = _halves(_halves(r % 16 - c % 16)[0])
-    left, right = _halves(x)
+    block, _ = _sides(_sides(r // 16 + 0 * c)[0])  # [64, 16]: the block that a row is of
+    below, _ = _sides(_sides(r % 16 - c % 16)[0])
+    left, right = _sides(x)
     half_1, half_2 = _pieces(left)
     s_half_1.slice(h, 1, 0).store(half_1.reshape([1, 64, 32]))
     s_half_2.slice(h, 1, 0).store(half_2.reshape([1, 64, 32]))
-    x_0, x_1 = _halves(left)  # [64, 16]
-    x_2, x_3 = _halves(right)
+    x_0, x_1 = _sides(left)  # [64, 16]
+    x_2, x_3 = _sides(right)
     part = gl.where(block < 2, gl.where(block == 0, x_0, x_1), gl.where(block == 2, x_2, x_3))
     s_diagonal.slice(4 * h, 4, 0).store(gl.where(below > 0, part, 0.0).reshape([4, 16, 16]))
     left_1, left_2 = _pieces(gl.where(block == 1, x_0, x_2))

@@ -30,6 +30,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from deltaproof.ops.common.hopper_copies import (
     copy_early,
+    copy_first,
     copy_late,
     copy_strength,
     expect_early,
@@ -142,22 +143,14 @@ def hopper_walk_kernel(
         b_kept = new_barrier(2)
     fence_async_shared()
     gl.thread_barrier()
-    early = (k, q, kept, factors)
-    early_tiles = (s_k, s_q, s_kept, s_factors)
-    early_barriers = (b_k, b_q, b_kept, b_factors)
-    late = (v, inverse, attention)
-    late_tiles = (s_v, s_i, s_a)
-    late_barriers = (b_v, b_i, b_a)
+    early = ((k, q, kept, factors), (s_k, s_q, s_kept, s_factors), (b_k, b_q, b_kept, b_factors))
+    late = ((v, inverse, attention), (s_v, s_i, s_a), (b_v, b_i, b_a))
     row = first.to(gl.int32)
     matrix = chunk_0.to(gl.int32) * HV + head.to(gl.int32)
     key = (head // (HV // H)).to(gl.int32) * K
     value = head.to(gl.int32) * V + block.to(gl.int32) * BV
     if chunks > 0:
-        expect_early(early_barriers, 0, K, True, PER_CHANNEL)
-        expect_late(late_barriers, 0, BV, True)
-        gl.thread_barrier()
-        copy_early(early, early_tiles, early_barriers, 0, row, key, matrix, True, PER_CHANNEL)
-        copy_late(late, late_tiles, late_barriers, 0, row, value, matrix, True)
+        copy_first(early, late, row, row, key, value, matrix, K, BV, True, PER_CHANNEL)
     if PER_CHANNEL:
         copy_strength(strength + (first * HV + head), s_strength.index(0), length, HV, WARPS)
 
@@ -174,9 +167,9 @@ def hopper_walk_kernel(
             if chunks > 0:
                 for i in gl.static_range(4):
                     if PER_CHANNEL or i != 2:
-                        wait_for(early_barriers[i], 0)
+                        wait_for(early[2][i], 0)
                 for i in gl.static_range(3):
-                    wait_for(late_barriers[i], 0)
+                    wait_for(late[2][i], 0)
             if PER_CHANNEL:
                 async_copy.wait_group(0)
             for skipped in range(chunks):
@@ -223,15 +216,13 @@ def hopper_walk_kernel(
         ahead = c + 1
         there = ahead < chunks
         if there:
-            expect_early(early_barriers, ahead, K, True, PER_CHANNEL)
+            expect_early(early, ahead, K, True, PER_CHANNEL)
         if PER_CHANNEL:
             async_copy.wait_group(0)
         # the last chunk's keys, queries and numbers are done with
         gl.thread_barrier()
         if there:
-            copy_early(
-                early, early_tiles, early_barriers, ahead, row + ahead * 64, key, matrix + ahead * HV, True, PER_CHANNEL
-            )
+            copy_early(early, ahead, row + ahead * 64, key, matrix + ahead * HV, True, PER_CHANNEL)
         if PER_CHANNEL:
             at = s_strength.index(ahead % 2)
             place = strength + ((row + ahead * 64).to(gl.int64) * HV + head)
@@ -250,12 +241,12 @@ def hopper_walk_kernel(
         y = warpgroup_mma(x, s_i.index(0).permute([1, 0]), zero, use_acc=False, is_async=True)
         y, x, out, errors = warpgroup_mma_wait(0, deps=[y, x, out, errors])
         if there:
-            expect_late(late_barriers, ahead, BV, True)
+            expect_late(late, ahead, BV, True)
         # so are its values, its inverse and the attention before it; and outputs have left shared memory
         tma.store_wait(0)
         gl.thread_barrier()
         if there:
-            copy_late(late, late_tiles, late_barriers, ahead, row + ahead * 64, value, matrix + ahead * HV, True)
+            copy_late(late, ahead, row + ahead * 64, value, matrix + ahead * HV, True)
         kept_y = y * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(2 * stage + 1)).load(COLUMN)[None, :]
         written = gl.convert_layout(kept_y.to(LOW), LEFT, assert_trivial=True)
         errors = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)

@@ -89,7 +89,7 @@ def hopper_prepare_kernel(
     # of an odd number the last comes twice
     head = gl.minimum(pair + gl.arange(0, P, gl.SliceLayout(0, TOKENS))[None, :], HV // H - 1) + group * (HV // H)
     place = (first + token) * HV + head
-    inside = (token < count) & (head >= 0)
+    inside = token < count
     b_G = gl.associative_scan(log_gate(g, A_log, dt_bias, place, inside, head, GATE, DT_BIAS), 0, plus)
     b_b = write_strength(beta, place, inside, BETA_SIGMOID, NEG_EIGVAL)  # [64, P]
     gl.store(G + place, b_G, mask=inside)

@@ -19,11 +19,16 @@ from deltaproof.ops.common.triton_language import INTERPRETED
 from deltaproof.ops.gated_delta_rule.hopper_backend import HopperBackend
 from deltaproof.ops.registry import operator
 from deltaproof.reports.model import Status
-from deltaproof.verify.case import Case
 from deltaproof.verify.execute import execute
 from deltaproof.verify.observation import compare
 from deltaproof.verify.probe import Context, probes
 from deltaproof.verify.target import Target
+from tests.ops.hopper_calls import (
+    assert_appended_tokens_change_no_bit,
+    assert_rows_behind_reach_nothing,
+    launched,
+    made,
+)
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 CONTEXT = Context(Target(HopperBackend(), operator("gated_delta_rule"), "test", face=False), seed=0, device=DEVICE)
@@ -65,18 +70,6 @@ NAMED = [
 ]
 
 
-def made(form: str, **changes: Any) -> Case:
-    """Return a case of two chunks, with grouped heads."""
-    return Case(
-        form, **{"B": 1, "T": 75, "H": 1, "HV": 2, "K": 64, "V": 64, "dtype": "bfloat16", "chunk_size": 64} | changes
-    )
-
-
-def launched(monkeypatch: pytest.MonkeyPatch, table: WalkTable) -> None:
-    """Have the walk launched like this."""
-    monkeypatch.setattr(WalkTable, "of", classmethod(lambda cls, *_: table))
-
-
 @pytest.mark.parametrize(("probe", "form", "changes", "block", "split"), NAMED)
 def test_it_agrees_with_the_oracle(probe, form, changes, block, split, monkeypatch):
     launched(monkeypatch, WalkTable(block, split))
@@ -99,11 +92,7 @@ def test_programs_between_segments_have_more_rows_where_heads_are_many():
 def test_tokens_that_are_appended_change_no_bit_before_them(split, monkeypatch):
     launched(monkeypatch, WalkTable(64, split))
     call = CONTEXT.call(made("chunk", T=330))
-    whole, _ = HopperBackend().chunk(call)
-    for T in (1, 64, 65, 128, 200, 256):
-        shorter = {name: getattr(call, name)[:, :T] for name in ("q", "k", "v", "g", "beta")}
-        o, _ = HopperBackend().chunk(call.with_(**shorter))
-        assert torch.equal(o, whole[:, :T]), T
+    assert_appended_tokens_change_no_bit(HopperBackend(), call, (1, 64, 65, 128, 200, 256))
 
 
 @pytest.mark.parametrize("split", [1, 2])
@@ -147,17 +136,7 @@ def test_a_corrupt_pack_reaches_no_memory_but_its_own(bounds, monkeypatch):
 def test_rows_behind_a_sequence_reach_nothing_of_it_in_a_pack(cut, K, split, monkeypatch):
     launched(monkeypatch, WalkTable(64, split))
     call = CONTEXT.call(made("chunk", seqlens=(cut, 70, 64 + cut), tail=40, HV=1, K=K, V=K))
-    clean, final = HopperBackend().chunk(call)
-    poisoned = {name: getattr(call, name).clone() for name in ("q", "k", "v")}
-    for x in poisoned.values():
-        x[:, cut : cut + 70], x[:, -40:] = float("nan"), float("nan")
-    # what lies behind a tensor's rows is poison too
-    with forced_init(poison_):
-        o, state = HopperBackend().chunk(call.with_(**poisoned))
-    assert o[:, cut : cut + 70].isnan().all() and state[1].isnan().any()
-    for begin, end in ((0, cut), (cut + 70, 134 + 2 * cut)):
-        assert torch.equal(o[:, begin:end], clean[:, begin:end])
-    assert torch.equal(state[[0, 2]], final[[0, 2]])
+    assert_rows_behind_reach_nothing(HopperBackend(), call, cut)
 
 
 @pytest.mark.parametrize("split", [0, 1])
