@@ -72,7 +72,7 @@ class Barrier:
         assert self.arrived == self.count, f"a phase waits for {self.count - self.arrived} arrivals that nobody makes"
         assert self.expected == asked, f"a phase expects {self.expected} bytes, and {asked} were asked for"
         for tile, block, place in self.copies:
-            tile.copy_(block.read(place))
+            tile.copy_(block.read(place).view(tile.shape))
         self.phases, self.arrived, self.expected, self.copies = self.phases + 1, 0, 0, []
 
 

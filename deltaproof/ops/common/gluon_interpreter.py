@@ -147,7 +147,29 @@ class Shared:
         return Shared(self.tile.view(shape))
 
     def _reinterpret(self, dtype: Any, shape: list[int], layout: Any) -> Shared:
-        return Shared(self.tile.view(_dtype(dtype)).view(shape))
+        tile = self.tile.view(_dtype(dtype))
+        if tile.element_size() == 2 and tile.shape[-1] == 64 < shape[-1]:
+            return Blocks(tile.view(*shape[:-2], shape[-1] // 64, shape[-2], 64).transpose(-3, -2))
+        return Shared(tile.view(shape))
+
+
+class Blocks(Shared):
+    """A tile of numbers of two bytes, wider than 64, that is copied to what narrow ones are read from.
+
+    Blocks of 64 columns, 128 bytes, lie one behind the other; ``tile`` has their number before their columns.
+    """
+
+    @property
+    def shape(self) -> list[int]:
+        return [*self.tile.shape[:-2], 64 * self.tile.shape[-2]]
+
+    def index(self, i: Any) -> Shared:
+        return Blocks(super().index(i).tile)
+
+    def _none(self, *_: Any) -> Any:
+        raise NotImplementedError("of a tile in blocks only stages are known")
+
+    load = store = slice = permute = reshape = _reinterpret = _none
 
 
 class Machine:

@@ -15,6 +15,7 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
 from deltaproof.ops.common.hopper_tiles import copy_line
+from deltaproof.ops.common.hopper_triangles import copy_matrix
 
 
 @gluon.jit
@@ -80,31 +81,31 @@ def expect_late(late, c, BV: gl.constexpr, OUTPUTS: gl.constexpr):
 
 
 @gluon.jit
-def copy_late(late, c, row, value, matrix, OUTPUTS: gl.constexpr):
-    """Ask for a chunk's values, inverse and attention (OUTPUTS); see ``copy_early``."""
+def copy_late(late, c, row, value, matrix, OUTPUTS: gl.constexpr, WHOLE: gl.constexpr):
+    """Ask for a chunk's values, inverse and attention (OUTPUTS); see ``copy_early`` and ``copy_matrix``."""
     v, inverse, attention = late[0]
     s_v, s_i, s_a = late[1]
     b_v, b_i, b_a = late[2]
     i = c % b_v.shape[0]
     tma.async_copy_global_to_shared(v, [row, value], b_v.index(i), s_v.index(i))
     i = c % b_i.shape[0]
-    tma.async_copy_global_to_shared(inverse, [matrix * 64, 0], b_i.index(i), s_i.index(i))
+    copy_matrix(inverse, matrix, b_i.index(i), s_i.index(i), 0, WHOLE)
     if OUTPUTS:
         i = c % b_a.shape[0]
-        tma.async_copy_global_to_shared(attention, [matrix * 64, 0], b_a.index(i), s_a.index(i))
+        copy_matrix(attention, matrix, b_a.index(i), s_a.index(i), -32, WHOLE)
 
 
 @gluon.jit
 def copy_first(
     early, late, row, row_v, key, value, matrix,
-    K: gl.constexpr, BV: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr,
+    K: gl.constexpr, BV: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr, WHOLE: gl.constexpr,
 ):  # fmt: skip
     """Ask for all of chunk 0, whose values begin at ``row_v``; see ``copy_early``."""
     expect_early(early, 0, K, OUTPUTS, PER_CHANNEL)
     expect_late(late, 0, BV, OUTPUTS)
     gl.thread_barrier()
     copy_early(early, 0, row, key, matrix, OUTPUTS, PER_CHANNEL)
-    copy_late(late, 0, row_v, value, matrix, OUTPUTS)
+    copy_late(late, 0, row_v, value, matrix, OUTPUTS, WHOLE)
 
 
 @gluon.jit

@@ -29,6 +29,7 @@ from deltaproof.ops.common.hopper_copies import (
 )
 from deltaproof.ops.common.hopper_language import LOG2E, halves, plus
 from deltaproof.ops.common.hopper_tiles import is_last, segment_place
+from deltaproof.ops.common.hopper_triangles import copied_tile, in_order
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
 
 FORGOTTEN = gl.constexpr(MIN_LOG_GATE.value * LOG2E.value)
@@ -67,7 +68,7 @@ def forgetting_chunk(
     decay = gl.load((end + at) - back * ROW, mask=back < chunks, other=1.0)
     total = gl.associative_scan(_log2(decay), 0, plus)
     # a bit a chunk
-    remembers = gl.reduce_or(gl.sum(gl.where(total < FORGOTTEN, 0, 1) << back, 0), 0)
+    remembers = gl.reduce_or(gl.sum(gl.where(total < FORGOTTEN, 0, 1).to(gl.int64) << back, 0), 0)
     back = gl.arange(0, SPLIT, gl.SliceLayout(1, EACH))
     return gl.max(gl.where(((remembers >> back) & 1) == 0, chunks - 1 - back, -1), 0)
 
@@ -79,9 +80,9 @@ def hopper_ends_kernel(
     v,  # [B, T, HV, V]
     factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}; a gate a channel: e^{G_C} [chunks, HV, K]
     strength,  # a gate a channel: beta [B, T, HV] fp32
-    inverse,  # [chunks, HV, 64, 64]: T'
+    inverse,  # [chunks, HV, 64, 64], or folded: T'
     gates,  # the same as factors
-    starts,  # [segments, HV, V, K] out, fp32: of the segment behind each its b^T
+    starts,  # [segments - 1, HV, V, K] out, fp32: b^T of each but the last
     transitions,  # [segments, HV, 2, K, K] out, bf16: A^T, in two pieces, of segments neither first nor last that carry
     carried,  # [segments, HV] out: whether anything of the state before a segment is left behind it
     source,
@@ -110,6 +111,7 @@ def hopper_ends_kernel(
     FRESH: gl.constexpr,
     READ: gl.constexpr,
     PER_CHANNEL: gl.constexpr,
+    WHOLE: gl.constexpr,
 ):
     WARPS: gl.constexpr = BV // 16
     STAGES: gl.constexpr = 2
@@ -169,7 +171,8 @@ def hopper_ends_kernel(
     fence_async_shared()
     gl.thread_barrier()
     early = ((k, k, kept, factors), (s_k, s_k, s_kept, s_factors), (b_k, b_k, b_kept, b_factors))
-    late = ((v, inverse, inverse), (s_v, s_i, s_i), (b_v, b_i, b_i))
+    i_tiles = copied_tile(s_i, WHOLE)
+    late = ((v, inverse, inverse), (s_v, i_tiles, i_tiles), (b_v, b_i, b_i))
     row = first.to(gl.int32)
     # rows outside a tensor are zeros
     row_v = gl.where(of_b, row, -(2**24))
@@ -177,7 +180,7 @@ def hopper_ends_kernel(
     key = (head // (HV // H)).to(gl.int32) * K
     value = head.to(gl.int32) * V + block.to(gl.int32) * BV
     if chunks > 0:
-        copy_first(early, late, row, row_v, key, value, matrix, K, BV, False, PER_CHANNEL)
+        copy_first(early, late, row, row_v, key, value, matrix, K, BV, False, PER_CHANNEL, WHOLE)
     if PER_CHANNEL:
         count = gl.where(chunks > 0, 64, 0)
         copy_strength(strength + first * HV + head, s_strength.index(0), count, HV, WARPS)
@@ -226,7 +229,7 @@ def hopper_ends_kernel(
         if there:
             ahead_row, ahead_matrix = row + ahead * 64, matrix + ahead * HV
             copy_early(early, ahead, ahead_row, key, ahead_matrix, False, PER_CHANNEL)
-            copy_late(late, ahead, row_v + ahead * 64, value, ahead_matrix, False)
+            copy_late(late, ahead, row_v + ahead * 64, value, ahead_matrix, False, WHOLE)
         if PER_CHANNEL:
             at = s_strength.index(ahead % STAGES)
             copy_strength(strength + (first + ahead * 64) * HV + head, at, gl.where(there, 64, 0), HV, WARPS)
@@ -237,14 +240,17 @@ def hopper_ends_kernel(
         x = gl.convert_layout(x.to(LOW), LEFT, assert_trivial=True)
         y = warpgroup_mma(x, s_i.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         y, x = warpgroup_mma_wait(0, deps=[y, x])
-        y = y * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(2 * stage + 1)).load(COLUMN)[None, :]
+        y = (
+            in_order(y, TOKENS, WHOLE)
+            * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(2 * stage + 1)).load(COLUMN)[None, :]
+        )
         written = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)
         S = warpgroup_mma(written, s_kept.index(stage), S, is_async=True)
         S, written = warpgroup_mma_wait(0, deps=[S, written])
     if PER_CHANNEL:
         async_copy.wait_group(0)
     if of_b:
-        gl.store(starts + ((segment + 1) * HV + head) * V * K + (v_at * K + k_at), S)
+        gl.store(starts + (segment * HV + head) * V * K + (v_at * K + k_at), S)
     else:
         high, low = halves(S)
         place = transitions + (segment * HV + head) * (2 * K * K)

@@ -13,6 +13,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
 from deltaproof.ops.common.hopper_language import cut
+from deltaproof.ops.common.hopper_triangles import inverse_place
 
 
 @gluon.jit
@@ -70,12 +71,16 @@ def _eliminate(x, matrix, column, ROW: gl.constexpr, QUARTER: gl.constexpr):
 
 
 @gluon.jit
-def _places(step, SHAPE: gl.constexpr, EACH: gl.constexpr, BETWEEN: gl.constexpr, C: gl.constexpr):
-    """Return where tiles lie in matrices [64, 64] that are ``step`` apart: EACH of a matrix, BETWEEN apart."""
+def _places(
+    step, ROW: gl.constexpr, COLUMN: gl.constexpr, SHAPE: gl.constexpr, EACH: gl.constexpr, WHOLE: gl.constexpr,
+    C: gl.constexpr,
+):  # fmt: skip
+    """Return where tiles lie in matrices that are ``step`` apart: EACH along a diagonal, from (ROW, COLUMN) on."""
     n = gl.arange(0, SHAPE[0], gl.SliceLayout(1, gl.SliceLayout(2, C)))[:, None][:, :, None]
     row = gl.arange(0, SHAPE[1], gl.SliceLayout(0, gl.SliceLayout(2, C)))[None, :][:, :, None]
     column = gl.arange(0, SHAPE[2], gl.SliceLayout(0, gl.SliceLayout(0, C)))[None, :][None, :, :]
-    return n // EACH * step + n % EACH * BETWEEN + row * 64 + column
+    along = n % EACH * (64 // EACH)
+    return n // EACH * step + inverse_place(along + ROW + row, along + COLUMN + column, WHOLE)
 
 
 @gluon.jit
@@ -137,8 +142,8 @@ def keep_matrix(tiles, x, h: gl.constexpr, C: gl.constexpr):
 
 
 @gluon.jit
-def store_inverses(tiles, inverse, step, P: gl.constexpr, WARPS: gl.constexpr):
-    """Store the inverses [64, 64] of the matrices in ``tiles``, ``step`` elements apart."""
+def store_inverses(tiles, inverse, step, P: gl.constexpr, WARPS: gl.constexpr, WHOLE: gl.constexpr):
+    """Store the inverses of the matrices in ``tiles``, ``step`` elements apart, as ``hopper_triangles`` says."""
     LOW: gl.constexpr = inverse.dtype.element_ty
     QUARTER: gl.constexpr = gl.BlockedLayout([1, 1, 4], [2, 16, 1], [WARPS, 1, 1], [2, 1, 0])  # [4 P, 16, 4]
     BLOCKS: gl.constexpr = gl.BlockedLayout([1, 1, 16], [2, 16, 1], [WARPS, 1, 1], [2, 1, 0])  # [4 P, 16, 16]
@@ -161,7 +166,7 @@ def store_inverses(tiles, inverse, step, P: gl.constexpr, WARPS: gl.constexpr):
     for i in gl.static_range(15):
         x = _eliminate(x, s_diagonal, column, 15 - i, QUARTER)
     x = gl.convert_layout(_beside(_beside(x[0], x[1]), _beside(x[2], x[3])), BLOCKS, assert_trivial=True)
-    gl.store(inverse + _places(step, [4 * P, 16, 16], 4, 16 * 65, BLOCKS), x.to(LOW))
+    gl.store(inverse + _places(step, 0, 0, [4 * P, 16, 16], 4, WHOLE, BLOCKS), x.to(LOW))
     # two blocks of the diagonal and the two beside them, zeros at first
     s_x_1 = gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE)
     s_x_2 = gl.allocate_shared_memory(gl.bfloat16, [P, 64, 32], WIDE)
@@ -180,9 +185,9 @@ def store_inverses(tiles, inverse, step, P: gl.constexpr, WARPS: gl.constexpr):
     x_1, x_2 = _pieces(found)
     _tile(pair_1, 16, 0, 16).store(x_1)
     _tile(pair_2, 16, 0, 16).store(x_2)
-    gl.store(inverse + _places(step, [2 * P, 16, 16], 2, 32 * 65, SMALL) + 16 * 64, found.to(LOW))
+    gl.store(inverse + _places(step, 16, 0, [2 * P, 16, 16], 2, WHOLE, SMALL), found.to(LOW))
     above = gl.zeros([2 * P, 16, 16], LOW, PACKED_16)
-    gl.store(inverse + _places(step, [2 * P, 16, 16], 2, 32 * 65, PACKED_16) + 16, above)
+    gl.store(inverse + _places(step, 0, 16, [2 * P, 16, 16], 2, WHOLE, PACKED_16), above)
     found = _merge(
         (_tile(s_half_1, 32, 0, 32), _tile(s_half_2, 32, 0, 32)),
         (_tile(s_x_1, 0, 0, 32), _tile(s_x_2, 0, 0, 32)),
@@ -191,9 +196,10 @@ def store_inverses(tiles, inverse, step, P: gl.constexpr, WARPS: gl.constexpr):
     )  # fmt: skip
     s_y = gl.allocate_shared_memory(LOW, [P, 32, 32], WIDE)
     s_y.store(found.to(LOW))
-    at = _places(step, [P, 32, 32], 1, 0, PACKED_32)
-    gl.store(inverse + at + 32, gl.zeros([P, 32, 32], LOW, PACKED_32))
-    gl.store(inverse + at + 32 * 64, s_y.load(PACKED_32))
+    gl.store(inverse + _places(step, 32, 0, [P, 32, 32], 1, WHOLE, PACKED_32), s_y.load(PACKED_32))
+    if WHOLE:
+        above = gl.zeros([P, 32, 32], LOW, PACKED_32)
+        gl.store(inverse + _places(step, 0, 32, [P, 32, 32], 1, WHOLE, PACKED_32), above)
 
 
 @gluon.jit(do_not_specialize=["N", "count"])
@@ -222,4 +228,4 @@ def hopper_invert_kernel(
     tiles = inverse_tiles(P)
     for h in gl.static_range(P):
         keep_matrix(tiles, gl.load(system + first * 4096 + h * step + at), h, ROWS)
-    store_inverses(tiles, inverse + first * 4096, step, P, WARPS)
+    store_inverses(tiles, inverse + first * 4096, step, P, WARPS, True)

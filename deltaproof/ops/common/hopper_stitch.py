@@ -24,7 +24,7 @@ def _carries(flags, i, last, HV: gl.constexpr):
 
 @gluon.jit(do_not_specialize=["T"])
 def stitch_kernel(
-    starts,  # [segments, HV, V, K] fp32: b^T of the segment before each; out: the state before each, but the first
+    starts,  # [segments - 1, HV, V, K] fp32: b^T of each but the last; out: the state behind it
     transitions,  # [segments, HV, 2, K, K] bf16: A^T of segments neither first nor last that carry, in two pieces
     carried,  # [segments, HV]: whether anything of the state before a segment is left behind it
     segment_offsets,
@@ -70,8 +70,8 @@ def stitch_kernel(
     v_at = program % BLOCKS * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE)).to(gl.int64)[:, None]
     at = v_at * K + gl.arange(0, K, gl.SliceLayout(0, STATE)).to(gl.int64)[None, :]
     zero = gl.zeros([BV, K], gl.float32, STATE)
-    S = gl.load(starts + HV * V * K + at)
-    later = starts + 2 * HV * V * K
+    S = gl.load(starts + at)
+    later = starts + HV * V * K
     b = gl.load(later + at)
     # what a step decides by is loaded in the one before
     carries = _carries(flags, 1, last, HV)

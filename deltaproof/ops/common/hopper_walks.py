@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from deltaproof.ops.common.hopper_ends import hopper_ends_kernel
 from deltaproof.ops.common.hopper_stitch import stitch_kernel
 from deltaproof.ops.common.hopper_tables import WalkTable, stitch_rows
+from deltaproof.ops.common.hopper_triangles import described, is_whole
 from deltaproof.ops.common.hopper_walk import hopper_walk_kernel
 from deltaproof.ops.common.triton_chunks import Chunks, Slots
 from deltaproof.ops.common.triton_host import given, state_strides
@@ -28,8 +30,8 @@ class WalkOperands:
     kept: torch.Tensor
     factors: torch.Tensor
     strength: torch.Tensor
-    inverse: torch.Tensor
-    attention: torch.Tensor
+    inverse: torch.Tensor  # [chunks, HV, 64, 64], or folded
+    attention: torch.Tensor  # alike
     per_channel: bool
 
 
@@ -81,6 +83,15 @@ def _described(chunks: Chunks, x: torch.Tensor, columns: int, block: tuple[int, 
     return TensorDescriptor(x, [rows, columns], [columns, 1], list(block), LAYOUTS[x.element_size()])
 
 
+def _transitions(chunks: Chunks, o: torch.Tensor, segments: int) -> torch.Tensor:
+    """Return room for transitions [segments, HV, 2, K, K] in bf16: o's, which is written when they are done with."""
+    _, _, _, HV, K, _ = chunks.call.dims
+    shape = (segments, HV, 2, K, K)
+    if o.numel() < math.prod(shape):
+        return chunks.new(*shape, dtype=torch.bfloat16)
+    return o.view(torch.bfloat16).flatten()[: math.prod(shape)].view(shape)
+
+
 def walk(
     chunks: Chunks,
     known: WalkOperands,
@@ -99,18 +110,19 @@ def walk(
     common: dict[str, Any] = {
         **chunks.flags, **slots.flags, **({"H": HV} if known.per_channel else {}), "V": V,
         "SPLIT": table.split, "READ": source is not None, "PER_CHANNEL": known.per_channel,
+        "WHOLE": is_whole(known.inverse),
     }  # fmt: skip
     q, k = (_described(chunks, x, x.shape[2] * K, (64, K)) for x in (known.queries, known.keys))
     kept = _described(chunks, known.kept, HV * K, (64, K)) if known.per_channel else k
     v = _described(chunks, chunks.v, HV * V, (64, table.BV))
-    inverse, attention = (_described(chunks, x, 64, (64, 64)) for x in (known.inverse, known.attention))
+    inverse, attention = described(known.inverse), described(known.attention)
     width = known.factors.shape[-1]
     factors = _described(chunks, known.factors, width, (1 if known.per_channel else 2, width))
     outputs = _described(chunks, o, HV * V, (64, table.BV))
     starts = o
     if table.split:
-        starts = chunks.new(segments.count, HV, V, K, dtype=torch.float32)
-        transitions = chunks.new(segments.count, HV, 2, K, K, dtype=torch.bfloat16)
+        starts = chunks.new(segments.count - 1, HV, V, K, dtype=torch.float32)
+        transitions = _transitions(chunks, o, segments.count)
         carried = chunks.new(segments.count, HV, dtype=torch.int32)
         hopper_ends_kernel[(segments.count * HV * ((V + K) // 64),)](
             k, kept, _described(chunks, chunks.v, HV * V, (64, 64)), factors, known.strength, inverse, known.factors,

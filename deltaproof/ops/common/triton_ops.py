@@ -95,6 +95,12 @@ def _absent(like: Tensor) -> Tensor:
     return like.new_empty(0, dtype=torch.float32)
 
 
+def _differentiated(call: SequenceCall) -> bool:
+    """Return whether a gradient of the call's results may be asked for."""
+    given = (getattr(call, name) for name in _INPUTS)
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
+
+
 def _results_like(call: SequenceCall) -> tuple[Tensor, Tensor]:
     B, T, _, HV, K, V = call.dims
     o = call.v.new_empty(B, T, HV, V)
@@ -174,12 +180,14 @@ class ChunkRule:
 
     Attributes:
         forward: fills o and the final states; returns what ``backward`` needs.
+        inference: does the same where nothing is differentiated; what it returns is dropped.
         saved: the names of what it returns.
         saved_like: returns empty tensors that look like it.
         backward: takes a call, what ``forward`` returned and the gradients of o and of the final state.
     """
 
     forward: Forward
+    inference: Forward
     saved: tuple[str, ...]
     saved_like: Callable[[SequenceCall], Saved]
     backward: Callable[[SequenceCall, Saved, Tensor, Tensor | None], Gradients]
@@ -194,6 +202,12 @@ class TritonOperators:
         saved = ", ".join(f"Tensor {each}" for each in rule.saved)
         self.chunk_op = self._define(
             "chunk", f"({_SEQUENCE}) -> (Tensor o, Tensor final, {saved})", self._chunk, self._chunk_fake
+        )
+        self.chunk_inference_op = self._define(
+            "chunk_inference",
+            f"({_SEQUENCE}) -> (Tensor o, Tensor final)",
+            self._chunk_inference,
+            lambda *arguments: _results_like(_sequence(arguments)),
         )
         self.chunk_backward_op = self._define(
             "chunk_backward",
@@ -261,6 +275,10 @@ class TritonOperators:
         call = _sequence(arguments)
         return *_results_like(call), *self._rule.saved_like(call)
 
+    def _chunk_inference(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        o, final, _ = chunk_forward(_sequence(arguments), self._rule.inference)
+        return o, _absent(o) if final is None else final
+
     def _chunk_backward(self, do: Tensor, d_final: Tensor | None, *rest: Any) -> list[Tensor]:
         count = len(self._rule.saved)
         call = _sequence(rest[count:])
@@ -268,7 +286,7 @@ class TritonOperators:
 
     def _chunk_states(self, into: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
         call = _sequence(arguments).with_(chunk_states=into)
-        o, final, _ = chunk_forward(call, self._rule.forward)
+        o, final, _ = chunk_forward(call, self._rule.inference)
         return o, _absent(o) if final is None else final
 
     def _prefill(self, pool: Tensor, out: Tensor, *arguments: Any) -> None:
@@ -279,14 +297,16 @@ class TritonOperators:
             has_initial_state=fresh, cu_seqlens=cu_seqlens, checkpoint_every=every, checkpoint_index=checkpoints,
             allocate=allocate,
         )  # fmt: skip
-        self._rule.forward(call, out, pool, pool)
+        self._rule.inference(call, out, pool, pool)
 
     def chunk(self, call: SequenceCall) -> tuple[Tensor, Tensor | None]:
         """Run the form ``chunk``; differentiable, but for a call with ``chunk_states``."""
-        if call.chunk_states is None:
+        if call.chunk_states is not None:
+            o, final = self.chunk_states_op(call.chunk_states, *flat(call))
+        elif _differentiated(call):
             o, final, *_ = self.chunk_op(*flat(call))
         else:
-            o, final = self.chunk_states_op(call.chunk_states, *flat(call))
+            o, final = self.chunk_inference_op(*flat(call))
         return o, final if call.output_final_state else None
 
     def recurrent(self, call: SequenceCall) -> tuple[Tensor, Tensor | None]:
@@ -312,7 +332,7 @@ class TritonOperators:
         B, T, _, HV, _, V = call.dims
         out = call.allocate((B, T, HV, V), dtype=call.v.dtype, device=call.q.device)
         if not torch.compiler.is_compiling():
-            self._rule.forward(call, out, call.pool, call.pool)
+            self._rule.inference(call, out, call.pool, call.pool)
             return out
         self.prefill_op(*flat_prefill(call, out))
         return out

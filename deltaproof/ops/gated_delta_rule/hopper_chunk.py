@@ -5,30 +5,45 @@ from __future__ import annotations
 import torch
 import triton
 
+from deltaproof.ops.common.hopper_triangles import FOLDED
 from deltaproof.ops.common.hopper_walks import WalkOperands, walk
-from deltaproof.ops.common.triton_chunks import Call, Chunks
+from deltaproof.ops.common.triton_chunks import Call, Chunks, Saved
 from deltaproof.ops.common.triton_host import aligned, given, zero_tail
 from deltaproof.ops.gated_delta_rule.hopper_prepare import hopper_prepare_kernel
 from deltaproof.ops.gated_delta_rule.triton_chunk import Prepared
 
 
-def forward(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torch.Tensor | None) -> Prepared:
-    """Fill o [B, T, HV, V] and ``sink``, from the states in ``source``; return what a backward pass needs."""
+def _run(
+    call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torch.Tensor | None, *, keeps: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Fill o and ``sink``; return G and strength, of which the one stands in for the other unless ``keeps``, and T'."""
     chunks = Chunks.of(call, normalize=call.options.normalize_qk)
     options = call.options
     B, T, H, HV, _, _ = call.dims
-    G, strength = (chunks.new(B, T, HV, dtype=torch.float32) for _ in range(2))
     factors = chunks.new(chunks.count, HV, 2, 64, dtype=torch.float32)
-    inverse, attention = (chunks.new(chunks.count, HV, 64, 64) for _ in range(2))
+    G, strength = (chunks.new(B, T, HV, dtype=torch.float32) if keeps else factors for _ in range(2))
+    size = (64, 64) if keeps else FOLDED
+    inverse, attention = (chunks.new(chunks.count, HV, *size) for _ in range(2))
     g, beta = aligned(call.g), aligned(call.beta)
     if chunks.count:
         hopper_prepare_kernel[(chunks.count * H * triton.cdiv(HV // H, 2),)](
-            chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), G, strength, factors, inverse,
-            attention, *chunks.pack, options.scale, T, call.sequences, **chunks.flags, GATE=options.gate_in_kernel,
-            DT_BIAS=call.dt_bias is not None, BETA_SIGMOID=options.beta_sigmoid, NEG_EIGVAL=options.neg_eigval,
-            num_warps=4, maxnreg=128,
+            chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), G, strength, factors,
+            inverse, attention, *chunks.pack, options.scale, T, call.sequences, **chunks.flags,
+            GATE=options.gate_in_kernel, DT_BIAS=call.dt_bias is not None, BETA_SIGMOID=options.beta_sigmoid,
+            NEG_EIGVAL=options.neg_eigval, KEEPS=keeps, num_warps=4, maxnreg=128,
         )  # fmt: skip
     known = WalkOperands(chunks.q, chunks.k, chunks.k, factors, strength, inverse, attention, per_channel=False)
     walk(chunks, known, o, source, sink)
     zero_tail(o, call.cu_seqlens)
     return G, strength, inverse
+
+
+def forward(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torch.Tensor | None) -> Prepared:
+    """Fill o [B, T, HV, V] and ``sink``, from the states in ``source``; return what a backward pass needs."""
+    return _run(call, o, source, sink, keeps=True)
+
+
+def inference(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torch.Tensor | None) -> Saved:
+    """Do the same, in less memory, and keep nothing."""
+    _run(call, o, source, sink, keeps=False)
+    return ()

@@ -1,8 +1,9 @@
 """What the chunked gated delta rule needs without a state, for Hopper, in Gluon: a program a chunk and two value heads.
 
 Value heads of one query/key head share its products. Each has its gates, the decayed scores, and the inverse T' of its
-unit lower-triangular matrix. Shape legend: chunks of 64 tokens; H query/key heads, HV value heads, P of them in a
-program, K key size; G cumulative log gates of a chunk.
+unit lower-triangular matrix. Of an odd number of them the last has a program to itself.
+Shape legend: chunks of 64 tokens; H query/key heads, HV value heads, P of them in a program, K key size; G cumulative
+log gates of a chunk.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from deltaproof.ops.common.hopper_inverse import inverse_tiles, keep_matrix, store_inverses
 from deltaproof.ops.common.hopper_language import LOG2E, plus
 from deltaproof.ops.common.hopper_tiles import copy_rows
+from deltaproof.ops.common.hopper_triangles import attention_place
 from deltaproof.ops.common.triton_inputs import log_gate, write_strength
 from deltaproof.ops.common.triton_places import chunk_place
 
@@ -25,6 +27,84 @@ def _exp2(x):
     return gl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=gl.float32, is_pure=True, pack=1)
 
 
+@gluon.jit
+def _prepare(
+    q, k, g, beta, A_log, dt_bias, G, strength, factors, inverse, attention, scale, chunk, first, count, group, one,
+    P: gl.constexpr, H: gl.constexpr, HV: gl.constexpr, K: gl.constexpr, GATE: gl.constexpr, DT_BIAS: gl.constexpr,
+    BETA_SIGMOID: gl.constexpr, NEG_EIGVAL: gl.constexpr, KEEPS: gl.constexpr,
+):  # fmt: skip
+    """Make what a chunk's P value heads from ``one`` on need, which are of one query/key head."""
+    WARPS: gl.constexpr = 4
+    LOW: gl.constexpr = k.dtype.element_ty
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 64, 16])  # [64, 64]
+    ROW: gl.constexpr = gl.SliceLayout(1, SCORES)
+    COLUMN: gl.constexpr = gl.SliceLayout(0, SCORES)
+    TOKENS: gl.constexpr = gl.BlockedLayout([2, 1], [32, 1], [1, WARPS], [0, 1])  # [64, P]: a head a warp
+    SQUARE: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])  # [64, 64]
+    SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+    LINES: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+    LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+
+    s_q = gl.allocate_shared_memory(LOW, [64, K], SHARED)
+    s_k = gl.allocate_shared_memory(LOW, [64, K], SHARED)
+    copy_rows(k + (first * H + group) * K, s_k, H * K, count, K, WARPS)
+    copy_rows(q + (first * H + group) * K, s_q, H * K, count, K, WARPS)
+    async_copy.commit_group()
+
+    # gates and strengths while queries and keys come
+    s_G = gl.allocate_shared_memory(gl.float32, [P, 64], LINES)
+    s_b = gl.allocate_shared_memory(gl.float32, [P, 64], LINES)
+    token = gl.arange(0, 64, gl.SliceLayout(1, TOKENS))[:, None]
+    head = one + gl.arange(0, P, gl.SliceLayout(0, TOKENS))[None, :]
+    place = (first + token) * HV + head
+    inside = token < count
+    b_G = gl.associative_scan(log_gate(g, A_log, dt_bias, place, inside, head, GATE, DT_BIAS), 0, plus)
+    b_b = write_strength(beta, place, inside, BETA_SIGMOID, NEG_EIGVAL)  # [64, P]
+    if KEEPS:
+        gl.store(G + place, b_G, mask=inside)
+        gl.store(strength + place, b_b, mask=inside)
+    factor = factors + (chunk * HV + head) * 128 + token
+    end = gl.min(b_G, 0)[None, :] * LOG2E
+    b_G = b_G * LOG2E
+    gl.store(factor, _exp2(b_G))
+    gl.store(factor + 64, b_b * _exp2(end - b_G))
+    s_G.permute([1, 0]).store(b_G)
+    s_b.permute([1, 0]).store(b_b)
+    s_G = s_G._reinterpret(gl.float32, [P, 64], LINE)
+    s_b = s_b._reinterpret(gl.float32, [P, 64], LINE)
+
+    r = gl.arange(0, 64, ROW)[:, None]
+    c = gl.arange(0, 64, COLUMN)[None, :]
+    row_at = gl.arange(0, 64, gl.SliceLayout(1, SQUARE))[:, None]
+    column_at = gl.arange(0, 64, gl.SliceLayout(0, SQUARE))[None, :]
+    square = attention_place(row_at, column_at, KEEPS)
+    none = gl.zeros([64, 64], gl.float32, SCORES)
+    async_copy.wait_group(0)
+    fence_async_shared()
+    SIZE: gl.constexpr = 64 * 64 if KEEPS else 32 * 96
+    rows = (chunk * HV + one) * SIZE
+    qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
+    kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
+    qk, kk = warpgroup_mma_wait(0, deps=[qk, kk])
+    qk = gl.where(r >= c, qk * scale, 0.0)
+    s_low = gl.allocate_shared_memory(LOW, [P, 64, 64], SHARED)
+    tiles = inverse_tiles(P)
+    for h in gl.static_range(P):
+        line = s_G.index(h)
+        # above the diagonal, where scores are 0, the difference is positive: its exponential must be finite
+        decay = line.load(ROW)[:, None] - line.load(COLUMN)[None, :]
+        decay = _exp2(gl.minimum(decay, 100.0)) * s_b.index(h).load(COLUMN)[None, :]
+        if KEEPS:
+            s_low.index(h).store((qk * decay).to(LOW))
+        else:
+            s_low.index(h).permute([1, 0]).store((qk * decay).to(LOW))
+        keep_matrix(tiles, kk * decay, h, SCORES)
+    for h in gl.static_range(P):
+        spot = attention + rows + h * SIZE + square
+        gl.store(spot, s_low.index(h).load(SQUARE), mask=KEEPS | (row_at < 32) | (column_at >= 32))
+    store_inverses(tiles, inverse + rows, SIZE, P, WARPS, KEEPS)
+
+
 @gluon.jit(do_not_specialize=["N", "T"])
 def hopper_prepare_kernel(
     q,  # [B, T, H, K] bf16 or fp16, normalised
@@ -33,11 +113,11 @@ def hopper_prepare_kernel(
     beta,  # [B, T, HV]
     A_log,  # [HV]
     dt_bias,  # [HV]
-    G,  # [B, T, HV] out, fp32
-    strength,  # [B, T, HV] out, fp32
+    G,  # [B, T, HV] out where KEEPS, fp32
+    strength,  # [B, T, HV] out where KEEPS, fp32
     factors,  # [chunks, HV, 2, 64] out, fp32: e^G and beta e^{G_C - G}
-    inverse,  # [chunks, HV, 64, 64] out: T'
-    attention,  # [chunks, HV, 64, 64] out: scale M diag(beta)
+    inverse,  # [chunks, HV, 64, 64] out: T', whole where KEEPS, else folded
+    attention,  # [chunks, HV, 64, 64] out: A = scale M diag(beta), alike
     cu_seqlens,
     chunk_offsets,
     chunk_sequence,
@@ -53,81 +133,28 @@ def hopper_prepare_kernel(
     DT_BIAS: gl.constexpr,
     BETA_SIGMOID: gl.constexpr,
     NEG_EIGVAL: gl.constexpr,
+    KEEPS: gl.constexpr,
 ):
-    WARPS: gl.constexpr = 4
-    # value heads at a time: of two, the diagonal blocks' rows are as many as the threads
-    P: gl.constexpr = 2 if HV > H else 1
-    PAIRS: gl.constexpr = (HV // H + P - 1) // P
-    LOW: gl.constexpr = k.dtype.element_ty
-    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 64, 16])  # [64, 64]
-    ROW: gl.constexpr = gl.SliceLayout(1, SCORES)
-    COLUMN: gl.constexpr = gl.SliceLayout(0, SCORES)
-    TOKENS: gl.constexpr = gl.BlockedLayout([2, 1], [32, 1], [1, WARPS], [0, 1])  # [64, P]: a head a warp
-    SQUARE: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])  # [64, 64]
-    SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
-    LINES: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
-    LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-
+    # of two at a time, the diagonal blocks' rows are as many as the threads
+    PAIRS: gl.constexpr = HV // H // 2
+    ODD: gl.constexpr = HV // H % 2 != 0
     program = gl.program_id(0)
-    pair = program % PAIRS * P
-    group = program // PAIRS % H
-    chunk = (program // (PAIRS * H)).to(gl.int64)
+    part = program % (PAIRS + ODD)
+    group = program // (PAIRS + ODD) % H
+    chunk = (program // ((PAIRS + ODD) * H)).to(gl.int64)
     n, first, count = chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
     if count == 0:
         return
     count = count.to(gl.int32)
-    s_q = gl.allocate_shared_memory(LOW, [64, K], SHARED)
-    s_k = gl.allocate_shared_memory(LOW, [64, K], SHARED)
-    copy_rows(k + (first * H + group) * K, s_k, H * K, count, K, WARPS)
-    copy_rows(q + (first * H + group) * K, s_q, H * K, count, K, WARPS)
-    async_copy.commit_group()
-
-    # gates and strengths while queries and keys come
-    s_G = gl.allocate_shared_memory(gl.float32, [P, 64], LINES)
-    s_b = gl.allocate_shared_memory(gl.float32, [P, 64], LINES)
-    token = gl.arange(0, 64, gl.SliceLayout(1, TOKENS))[:, None]
-    # of an odd number the last comes twice
-    head = gl.minimum(pair + gl.arange(0, P, gl.SliceLayout(0, TOKENS))[None, :], HV // H - 1) + group * (HV // H)
-    place = (first + token) * HV + head
-    inside = token < count
-    b_G = gl.associative_scan(log_gate(g, A_log, dt_bias, place, inside, head, GATE, DT_BIAS), 0, plus)
-    b_b = write_strength(beta, place, inside, BETA_SIGMOID, NEG_EIGVAL)  # [64, P]
-    gl.store(G + place, b_G, mask=inside)
-    gl.store(strength + place, b_b, mask=inside)
-    factor = factors + (chunk * HV + head) * 128 + token
-    end = gl.min(b_G, 0)[None, :] * LOG2E
-    b_G = b_G * LOG2E
-    gl.store(factor, _exp2(b_G))
-    gl.store(factor + 64, b_b * _exp2(end - b_G))
-    s_G.permute([1, 0]).store(b_G)
-    s_b.permute([1, 0]).store(b_b)
-    s_G = s_G._reinterpret(gl.float32, [P, 64], LINE)
-    s_b = s_b._reinterpret(gl.float32, [P, 64], LINE)
-
-    r = gl.arange(0, 64, ROW)[:, None]
-    c = gl.arange(0, 64, COLUMN)[None, :]
-    row_at = gl.arange(0, 64, gl.SliceLayout(1, SQUARE))[:, None]
-    square = row_at * 64 + gl.arange(0, 64, gl.SliceLayout(0, SQUARE))[None, :]
-    none = gl.zeros([64, 64], gl.float32, SCORES)
-    async_copy.wait_group(0)
-    fence_async_shared()
-    rows = (chunk * HV + group * (HV // H) + pair) * 4096
-    step = 4096
-    if (HV // H) % P != 0:
-        step = (gl.minimum(pair + 1, HV // H - 1) - pair) * 4096
-    qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
-    kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
-    qk, kk = warpgroup_mma_wait(0, deps=[qk, kk])
-    qk = gl.where(r >= c, qk * scale, 0.0)
-    s_low = gl.allocate_shared_memory(LOW, [P, 64, 64], SHARED)
-    tiles = inverse_tiles(P)
-    for h in gl.static_range(P):
-        line = s_G.index(h)
-        # above the diagonal, where scores are 0, the difference is positive: its exponential must be finite
-        decay = line.load(ROW)[:, None] - line.load(COLUMN)[None, :]
-        decay = _exp2(gl.minimum(decay, 100.0)) * s_b.index(h).load(COLUMN)[None, :]
-        s_low.index(h).store((qk * decay).to(LOW))
-        keep_matrix(tiles, kk * decay, h, SCORES)
-    for h in gl.static_range(P):
-        gl.store(attention + rows + h * step + square, s_low.index(h).load(SQUARE))
-    store_inverses(tiles, inverse + rows, step, P, WARPS)
+    one = group * (HV // H) + 2 * part
+    if ODD and PAIRS > 0:  # noqa: SIM102 (a branch of its own is dropped where it is constant)
+        if part == PAIRS:
+            _prepare(
+                q, k, g, beta, A_log, dt_bias, G, strength, factors, inverse, attention, scale, chunk, first, count,
+                group, one, 1, H, HV, K, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL, KEEPS,
+            )  # fmt: skip
+            return
+    _prepare(
+        q, k, g, beta, A_log, dt_bias, G, strength, factors, inverse, attention, scale, chunk, first, count, group, one,
+        2 if PAIRS > 0 else 1, H, HV, K, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL, KEEPS,
+    )  # fmt: skip

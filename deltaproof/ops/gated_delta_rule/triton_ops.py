@@ -18,9 +18,9 @@ def _saved_like(call: SequenceCall) -> Prepared:
     return G, strength, call.v.new_empty(chunk_bound(call), HV, C, C, dtype=inverse_dtype(operand_dtype(call)))
 
 
-def chunk_rule(forward: Forward) -> ChunkRule:
+def chunk_rule(forward: Forward, inference: Forward) -> ChunkRule:
     """Return the chunked form with this forward, which keeps what the Triton kernels' backward needs."""
-    return ChunkRule(forward, ("G", "strength", "inverse"), _saved_like, backward)
+    return ChunkRule(forward, inference, ("G", "strength", "inverse"), _saved_like, backward)
 
 
-OPERATORS = TritonOperators("gated_delta_rule", chunk_rule(forward))
+OPERATORS = TritonOperators("gated_delta_rule", chunk_rule(forward, forward))

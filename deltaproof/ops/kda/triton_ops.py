@@ -16,7 +16,7 @@ def _saved_like(call: SequenceCall) -> Saved:
 
 def chunk_rule(forward: Forward) -> ChunkRule:
     """Return the chunked form with this forward, which keeps what the Triton kernels' backward needs."""
-    return ChunkRule(forward, ("inverse",), _saved_like, backward)
+    return ChunkRule(forward, forward, ("inverse",), _saved_like, backward)
 
 
 OPERATORS = TritonOperators("kda", chunk_rule(forward))

@@ -45,7 +45,8 @@ CASES = {
         "many chunks of slow gates": {"T": 400, "HV": 1, "gates": "slow"},
         "chunks that forget beside chunks that do not": {"T": 330, "gates": "mixed"},
         "a pack with empty sequences and a tail": {"seqlens": (0, 65, 0, 3, 128), "tail": 5, "gate_in_kernel": True},
-        "heads in groups": {"H": 2, "HV": 6, "K": 128, "V": 128},
+        "heads in odd groups": {"H": 2, "HV": 6, "K": 128, "V": 128},
+        "a head each": {"H": 3, "HV": 3},
         "neither state": {"initial_state": False, "final_state": False},
         "a state of two bytes": {"state_dtype": "bfloat16", "layout": "v_first"},
     },
@@ -184,6 +185,28 @@ def noted(call: Any, fill: float | None = None) -> tuple[torch.Tensor, torch.Ten
     return o, final, buffers
 
 
+@pytest.mark.parametrize("split", [0, 1])
+def test_what_a_backward_pass_needs_is_kept_for_one_alone(split, monkeypatch):
+    launched(monkeypatch, WalkTable(64, split))
+    call: Any = CONTEXT.call(made("chunk", T=130))
+    o, final, buffers = noted(call)
+    T, HV, chunks = 130, 2, 3
+    shapes = [tuple(x.shape) for x in buffers]
+    # T' and A folded, no G, no strength; where a sequence is split, transitions lie in o if that has the room
+    assert shapes.count((chunks, HV, 32, 96)) == 2 and (1, T, HV) not in shapes
+    kept, kept_final, buffers = noted(call.with_(q=call.q.clone().requires_grad_()))
+    shapes = [tuple(x.shape) for x in buffers]
+    assert shapes.count((chunks, HV, 64, 64)) == 2 and shapes.count((1, T, HV)) == 2
+    assert torch.equal(o, kept) and torch.equal(final, kept_final)
+
+
+@pytest.mark.parametrize(("K", "room"), [(64, True), (128, False)])
+def test_transitions_lie_where_outputs_will_if_there_is_room(K, room, monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2))
+    _, _, buffers = noted(CONTEXT.call(made("chunk", T=384, K=K)))
+    assert ((3, 2, 2, K, K) in [tuple(x.shape) for x in buffers]) != room
+
+
 FORGETFUL = ((-70, 0), (-60, 1), (-80, 0), (-60, 1), (-1e4, 0))
 """Of each segment but the last: the sum of a head's log gates, and whether it carries a state. Other heads' do."""
 
@@ -289,12 +312,13 @@ def test_states_between_segments_have_sixteen_bits(rows):
     want = b.double()
     for i in range(1, segments - 1):
         want[i + 1] += torch.where(carried[i, :, None, None] != 0, want[i] @ A[i], 0.0)
-    starts = b.to(DEVICE)
+    # b of segment i and the state behind it lie at i: nothing is kept of what is before the first
+    starts = b[1:].clone().to(DEVICE)
     stitch_kernel[(HV * V // rows,)](
         starts, transitions.to(DEVICE), carried.to(DEVICE), starts, 64 * segments - 5, HV=HV, K=K, V=V, BV=rows,
         STAGES=3, SPLIT=1, VARLEN=False, num_warps=rows // 4,
     )  # fmt: skip
-    found = starts.cpu()
+    found = torch.cat([b[:1], starts.cpu()])
     assert torch.equal(found[:2], b[:2]) and torch.equal(found[4, 1], b[4, 1])
     error = (found - want).norm(dim=-1) / want.norm(dim=-1)
     assert error[3, 1].isnan().all()
