@@ -81,7 +81,7 @@ def expect_late(late, c, BV: gl.constexpr, OUTPUTS: gl.constexpr):
 
 
 @gluon.jit
-def copy_late(late, c, row, value, matrix, OUTPUTS: gl.constexpr, WHOLE: gl.constexpr):
+def copy_late(late, c, row, value, matrix, OUTPUTS: gl.constexpr, WHOLE: gl.constexpr, WHOLE_A: gl.constexpr):
     """Ask for a chunk's values, inverse and attention (OUTPUTS); see ``copy_early`` and ``copy_matrix``."""
     v, inverse, attention = late[0]
     s_v, s_i, s_a = late[1]
@@ -92,20 +92,21 @@ def copy_late(late, c, row, value, matrix, OUTPUTS: gl.constexpr, WHOLE: gl.cons
     copy_matrix(inverse, matrix, b_i.index(i), s_i.index(i), 0, WHOLE)
     if OUTPUTS:
         i = c % b_a.shape[0]
-        copy_matrix(attention, matrix, b_a.index(i), s_a.index(i), -32, WHOLE)
+        copy_matrix(attention, matrix, b_a.index(i), s_a.index(i), -32, WHOLE_A)
 
 
 @gluon.jit
 def copy_first(
     early, late, row, row_v, key, value, matrix,
     K: gl.constexpr, BV: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: gl.constexpr, WHOLE: gl.constexpr,
+    WHOLE_A: gl.constexpr,
 ):  # fmt: skip
     """Ask for all of chunk 0, whose values begin at ``row_v``; see ``copy_early``."""
     expect_early(early, 0, K, OUTPUTS, PER_CHANNEL)
     expect_late(late, 0, BV, OUTPUTS)
     gl.thread_barrier()
     copy_early(early, 0, row, key, matrix, OUTPUTS, PER_CHANNEL)
-    copy_late(late, 0, row_v, value, matrix, OUTPUTS, WHOLE)
+    copy_late(late, 0, row_v, value, matrix, OUTPUTS, WHOLE, WHOLE_A)
 
 
 @gluon.jit

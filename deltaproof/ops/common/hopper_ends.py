@@ -29,7 +29,7 @@ from deltaproof.ops.common.hopper_copies import (
 )
 from deltaproof.ops.common.hopper_language import LOG2E, halves, plus
 from deltaproof.ops.common.hopper_tiles import is_last, segment_place
-from deltaproof.ops.common.hopper_triangles import copied_tile, in_order
+from deltaproof.ops.common.hopper_triangles import copied_tile, turned
 from deltaproof.ops.common.triton_inputs import MIN_LOG_GATE
 
 FORGOTTEN = gl.constexpr(MIN_LOG_GATE.value * LOG2E.value)
@@ -70,7 +70,7 @@ def forgetting_chunk(
     # a bit a chunk
     remembers = gl.reduce_or(gl.sum(gl.where(total < FORGOTTEN, 0, 1).to(gl.int64) << back, 0), 0)
     back = gl.arange(0, SPLIT, gl.SliceLayout(1, EACH))
-    return gl.max(gl.where(((remembers >> back) & 1) == 0, chunks - 1 - back, -1), 0)
+    return gl.max(gl.where(((remembers >> back.to(gl.int64)) & 1) == 0, chunks - 1 - back, -1), 0)
 
 
 @gluon.jit(do_not_specialize=["N", "T", "slots"])
@@ -80,7 +80,7 @@ def hopper_ends_kernel(
     v,  # [B, T, HV, V]
     factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}; a gate a channel: e^{G_C} [chunks, HV, K]
     strength,  # a gate a channel: beta [B, T, HV] fp32
-    inverse,  # [chunks, HV, 64, 64], or folded: T'
+    inverse,  # T' [chunks, HV, 64, 64] if it is WHOLE, else folded
     gates,  # the same as factors
     starts,  # [segments - 1, HV, V, K] out, fp32: b^T of each but the last
     transitions,  # [segments, HV, 2, K, K] out, bf16: A^T, in two pieces, of segments neither first nor last that carry
@@ -180,7 +180,7 @@ def hopper_ends_kernel(
     key = (head // (HV // H)).to(gl.int32) * K
     value = head.to(gl.int32) * V + block.to(gl.int32) * BV
     if chunks > 0:
-        copy_first(early, late, row, row_v, key, value, matrix, K, BV, False, PER_CHANNEL, WHOLE)
+        copy_first(early, late, row, row_v, key, value, matrix, K, BV, False, PER_CHANNEL, WHOLE, WHOLE)
     if PER_CHANNEL:
         count = gl.where(chunks > 0, 64, 0)
         copy_strength(strength + first * HV + head, s_strength.index(0), count, HV, WARPS)
@@ -229,7 +229,7 @@ def hopper_ends_kernel(
         if there:
             ahead_row, ahead_matrix = row + ahead * 64, matrix + ahead * HV
             copy_early(early, ahead, ahead_row, key, ahead_matrix, False, PER_CHANNEL)
-            copy_late(late, ahead, row_v + ahead * 64, value, ahead_matrix, False, WHOLE)
+            copy_late(late, ahead, row_v + ahead * 64, value, ahead_matrix, False, WHOLE, WHOLE)
         if PER_CHANNEL:
             at = s_strength.index(ahead % STAGES)
             copy_strength(strength + (first + ahead * 64) * HV + head, at, gl.where(there, 64, 0), HV, WARPS)
@@ -241,7 +241,7 @@ def hopper_ends_kernel(
         y = warpgroup_mma(x, s_i.index(stage).permute([1, 0]), zero, use_acc=False, is_async=True)
         y, x = warpgroup_mma_wait(0, deps=[y, x])
         y = (
-            in_order(y, TOKENS, WHOLE)
+            turned(y, TOKENS, not WHOLE)
             * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(2 * stage + 1)).load(COLUMN)[None, :]
         )
         written = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)

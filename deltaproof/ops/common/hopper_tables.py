@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 BUSY = 96
 """Programs of the walk from which on nothing is split: an H200 has 132 multiprocessors."""
-SEGMENT = 32
-"""Chunks of a segment."""
+SHORT, LONG = 32, 64
+"""Chunks of a segment: of few heads, and of as many that two segments are as many programs as multiprocessors."""
+MANY = 64
+"""Programs of a segment's walk from which on it is long."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,10 @@ class WalkTable:
     @classmethod
     def of(cls, V: int, HV: int, sequences: int) -> WalkTable:
         """Return the configuration for a value size, a number of value heads and one of sequences."""
-        return cls(64, 0 if sequences * HV * (V // 64) >= BUSY else SEGMENT)
+        programs = HV * (V // 64)
+        if sequences * programs >= BUSY:
+            return cls(64, 0)
+        return cls(64, LONG if programs >= MANY else SHORT)
 
 
 def stitch_rows(V: int, HV: int) -> int:

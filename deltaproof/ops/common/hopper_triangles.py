@@ -47,12 +47,9 @@ def inverse_place(row, column, WHOLE: gl.constexpr):
 
 
 @gluon.jit
-def attention_place(row, column, WHOLE: gl.constexpr):
-    """Return where an element of A, or folded one of A^T but such that column < 32 <= row, lies."""
-    at = row * 64
-    if not WHOLE:
-        at = gl.where(row < 32, row * 96 + 32, (row - 32) * 96 - 32)
-    return at + column
+def attention_place(row, column):
+    """Return where an element of folded A^T lies; none such that column < 32 <= row does."""
+    return gl.where(row < 32, row * 96 + 32, (row - 32) * 96 - 32) + column
 
 
 @gluon.jit
@@ -82,12 +79,11 @@ def attention_right(tile, WHOLE: gl.constexpr):
 
 
 @gluon.jit
-def in_order(errors, LAYOUT: gl.constexpr, WHOLE: gl.constexpr):
-    """Return errors [BV, 64], in LAYOUT, by tokens in order; a thread's are its own as before."""
+def turned(errors, LAYOUT: gl.constexpr, ASKED: gl.constexpr):
+    """Return errors [BV, 64], in LAYOUT, with the halves of their tokens exchanged if that is ASKED: in a thread."""
     x = errors
-    if not WHOLE:
-        BV: gl.constexpr = errors.shape[0]
-        late, early = errors.reshape([BV, 2, 32]).permute([0, 2, 1]).split()
-        x = gl.join(early, late).permute([0, 2, 1]).reshape([BV, 64])
+    if ASKED:
+        one, other = errors.reshape([errors.shape[0], 2, 32]).permute([0, 2, 1]).split()
+        x = gl.join(other, one).permute([0, 2, 1]).reshape([errors.shape[0], 64])
         x = gl.convert_layout(x, LAYOUT, assert_trivial=True)
     return x

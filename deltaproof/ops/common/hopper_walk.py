@@ -40,7 +40,7 @@ from deltaproof.ops.common.hopper_copies import (
     zero_behind,
 )
 from deltaproof.ops.common.hopper_tiles import is_last, segment_place
-from deltaproof.ops.common.hopper_triangles import attention_right, copied_tile, in_order
+from deltaproof.ops.common.hopper_triangles import attention_right, copied_tile, turned
 
 
 @gluon.jit(do_not_specialize=["N", "T", "slots", "M"])
@@ -51,8 +51,8 @@ def hopper_walk_kernel(
     v,  # [B, T, HV, V]
     factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}; a gate a channel: e^{G_C} [chunks, HV, K]
     strength,  # a gate a channel: beta [B, T, HV] fp32
-    inverse,  # [chunks, HV, 64, 64], or folded: T'
-    attention,  # [chunks, HV, 64, 64]: A, or folded: A^T; a gate a channel: A / scale
+    inverse,  # T' [chunks, HV, 64, 64] if it is WHOLE, else folded
+    attention,  # A [chunks, HV, 64, 64] if it is WHOLE_A, else A^T, folded; a gate a channel: A / scale
     outputs,  # [B, T, HV, V] out: a descriptor
     o,  # the same
     starts,  # [segments - 1, HV, V, K] fp32, where SPLIT: states before all but the first, and each sequence's first
@@ -94,6 +94,7 @@ def hopper_walk_kernel(
     EVERY: gl.constexpr,
     PER_CHANNEL: gl.constexpr,
     WHOLE: gl.constexpr,
+    WHOLE_A: gl.constexpr,
 ):
     WARPS: gl.constexpr = BV // 16
     BLOCKS: gl.constexpr = V // BV
@@ -146,13 +147,13 @@ def hopper_walk_kernel(
     fence_async_shared()
     gl.thread_barrier()
     early = ((k, q, kept, factors), (s_k, s_q, s_kept, s_factors), (b_k, b_q, b_kept, b_factors))
-    late = ((v, inverse, attention), (s_v, copied_tile(s_i, WHOLE), copied_tile(s_a, WHOLE)), (b_v, b_i, b_a))
+    late = ((v, inverse, attention), (s_v, copied_tile(s_i, WHOLE), copied_tile(s_a, WHOLE_A)), (b_v, b_i, b_a))
     row = first.to(gl.int32)
     matrix = chunk_0.to(gl.int32) * HV + head.to(gl.int32)
     key = (head // (HV // H)).to(gl.int32) * K
     value = head.to(gl.int32) * V + block.to(gl.int32) * BV
     if chunks > 0:
-        copy_first(early, late, row, row, key, value, matrix, K, BV, True, PER_CHANNEL, WHOLE)
+        copy_first(early, late, row, row, key, value, matrix, K, BV, True, PER_CHANNEL, WHOLE, WHOLE_A)
     if PER_CHANNEL:
         copy_strength(strength + (first * HV + head), s_strength.index(0), length, HV, WARPS)
 
@@ -214,7 +215,7 @@ def hopper_walk_kernel(
         # the outputs of the chunk before; nothing, at first
         if c > 0:
             wait_for(b_a, c - 1)
-        out = warpgroup_mma(errors, attention_right(s_a.index((c + 1) % 2), WHOLE), by_q, is_async=True)
+        out = warpgroup_mma(errors, attention_right(s_a.index((c + 1) % 2), WHOLE_A), by_q, is_async=True)
         ahead = c + 1
         there = ahead < chunks
         if there:
@@ -248,13 +249,13 @@ def hopper_walk_kernel(
         tma.store_wait(0)
         gl.thread_barrier()
         if there:
-            copy_late(late, ahead, row + ahead * 64, value, matrix + ahead * HV, True, WHOLE)
+            copy_late(late, ahead, row + ahead * 64, value, matrix + ahead * HV, True, WHOLE, WHOLE_A)
         kept_y = (
-            in_order(y, TOKENS, WHOLE)
+            turned(y, TOKENS, not WHOLE)
             * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(2 * stage + 1)).load(COLUMN)[None, :]
         )
         written = gl.convert_layout(kept_y.to(LOW), LEFT, assert_trivial=True)
-        errors = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)
+        errors = gl.convert_layout(turned(y, TOKENS, WHOLE != WHOLE_A).to(LOW), LEFT, assert_trivial=True)
         if PER_CHANNEL:
             # K numbers: beside the first products there is no room for them
             S = S * s_lines.index(stage).load(CHANNEL)[None, :]
@@ -286,7 +287,7 @@ def hopper_walk_kernel(
         c = chunks - 1
         start = c * 64
         wait_for(b_a, c)
-        out = warpgroup_mma(errors, attention_right(s_a.index(c % 2), WHOLE), by_q, is_async=True)
+        out = warpgroup_mma(errors, attention_right(s_a.index(c % 2), WHOLE_A), by_q, is_async=True)
         out, errors = warpgroup_mma_wait(0, deps=[out, errors])
         if PER_CHANNEL:
             out = out * scale

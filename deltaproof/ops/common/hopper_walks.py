@@ -31,7 +31,7 @@ class WalkOperands:
     factors: torch.Tensor
     strength: torch.Tensor
     inverse: torch.Tensor  # [chunks, HV, 64, 64], or folded
-    attention: torch.Tensor  # alike
+    attention: torch.Tensor  # the same, but folded it is transposed
     per_channel: bool
 
 
@@ -141,6 +141,6 @@ def walk(
         *(given(x, o) for x in (slots.checkpoints, slots.read, slots.write, slots.fresh)), *places,
         call.options.scale, T, call.sequences, slots.count,
         0 if slots.checkpoints is None else slots.checkpoints.shape[1], *state_strides(source, layout),
-        *state_strides(sink, layout), **common, BV=table.BV, WRITE=sink is not None, EVERY=slots.every,
-        num_warps=table.BV // 16,
+        *state_strides(sink, layout), **common, BV=table.BV, WHOLE_A=is_whole(known.attention),
+        WRITE=sink is not None, EVERY=slots.every, num_warps=table.BV // 16,
     )  # fmt: skip

@@ -22,15 +22,16 @@ def _run(
     B, T, H, HV, _, _ = call.dims
     factors = chunks.new(chunks.count, HV, 2, 64, dtype=torch.float32)
     G, strength = (chunks.new(B, T, HV, dtype=torch.float32) if keeps else factors for _ in range(2))
-    size = (64, 64) if keeps else FOLDED
-    inverse, attention = (chunks.new(chunks.count, HV, *size) for _ in range(2))
+    inverse, attention = (chunks.new(chunks.count, HV, *size) for size in ((64, 64) if keeps else FOLDED, FOLDED))
     g, beta = aligned(call.g), aligned(call.beta)
     if chunks.count:
         hopper_prepare_kernel[(chunks.count * H * triton.cdiv(HV // H, 2),)](
             chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), G, strength, factors,
             inverse, attention, *chunks.pack, options.scale, T, call.sequences, **chunks.flags,
             GATE=options.gate_in_kernel, DT_BIAS=call.dt_bias is not None, BETA_SIGMOID=options.beta_sigmoid,
-            NEG_EIGVAL=options.neg_eigval, KEEPS=keeps, num_warps=4, maxnreg=128,
+            NEG_EIGVAL=options.neg_eigval, KEEPS=keeps, num_warps=4,
+            # room for four programs a multiprocessor, or for five of one value head each, which spill if they keep more
+            maxnreg=96 if HV == H and not keeps else 128,
         )  # fmt: skip
     known = WalkOperands(chunks.q, chunks.k, chunks.k, factors, strength, inverse, attention, per_channel=False)
     walk(chunks, known, o, source, sink)

@@ -45,6 +45,8 @@ def _prepare(
     LINES: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
 
+    # 32 bits, as registers are short
+    number = chunk.to(gl.int32) * HV + one
     s_q = gl.allocate_shared_memory(LOW, [64, K], SHARED)
     s_k = gl.allocate_shared_memory(LOW, [64, K], SHARED)
     copy_rows(k + (first * H + group) * K, s_k, H * K, count, K, WARPS)
@@ -63,7 +65,7 @@ def _prepare(
     if KEEPS:
         gl.store(G + place, b_G, mask=inside)
         gl.store(strength + place, b_b, mask=inside)
-    factor = factors + (chunk * HV + head) * 128 + token
+    factor = factors + (number + head - one).to(gl.int64) * 128 + token
     end = gl.min(b_G, 0)[None, :] * LOG2E
     b_G = b_G * LOG2E
     gl.store(factor, _exp2(b_G))
@@ -77,12 +79,10 @@ def _prepare(
     c = gl.arange(0, 64, COLUMN)[None, :]
     row_at = gl.arange(0, 64, gl.SliceLayout(1, SQUARE))[:, None]
     column_at = gl.arange(0, 64, gl.SliceLayout(0, SQUARE))[None, :]
-    square = attention_place(row_at, column_at, KEEPS)
+    square = attention_place(row_at, column_at)
     none = gl.zeros([64, 64], gl.float32, SCORES)
     async_copy.wait_group(0)
     fence_async_shared()
-    SIZE: gl.constexpr = 64 * 64 if KEEPS else 32 * 96
-    rows = (chunk * HV + one) * SIZE
     qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
     kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
     qk, kk = warpgroup_mma_wait(0, deps=[qk, kk])
@@ -94,15 +94,13 @@ def _prepare(
         # above the diagonal, where scores are 0, the difference is positive: its exponential must be finite
         decay = line.load(ROW)[:, None] - line.load(COLUMN)[None, :]
         decay = _exp2(gl.minimum(decay, 100.0)) * s_b.index(h).load(COLUMN)[None, :]
-        if KEEPS:
-            s_low.index(h).store((qk * decay).to(LOW))
-        else:
-            s_low.index(h).permute([1, 0]).store((qk * decay).to(LOW))
+        s_low.index(h).permute([1, 0]).store((qk * decay).to(LOW))
         keep_matrix(tiles, kk * decay, h, SCORES)
     for h in gl.static_range(P):
-        spot = attention + rows + h * SIZE + square
-        gl.store(spot, s_low.index(h).load(SQUARE), mask=KEEPS | (row_at < 32) | (column_at >= 32))
-    store_inverses(tiles, inverse + rows, SIZE, P, WARPS, KEEPS)
+        spot = attention + (number + h).to(gl.int64) * (32 * 96) + square
+        gl.store(spot, s_low.index(h).load(SQUARE), mask=(row_at < 32) | (column_at >= 32))
+    SIZE: gl.constexpr = 64 * 64 if KEEPS else 32 * 96
+    store_inverses(tiles, inverse + number.to(gl.int64) * SIZE, SIZE, P, WARPS, KEEPS)
 
 
 @gluon.jit(do_not_specialize=["N", "T"])
@@ -117,7 +115,7 @@ def hopper_prepare_kernel(
     strength,  # [B, T, HV] out where KEEPS, fp32
     factors,  # [chunks, HV, 2, 64] out, fp32: e^G and beta e^{G_C - G}
     inverse,  # [chunks, HV, 64, 64] out: T', whole where KEEPS, else folded
-    attention,  # [chunks, HV, 64, 64] out: A = scale M diag(beta), alike
+    attention,  # [chunks, HV, 32, 96] out: A^T, folded, with A = scale M diag(beta)
     cu_seqlens,
     chunk_offsets,
     chunk_sequence,

@@ -82,6 +82,7 @@ def test_it_agrees_with_the_oracle(probe, form, changes, block, split, monkeypat
 def test_the_split_depends_on_the_number_of_sequences_and_not_on_their_lengths():
     assert WalkTable.of(128, 8, 1).split == WalkTable.of(128, 8, 5).split == 32
     assert WalkTable.of(128, 8, 6).split == WalkTable.of(128, 64, 1).split == 0
+    assert WalkTable.of(128, 32, 1).split == WalkTable.of(64, 64, 1).split == 64
 
 
 def test_programs_between_segments_have_more_rows_where_heads_are_many():
@@ -196,7 +197,7 @@ def test_what_a_backward_pass_needs_is_kept_for_one_alone(split, monkeypatch):
     assert shapes.count((chunks, HV, 32, 96)) == 2 and (1, T, HV) not in shapes
     kept, kept_final, buffers = noted(call.with_(q=call.q.clone().requires_grad_()))
     shapes = [tuple(x.shape) for x in buffers]
-    assert shapes.count((chunks, HV, 64, 64)) == 2 and shapes.count((1, T, HV)) == 2
+    assert shapes.count((chunks, HV, 64, 64)) == 1 and shapes.count((1, T, HV)) == 2
     assert torch.equal(o, kept) and torch.equal(final, kept_final)
 
 
@@ -268,12 +269,14 @@ def test_what_a_segment_forgets_changes_no_bit_behind_it(split, monkeypatch):
     assert not torch.equal(one[:, 0], two[:, 0])
 
 
-def test_chunks_of_a_whole_segment_forget_together(monkeypatch):
-    launched(monkeypatch, WalkTable(64, 32))
-    call: Any = CONTEXT.call(made("chunk", T=3 * 2048 + 1))
+@pytest.mark.parametrize("split", [32, 64])
+def test_chunks_of_a_whole_segment_forget_together(split, monkeypatch):
+    launched(monkeypatch, WalkTable(64, split))
+    size = 64 * split
+    call: Any = CONTEXT.call(made("chunk", T=3 * size + 1))
     g = torch.zeros_like(call.g)
-    g[:, :2048, 0], g[:, 2048:4096, 0] = -65 / 2048, -63 / 2048
-    g[:, 64:2048, 1], g[:, 2048:2112, 1] = -65 / 1984, -65 / 64
+    g[:, :size, 0], g[:, size : 2 * size, 0] = -65 / size, -63 / size
+    g[:, 64:size, 1], g[:, size : size + 64, 1] = -65 / (size - 64), -65 / 64
     _, final, buffers = noted(call.with_(g=g))
     (carried,) = (x for x in buffers if x.dtype == torch.int32)
     assert carried[:-1].tolist() == [[0, 0], [1, 0], [1, 1]]
