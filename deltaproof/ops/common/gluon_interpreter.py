@@ -166,11 +166,6 @@ class Blocks(Shared):
     def index(self, i: Any) -> Shared:
         return Blocks(super().index(i).tile)
 
-    def _none(self, *_: Any) -> Any:
-        raise NotImplementedError("of a tile in blocks only stages are known")
-
-    load = store = slice = permute = reshape = _reinterpret = _none
-
 
 class Machine:
     """What runs one program at a time: its number, and what was asked for and has not come."""
