@@ -76,7 +76,10 @@ def sequence_place(n, T, cu_seqlens, chunk_offsets, C: tl.constexpr, VARLEN: tl.
 def zero_tail_kernel(o, cu_seqlens, N, T, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Zero the rows of o [T, WIDTH] that lie behind the last sequence; grid over blocks of rows."""
     end = tl.load(cu_seqlens + N).to(tl.int64)
-    rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    if first + BLOCK <= end:
+        return
+    rows = first + tl.arange(0, BLOCK)  # [BLOCK]
     for start in range(0, WIDTH, 128):
         at = start + tl.arange(0, 128)
         inside = ((rows >= end) & (rows < T))[:, None] & (at < WIDTH)[None, :]

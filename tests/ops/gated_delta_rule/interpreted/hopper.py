@@ -191,14 +191,16 @@ def test_what_a_backward_pass_needs_is_kept_for_one_alone(split, monkeypatch):
     launched(monkeypatch, WalkTable(64, split))
     call: Any = CONTEXT.call(made("chunk", T=130))
     o, final, buffers = noted(call)
-    T, HV, chunks = 130, 2, 3
-    shapes = [tuple(x.shape) for x in buffers]
-    # T' and A folded, no G, no strength; where a sequence is split, transitions lie in o if that has the room
-    assert shapes.count((chunks, HV, 32, 96)) == 2 and (1, T, HV) not in shapes
+    folded, other = (x for x in buffers if x.shape == (3, 2, 32, 96))
+    assert not any(x.shape in ((1, 130, 2), (3, 2, 64, 64)) for x in buffers)
     kept, kept_final, buffers = noted(call.with_(q=call.q.clone().requires_grad_()))
-    shapes = [tuple(x.shape) for x in buffers]
-    assert shapes.count((chunks, HV, 64, 64)) == 1 and shapes.count((1, T, HV)) == 2
+    (inverse,) = (x for x in buffers if x.shape == (3, 2, 64, 64))
+    (attention,) = (x for x in buffers if x.shape == (3, 2, 32, 96))
+    assert sum(x.shape == (1, 130, 2) for x in buffers) == 2
     assert torch.equal(o, kept) and torch.equal(final, kept_final)
+    # rows of the inverse: the late ones, and beside them what is not 0 of the early ones
+    assert torch.equal(folded, torch.cat([inverse[:, :, 32:], inverse[:, :, :32, :32]], 3))
+    assert not inverse[:, :, :32, 32:].any() and torch.equal(attention, other)
 
 
 @pytest.mark.parametrize(("K", "room"), [(64, True), (128, False)])
