@@ -83,6 +83,18 @@ def copy_rows(
 
 
 @gluon.jit
+def zero_rows(x, count, stride: gl.constexpr, WIDTH: gl.constexpr, WARPS: gl.constexpr):
+    """Store zeros to ``count`` rows of WIDTH elements, ``stride`` apart."""
+    LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [256 // WIDTH, WIDTH // 8], [WARPS, 1], [1, 0])  # [64, WIDTH]
+    row = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT))[:, None]
+    place = row * stride + gl.arange(0, WIDTH, gl.SliceLayout(0, LAYOUT))[None, :]
+    zeros = gl.zeros([64, WIDTH], gl.float32, LAYOUT).to(x.dtype.element_ty)
+    for start in range(0, count, 64):
+        gl.store(x + place, zeros, mask=row < count - start)
+        x += 64 * stride
+
+
+@gluon.jit
 def copy_line(x, tile, stride: gl.constexpr, count, SIZE: gl.constexpr, WARPS: gl.constexpr):
     """Copy SIZE numbers, ``stride`` apart, into shared memory: ``count`` of them, and zeros behind."""
     at = gl.arange(0, SIZE, gl.BlockedLayout([1], [32], [WARPS], [0]))

@@ -39,7 +39,7 @@ from deltaproof.ops.common.hopper_copies import (
     wait_for,
     zero_behind,
 )
-from deltaproof.ops.common.hopper_tiles import is_last, segment_place
+from deltaproof.ops.common.hopper_tiles import is_last, segment_place, zero_rows
 from deltaproof.ops.common.hopper_triangles import attention_right, copied_tile, turned
 
 
@@ -126,6 +126,11 @@ def hopper_walk_kernel(
     if n < 0:
         return
     chunks = (length + 63) // 64
+    if VARLEN:  # noqa: SIM102 (a branch of its own is dropped where it is constant)
+        if (n == N - 1) & (index == 0):
+            # what lies behind the pack
+            end = gl.minimum(gl.maximum(gl.load(cu_seqlens + N).to(gl.int64), 0), T)
+            zero_rows(o + (end * (HV * V) + head * V + block * BV), T - end, HV * V, BV, WARPS)
 
     s_q = gl.allocate_shared_memory(LOW, [2, 64, K], SHARED)
     s_k = gl.allocate_shared_memory(LOW, [2, 64, K], SHARED)
@@ -175,10 +180,7 @@ def hopper_walk_kernel(
                     wait_for(late[2][i], 0)
             if PER_CHANNEL:
                 async_copy.wait_group(0)
-            for skipped in range(chunks):
-                spot = o + ((row + skipped * 64).to(gl.int64) * (HV * V) + value)
-                none = gl.zeros([64 // ROWS, ROWS, BV], gl.float32, VALUES).to(o.dtype.element_ty)
-                gl.store((spot + inner) + far * (HV * V), none, mask=near < length - skipped * 64 - far)
+            zero_rows(o + (first * (HV * V) + value), length, HV * V, BV, WARPS)
             return
     S = gl.zeros([BV, K], gl.float32, STATE)
     if READ:

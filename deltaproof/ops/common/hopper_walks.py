@@ -17,7 +17,7 @@ from deltaproof.ops.common.hopper_tables import WalkTable, stitch_rows
 from deltaproof.ops.common.hopper_triangles import described, is_whole
 from deltaproof.ops.common.hopper_walk import hopper_walk_kernel
 from deltaproof.ops.common.triton_chunks import Chunks, Slots
-from deltaproof.ops.common.triton_host import given, state_strides
+from deltaproof.ops.common.triton_host import given, state_strides, zero_tail
 from deltaproof.ops.common.triton_places import chunk_table_kernel
 
 
@@ -101,7 +101,7 @@ def walk(
 ) -> None:
     """Fill o [B, T, HV, V] and ``sink``, from the states in ``source``; in segments where sequences are split."""
     if not chunks.call.sequences:
-        return
+        return zero_tail(o, chunks.call.cu_seqlens)
     call, layout, slots = chunks.call, chunks.call.options.layout, Slots.of(chunks.call)
     _, T, _, HV, K, V = call.dims
     table = WalkTable.of(V, HV, 1 if call.options.batch_invariant else call.sequences)

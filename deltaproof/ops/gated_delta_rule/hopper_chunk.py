@@ -8,7 +8,7 @@ import triton
 from deltaproof.ops.common.hopper_triangles import FOLDED
 from deltaproof.ops.common.hopper_walks import WalkOperands, walk
 from deltaproof.ops.common.triton_chunks import Call, Chunks, Saved
-from deltaproof.ops.common.triton_host import aligned, given, zero_tail
+from deltaproof.ops.common.triton_host import aligned, given
 from deltaproof.ops.gated_delta_rule.hopper_prepare import hopper_prepare_kernel
 from deltaproof.ops.gated_delta_rule.triton_chunk import Prepared
 
@@ -35,7 +35,6 @@ def _run(
         )  # fmt: skip
     known = WalkOperands(chunks.q, chunks.k, chunks.k, factors, strength, inverse, attention, per_channel=False)
     walk(chunks, known, o, source, sink)
-    zero_tail(o, call.cu_seqlens)
     return G, strength, inverse
 
 

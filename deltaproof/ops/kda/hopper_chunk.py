@@ -8,7 +8,6 @@ import triton
 from deltaproof.ops.common.hopper_inverse import hopper_invert_kernel
 from deltaproof.ops.common.hopper_walks import WalkOperands, walk
 from deltaproof.ops.common.triton_chunks import Call, Chunks, Saved
-from deltaproof.ops.common.triton_host import zero_tail
 from deltaproof.ops.kda.triton_chunk import cut, scores
 
 
@@ -35,5 +34,4 @@ def forward(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torc
         found.queries, found.keys, found.kept, found.left, found.strength, inverse, found.attention, per_channel=True
     )
     walk(chunks, known, o, source, sink)
-    zero_tail(o, call.cu_seqlens)
     return (inverse,)
