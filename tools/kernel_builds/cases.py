@@ -227,8 +227,9 @@ def _table() -> list[Case]:
         # one sequence is split with more heads
         hopper = Case("chunk", "bf16", 128, 128, sequences=1, hopper=True)
         cases += [hopper, replace(hopper, varlen=True), replace(hopper, K=64, V=64, HV=64)]
-        # the first stage has two value heads of a group at a time
+        # the first stage has two value heads of a group at a time, or of two groups
         cases += [replace(hopper, HV=48), replace(hopper, K=64, V=64, dtype="fp16", HV=16, varlen=True)]
+        cases += [replace(hopper, HV=16), replace(hopper, H=1, HV=1, full=False)]
     return cases
 
 

@@ -25,13 +25,15 @@ def _run(
     inverse, attention = (chunks.new(chunks.count, HV, *size) for size in ((64, 64) if keeps else FOLDED, FOLDED))
     g, beta = aligned(call.g), aligned(call.beta)
     if chunks.count:
-        hopper_prepare_kernel[(chunks.count * H * triton.cdiv(HV // H, 2),)](
+        apart = HV == H and H % 2 == 0
+        programs = H // 2 if apart else H * triton.cdiv(HV // H, 2)
+        hopper_prepare_kernel[(chunks.count * programs,)](
             chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), G, strength, factors,
             inverse, attention, *chunks.pack, options.scale, T, call.sequences, **chunks.flags,
             GATE=options.gate_in_kernel, DT_BIAS=call.dt_bias is not None, BETA_SIGMOID=options.beta_sigmoid,
             NEG_EIGVAL=options.neg_eigval, KEEPS=keeps, num_warps=4,
-            # room for four programs a multiprocessor, or for five of one value head each, which spill if they keep more
-            maxnreg=96 if HV == H and not keeps else 128,
+            # room for four programs a multiprocessor; of two query/key heads each, for three
+            maxnreg=168 if apart else 128,
         )  # fmt: skip
     known = WalkOperands(chunks.q, chunks.k, chunks.k, factors, strength, inverse, attention, per_channel=False)
     walk(chunks, known, o, source, sink)

@@ -1,9 +1,9 @@
 """What the chunked gated delta rule needs without a state, for Hopper, in Gluon: a program a chunk and two value heads.
 
 Value heads of one query/key head share its products. Each has its gates, the decayed scores, and the inverse T' of its
-unit lower-triangular matrix. Of an odd number of them the last has a program to itself.
-Shape legend: chunks of 64 tokens; H query/key heads, HV value heads, P of them in a program, K key size; G cumulative
-log gates of a chunk.
+unit lower-triangular matrix. Of an odd number of them the last has a program to itself; where each is alone, those of
+two query/key heads share one. Shape legend: chunks of 64 tokens; H query/key heads, HV value heads, P of them in a
+program, K key size; G cumulative log gates of a chunk.
 """
 
 from __future__ import annotations
@@ -28,12 +28,43 @@ def _exp2(x):
 
 
 @gluon.jit
+def _copy(q, k, s_q, s_k, first, count, group, H: gl.constexpr, K: gl.constexpr, WARPS: gl.constexpr):
+    """Ask for a chunk's queries and keys of one head."""
+    copy_rows(k + (first * H + group) * K, s_k, H * K, count, K, WARPS)
+    copy_rows(q + (first * H + group) * K, s_q, H * K, count, K, WARPS)
+    async_copy.commit_group()
+
+
+@gluon.jit
+def _scores(s_q, s_k, scale, LAYOUT: gl.constexpr):
+    """Return the products [64, 64] of what was asked for: scale q k^T, zero above the diagonal, and k k^T."""
+    r = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT))[:, None]
+    c = gl.arange(0, 64, gl.SliceLayout(0, LAYOUT))[None, :]
+    none = gl.zeros([64, 64], gl.float32, LAYOUT)
+    async_copy.wait_group(0)
+    fence_async_shared()
+    qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
+    kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
+    qk, kk = warpgroup_mma_wait(0, deps=[qk, kk])
+    return gl.where(r >= c, qk * scale, 0.0), kk
+
+
+@gluon.jit
+def _store_attention(attention, number, tile, LAYOUT: gl.constexpr):
+    """Store A^T of a value head, by its number, from a tile [64, 64]."""
+    row = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT))[:, None]
+    column = gl.arange(0, 64, gl.SliceLayout(0, LAYOUT))[None, :]
+    spot = attention + number.to(gl.int64) * (32 * 96) + attention_place(row, column)
+    gl.store(spot, tile.load(LAYOUT), mask=(row < 32) | (column >= 32))
+
+
+@gluon.jit
 def _prepare(
     q, k, g, beta, A_log, dt_bias, G, strength, factors, inverse, attention, scale, chunk, first, count, group, one,
-    P: gl.constexpr, H: gl.constexpr, HV: gl.constexpr, K: gl.constexpr, GATE: gl.constexpr, DT_BIAS: gl.constexpr,
-    BETA_SIGMOID: gl.constexpr, NEG_EIGVAL: gl.constexpr, KEEPS: gl.constexpr,
+    P: gl.constexpr, APART: gl.constexpr, H: gl.constexpr, HV: gl.constexpr, K: gl.constexpr, GATE: gl.constexpr,
+    DT_BIAS: gl.constexpr, BETA_SIGMOID: gl.constexpr, NEG_EIGVAL: gl.constexpr, KEEPS: gl.constexpr,
 ):  # fmt: skip
-    """Make what a chunk's P value heads from ``one`` on need, which are of one query/key head."""
+    """Make what a chunk's P value heads from ``one`` on need: of one query/key head or, APART, each of its own."""
     WARPS: gl.constexpr = 4
     LOW: gl.constexpr = k.dtype.element_ty
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, 64, 16])  # [64, 64]
@@ -49,9 +80,7 @@ def _prepare(
     number = chunk.to(gl.int32) * HV + one
     s_q = gl.allocate_shared_memory(LOW, [64, K], SHARED)
     s_k = gl.allocate_shared_memory(LOW, [64, K], SHARED)
-    copy_rows(k + (first * H + group) * K, s_k, H * K, count, K, WARPS)
-    copy_rows(q + (first * H + group) * K, s_q, H * K, count, K, WARPS)
-    async_copy.commit_group()
+    _copy(q, k, s_q, s_k, first, count, group, H, K, WARPS)
 
     # gates and strengths while queries and keys come
     s_G = gl.allocate_shared_memory(gl.float32, [P, 64], LINES)
@@ -75,30 +104,25 @@ def _prepare(
     s_G = s_G._reinterpret(gl.float32, [P, 64], LINE)
     s_b = s_b._reinterpret(gl.float32, [P, 64], LINE)
 
-    r = gl.arange(0, 64, ROW)[:, None]
-    c = gl.arange(0, 64, COLUMN)[None, :]
-    row_at = gl.arange(0, 64, gl.SliceLayout(1, SQUARE))[:, None]
-    column_at = gl.arange(0, 64, gl.SliceLayout(0, SQUARE))[None, :]
-    square = attention_place(row_at, column_at)
-    none = gl.zeros([64, 64], gl.float32, SCORES)
-    async_copy.wait_group(0)
-    fence_async_shared()
-    qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
-    kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
-    qk, kk = warpgroup_mma_wait(0, deps=[qk, kk])
-    qk = gl.where(r >= c, qk * scale, 0.0)
-    s_low = gl.allocate_shared_memory(LOW, [P, 64, 64], SHARED)
+    qk, kk = _scores(s_q, s_k, scale, SCORES)
+    if APART:
+        # no warp may read the first head's any more
+        gl.thread_barrier()
+        _copy(q, k, s_q, s_k, first, count, group + 1, H, K, WARPS)
+    s_low = gl.allocate_shared_memory(LOW, [1 if APART else P, 64, 64], SHARED)
     tiles = inverse_tiles(P)
     for h in gl.static_range(P):
+        if APART and h > 0:
+            _store_attention(attention, number, s_low.index(0), SQUARE)
+            qk, kk = _scores(s_q, s_k, scale, SCORES)
         line = s_G.index(h)
         # above the diagonal, where scores are 0, the difference is positive: its exponential must be finite
         decay = line.load(ROW)[:, None] - line.load(COLUMN)[None, :]
         decay = _exp2(gl.minimum(decay, 100.0)) * s_b.index(h).load(COLUMN)[None, :]
-        s_low.index(h).permute([1, 0]).store((qk * decay).to(LOW))
+        s_low.index(h % s_low.shape[0]).permute([1, 0]).store((qk * decay).to(LOW))
         keep_matrix(tiles, kk * decay, h, SCORES)
-    for h in gl.static_range(P):
-        spot = attention + (number + h).to(gl.int64) * (32 * 96) + square
-        gl.store(spot, s_low.index(h).load(SQUARE), mask=(row_at < 32) | (column_at >= 32))
+    for h in gl.static_range(1 if APART else 0, P):
+        _store_attention(attention, number + h, s_low.index(h % s_low.shape[0]), SQUARE)
     SIZE: gl.constexpr = 64 * 64 if KEEPS else 32 * 96
     store_inverses(tiles, inverse + number.to(gl.int64) * SIZE, SIZE, P, WARPS, KEEPS)
 
@@ -134,12 +158,15 @@ def hopper_prepare_kernel(
     KEEPS: gl.constexpr,
 ):
     # of two at a time, the diagonal blocks' rows are as many as the threads
+    APART: gl.constexpr = HV == H and H % 2 == 0
     PAIRS: gl.constexpr = HV // H // 2
     ODD: gl.constexpr = HV // H % 2 != 0
+    EACH: gl.constexpr = 1 if APART else PAIRS + ODD
+    GROUPS: gl.constexpr = H // 2 if APART else H
     program = gl.program_id(0)
-    part = program % (PAIRS + ODD)
-    group = program // (PAIRS + ODD) % H
-    chunk = (program // ((PAIRS + ODD) * H)).to(gl.int64)
+    part = program % EACH
+    group = program // EACH % GROUPS * (H // GROUPS)
+    chunk = (program // (EACH * GROUPS)).to(gl.int64)
     n, first, count = chunk_place(chunk, T, N, cu_seqlens, chunk_offsets, chunk_sequence, C, VARLEN)
     if count == 0:
         return
@@ -149,10 +176,10 @@ def hopper_prepare_kernel(
         if part == PAIRS:
             _prepare(
                 q, k, g, beta, A_log, dt_bias, G, strength, factors, inverse, attention, scale, chunk, first, count,
-                group, one, 1, H, HV, K, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL, KEEPS,
+                group, one, 1, False, H, HV, K, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL, KEEPS,
             )  # fmt: skip
             return
     _prepare(
         q, k, g, beta, A_log, dt_bias, G, strength, factors, inverse, attention, scale, chunk, first, count, group, one,
-        2 if PAIRS > 0 else 1, H, HV, K, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL, KEEPS,
+        2 if APART or PAIRS > 0 else 1, APART, H, HV, K, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL, KEEPS,
     )  # fmt: skip
