@@ -1,10 +1,11 @@
 """Run the tests marked ``gpu`` on this machine and keep what came of each as JSON.
 
-python tools/record_gpu_tests.py benchmarks/results/gpu-tests-h200.json
+python tools/record_gpu_tests.py benchmarks/results/gpu-tests-h200.json --jobs 8
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -29,16 +30,19 @@ class Recorder:
             self.outcomes[report.nodeid] = report.outcome
 
 
-def main(path: Path) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the tests, write the file and return pytest's exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="where to write what came of them")
+    parser.add_argument("--jobs", type=int, default=1, help="tests at a time (default: 1)")
+    asked = parser.parse_args(arguments)
+    workers = ["-n", str(asked.jobs), "--dist", "worksteal"] if asked.jobs > 1 else []
     recorder = Recorder()
-    code = pytest.main(["-m", "gpu", "-q", str(ROOT / "tests")], plugins=[recorder])
+    code = pytest.main(["-m", "gpu", "-q", *workers, str(ROOT / "tests")], plugins=[recorder])
     result = {"machine": machine("cuda"), "versions": versions(), "commit": commit(), "exit_code": int(code)}
-    path.write_text(json.dumps({**result, "tests": recorder.outcomes}, indent=2) + "\n")
+    asked.file.write_text(json.dumps({**result, "tests": recorder.outcomes}, indent=2) + "\n")
     return int(code)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())
