@@ -219,13 +219,14 @@ def _table() -> list[Case]:
     if HOPPER:
         for size in (64, 128):
             hopper = Case("chunk", "bf16", size, size, hopper=True)
-            cases += [hopper, replace(hopper, dtype="fp16", full=False, varlen=True, layout="v_first", H=2, HV=8)]
-            # few heads: sequences are split
-            cases += [replace(hopper, H=2, HV=8), replace(hopper, form="prefill", varlen=True, H=2, HV=8)]
+            # few heads: long sequences are split
+            split = replace(hopper, tokens=2100, H=2, HV=8)
+            cases += [hopper, split, replace(split, dtype="fp16", full=False, varlen=True, layout="v_first")]
+            cases += [replace(split, form="prefill", varlen=True)]
             hopper = replace(hopper, form="prefill", layout="v_first", state="bf16")
             cases += [replace(hopper, checkpoints=64), replace(hopper, full=False, varlen=True, write="other")]
         # one sequence is split with more heads
-        hopper = Case("chunk", "bf16", 128, 128, sequences=1, hopper=True)
+        hopper = Case("chunk", "bf16", 128, 128, sequences=1, tokens=4200, hopper=True)
         cases += [hopper, replace(hopper, varlen=True), replace(hopper, K=64, V=64, HV=64)]
         # the first stage has two value heads of a group at a time, or of two groups
         cases += [replace(hopper, HV=48), replace(hopper, K=64, V=64, dtype="fp16", HV=16, varlen=True)]
@@ -257,11 +258,13 @@ def _channel_table() -> list[Case]:
     if hopper_scores_kernel is not None:
         for K in (64, 128):
             hopper = Case("chunk", "bf16", K, 128, layout="v_first", hopper=True, operator="kda")
-            cases += [hopper, replace(hopper, bound=-5.0), replace(hopper, full=False, varlen=True, H=2, HV=4)]
+            cases += [hopper, replace(hopper, bound=-5.0)]
+            cases += [replace(hopper, full=False, varlen=True, tokens=2100, H=2, HV=4)]
             hopper = Case("chunk", "bf16", K, K, H=64, HV=64, hopper=True, operator="kda", bound=-5.0)
             cases += [hopper, replace(hopper, dtype="fp16", layout="v_first", varlen=True)]
             hopper = replace(hopper, form="prefill", layout="v_first", state="bf16")
-            cases += [replace(hopper, checkpoints=64), replace(hopper, H=8, HV=8, varlen=True, write="other")]
+            hopper = replace(hopper, checkpoints=64)
+            cases += [hopper, replace(hopper, H=8, HV=8, varlen=True, tokens=2100, checkpoints=None, write="other")]
     return cases
 
 

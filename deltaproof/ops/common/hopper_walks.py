@@ -113,14 +113,15 @@ def walk(
         "WHOLE": is_whole(known.inverse),
     }  # fmt: skip
     q, k = (_described(chunks, x, x.shape[2] * K, (64, K)) for x in (known.queries, known.keys))
-    kept = _described(chunks, known.kept, HV * K, (64, K)) if known.per_channel else k
+    kept = _described(chunks, known.kept, HV * K, (64, K)) if known.per_channel else known.kept
     v = _described(chunks, chunks.v, HV * V, (64, table.BV))
     inverse, attention = described(known.inverse), described(known.attention)
     width = known.factors.shape[-1]
     factors = _described(chunks, known.factors, width, (1 if known.per_channel else 2, width))
     outputs = _described(chunks, o, HV * V, (64, table.BV))
-    starts = o
-    if table.split:
+    starts = known.factors
+    # else a sequence is one segment, wherever it ends
+    if 0 < 64 * table.split < T:
         starts = chunks.new(segments.count - 1, HV, V, K, dtype=torch.float32)
         transitions = _transitions(chunks, o, segments.count)
         carried = chunks.new(segments.count, HV, dtype=torch.int32)

@@ -211,6 +211,16 @@ def test_transitions_lie_where_outputs_will_if_there_is_room(K, room, monkeypatc
     assert ((3, 2, 2, K, K) in [tuple(x.shape) for x in buffers]) != room
 
 
+@pytest.mark.parametrize(
+    ("T", "lengths"), [(128, {}), (128, {"seqlens": (60, 68)}), (129, {}), (129, {"seqlens": (9, 120)})]
+)
+def test_nothing_is_made_between_segments_where_sequences_can_have_but_one(T, lengths, monkeypatch):
+    launched(monkeypatch, WalkTable(64, 2))
+    _, _, buffers = noted(CONTEXT.call(made("chunk", T=T, **lengths)))
+    # whether segments carry a state; those of a pack are two more than its tokens make
+    assert any(x.dtype == torch.int32 and x.dim() == 2 for x in buffers) == (T > 128)
+
+
 FORGETFUL = ((-70, 0), (-60, 1), (-80, 0), (-60, 1), (-1e4, 0))
 """Of each segment but the last: the sum of a head's log gates, and whether it carries a state. Other heads' do."""
 
