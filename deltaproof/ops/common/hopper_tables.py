@@ -11,9 +11,9 @@ from dataclasses import dataclass
 BUSY = 96
 """Programs of the walk from which on nothing is split: an H200 has 132 multiprocessors."""
 SHORT, LONG = 32, 64
-"""Chunks of a segment: of few heads, and of as many that two segments are as many programs as multiprocessors."""
+"""Chunks of a segment, of few heads and of many; 64 at most, as a bit says of each whether it forgets."""
 MANY = 64
-"""Programs of a segment's walk from which on it is long."""
+"""Programs of a segment's walk from which on it is long: two segments are then about as many as multiprocessors."""
 
 
 @dataclass(frozen=True)
