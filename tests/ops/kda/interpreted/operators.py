@@ -100,6 +100,15 @@ class TestSequenceOperators:
         torch.library.opcheck(BACKWARD[form], backward_arguments(form, call, final=kind != "packed"))
 
 
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_the_operator_without_gradients_passes_opcheck_and_gives_the_same(kind):
+    call = SEQUENCES[kind](allocate=TestSequenceOperators.ALLOCATE)
+    torch.library.opcheck(OPERATORS.chunk_inference_op, flat(call))
+    o, final = OPERATORS.chunk_inference_op(*flat(call))
+    want, last, *_ = OPERATORS.chunk_op(*flat(call))
+    assert torch.equal(o, want) and torch.equal(final, last)
+
+
 def with_states(call: SequenceCall, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
     """Return the arguments of the operator that fills ``chunk_states`` too, in ``dtype``."""
     B, T, _, HV, K, V = call.dims
