@@ -70,6 +70,16 @@ def _differentiable(call: SequenceCall | DecodeCall | PrefillCall) -> Iterable[t
         yield call.initial_state
 
 
+def differentiated(call: SequenceCall | DecodeCall | PrefillCall) -> bool:
+    """Return whether a gradient of a call's results may be asked for."""
+    if not torch.is_grad_enabled():
+        return False
+    # under torch.vmap tensors do not say whether what they stand for requires a gradient
+    if not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None:
+        return True
+    return any(x is not None and x.requires_grad for x in _differentiable(call))
+
+
 def required(call: SequenceCall | DecodeCall | PrefillCall) -> set[str]:
     """Return the capabilities one call needs."""
     B, T, H, HV, K, V = call.dims
@@ -95,7 +105,7 @@ def required(call: SequenceCall | DecodeCall | PrefillCall) -> set[str]:
         (f"chunk_size:{options.chunk_size}", options.chunk_size != 64),
         ("batch_invariant", options.batch_invariant),
         ("empty", B * T == 0),
-        ("backward", torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in _differentiable(call))),
+        ("backward", differentiated(call)),
     )
     needs.update(name for name, wanted in optional if wanted)
     if isinstance(call, SequenceCall):

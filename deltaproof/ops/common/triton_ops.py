@@ -18,6 +18,7 @@ from deltaproof.contracts.conventions import StateLayout
 from deltaproof.ops.common import triton_recurrent
 from deltaproof.ops.common.allocation import Allocator, current_forced, forced_init
 from deltaproof.ops.common.calls import DecodeCall, DeltaRuleOptions, Drafts, PrefillCall, SequenceCall
+from deltaproof.ops.common.capabilities import differentiated
 from deltaproof.ops.common.triton_chunks import Forward, Saved, chunk_forward
 from deltaproof.ops.common.triton_input_gradients import Gradients
 from deltaproof.ops.common.triton_recurrent_backward import recurrent_backward
@@ -95,12 +96,6 @@ def _absent(like: Tensor) -> Tensor:
     return like.new_empty(0, dtype=torch.float32)
 
 
-def _differentiated(call: SequenceCall) -> bool:
-    """Return whether a gradient of the call's results may be asked for."""
-    given = (getattr(call, name) for name in _INPUTS)
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
-
-
 def _results_like(call: SequenceCall) -> tuple[Tensor, Tensor]:
     B, T, _, HV, K, V = call.dims
     o = call.v.new_empty(B, T, HV, V)
@@ -172,6 +167,13 @@ def _gradients(op: Any) -> Any:
         return *gradients, None, *(None for _ in ctx.options)
 
     return backward
+
+
+def _no_gradients(ctx: Any, *_: Any) -> Any:
+    """Stand in for gradients of what nobody was seen to differentiate: better an error than none."""
+    raise RuntimeError(
+        "gradients were asked of a call that did not look as if they would be; do its inputs require them?"
+    )
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,7 @@ class TritonOperators:
             (self.recurrent_op, self.recurrent_backward_op),
         ):
             torch.library.register_autograd(op, _gradients(backward), setup_context=_save)
+        torch.library.register_autograd(self.chunk_inference_op, _no_gradients)
 
     def _define(self, form: str, schema: str, kernel: Any, fake: Any) -> Any:
         """Register one operator and return it."""
@@ -303,7 +306,7 @@ class TritonOperators:
         """Run the form ``chunk``; differentiable, but for a call with ``chunk_states``."""
         if call.chunk_states is not None:
             o, final = self.chunk_states_op(call.chunk_states, *flat(call))
-        elif _differentiated(call):
+        elif differentiated(call):
             o, final, *_ = self.chunk_op(*flat(call))
         else:
             o, final = self.chunk_inference_op(*flat(call))

@@ -183,6 +183,36 @@ def test_compiling_a_public_pool_form_changes_nothing(function, call, compiled):
 
 
 @pytest.mark.parametrize("kind", SEQUENCES)
+def test_compiling_a_call_without_gradients_changes_nothing(kind, compiled):
+    function, changes = PUBLIC["chunk"]
+    given = public(SEQUENCES[kind](), **changes)
+    want, got = function(**given), compiled(function)(**given)
+    assert not want[0].requires_grad
+    assert all(torch.equal(one, other) for one, other in zip(want, got, strict=True))
+
+
+def test_gradients_that_no_input_says_it_requires_are_an_error():
+    call = requiring(dense())
+    o, _ = OPERATORS.chunk_inference_op(*flat(call))
+    with pytest.raises(RuntimeError, match="did not look as if they would be"):
+        o.sum().backward()
+
+
+def test_gradients_come_through_vmap():
+    # under it no tensor says that it requires a gradient
+    function, changes = PUBLIC["chunk"]
+    given = public(dense(), **changes)
+    scales = torch.tensor([1.0, 2.0], device=DEVICE)
+    found = []
+    for each in (torch.vmap, lambda f: lambda x: torch.stack([f(one) for one in x])):
+        v = given["v"].clone().requires_grad_()
+        o = each(lambda scale, v=v: function(**given | {"v": v * scale, "validate": "shapes"})[0])(scales)
+        found.append((o.detach(), *torch.autograd.grad(o.sum(), v)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert found[0][1].abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
 @pytest.mark.parametrize("form", PUBLIC)
 def test_autocast_touches_no_sequence_form(form, kind):
     function, changes = PUBLIC[form]
