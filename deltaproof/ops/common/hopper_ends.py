@@ -82,7 +82,8 @@ def hopper_ends_kernel(
     strength,  # a gate a channel: beta [B, T, HV] fp32
     inverse,  # T' [chunks, HV, 64, 64] if it is WHOLE, else folded
     gates,  # the same as factors
-    starts,  # [segments - 1, HV, V, K] out, fp32: b^T of each but the last
+    starts,  # [segments - 1, HV, V, K] out, fp32: b^T of each but the last. POOL: [segments, HV, V, K], a place later,
+    # and of sequences' firsts the state that they begin with: its slot may be written before it is read
     transitions,  # [segments, HV, 2, K, K] out, bf16: A^T, in two pieces, of segments neither first nor last that carry
     carried,  # [segments, HV] out: whether anything of the state before a segment is left behind it
     source,
@@ -192,7 +193,8 @@ def hopper_ends_kernel(
         S = gl.where(v_at == k_at, 1.0, S)
     if READ:
         read_slot = n
-        used = (index == 0) & carries
+        # from a pool it is loaded even if nothing is left of it
+        used = (index == 0) & (carries | POOL)
         if POOL:
             read_slot = gl.load(read_index + n).to(gl.int64)
             used = used & (read_slot >= 0) & (read_slot < slots)
@@ -201,6 +203,10 @@ def hopper_ends_kernel(
         if used:
             at = source + read_slot * source_slot + head * source_head
             S = gl.load(at + (v_at * source_v + k_at * source_k)).to(gl.float32)
+        if POOL:
+            if index == 0:
+                gl.store(starts + (segment * HV + head) * V * K + (v_at * K + k_at), S)
+            S = gl.where(carries, S, 0.0)
     zero = gl.zeros([BV, 64], gl.float32, TOKENS)
     # else the compiler has one in the loop, for what was asked for before it
     gl.thread_barrier()
@@ -250,7 +256,7 @@ def hopper_ends_kernel(
     if PER_CHANNEL:
         async_copy.wait_group(0)
     if of_b:
-        gl.store(starts + (segment * HV + head) * V * K + (v_at * K + k_at), S)
+        gl.store(starts + ((segment + POOL) * HV + head) * V * K + (v_at * K + k_at), S)
     else:
         high, low = halves(S)
         place = transitions + (segment * HV + head) * (2 * K * K)

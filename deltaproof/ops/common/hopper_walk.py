@@ -55,7 +55,8 @@ def hopper_walk_kernel(
     attention,  # A [chunks, HV, 64, 64] if it is WHOLE_A, else A^T, folded; a gate a channel: A / scale
     outputs,  # [B, T, HV, V] out: a descriptor
     o,  # the same
-    starts,  # [segments - 1, HV, V, K] fp32, where SPLIT: states before all but the first, and each sequence's first
+    starts,  # [segments - 1, HV, V, K] fp32, where SPLIT: the state before each segment but the first; of sequences'
+    # firsts nothing. POOL: [segments, HV, V, K], and of firsts too, but for those that are last as well
     source,
     sink,
     checkpoint_index,  # [N, M]
@@ -185,14 +186,20 @@ def hopper_walk_kernel(
     S = gl.zeros([BV, K], gl.float32, STATE)
     if READ:
         used = index == 0
+        if POOL and SPLIT > 0:
+            used = used & is_last(segment, n, index, T, segment_offsets, SPLIT, VARLEN)
         if FRESH:
             used = used & (gl.load(has_initial_state + n).to(gl.int32) != 0)
         if used:
             at = source + read_slot * source_slot + head * source_head
             S = gl.load(at + (v_at * source_v + k_at * source_k)).to(gl.float32)
-    if SPLIT > 0:  # noqa: SIM102 (a branch of its own is dropped where it is constant)
-        if index > 0:
-            S = gl.load(starts + ((segment - 1) * HV + head) * V * K + (v_at * K + k_at))
+    if SPLIT > 0:
+        found = index > 0
+        if POOL:
+            # another segment's program may write the slot before this one has read it
+            found = found | ~is_last(segment, n, index, T, segment_offsets, SPLIT, VARLEN)
+        if found:
+            S = gl.load(starts + ((segment - 1 + POOL) * HV + head) * V * K + (v_at * K + k_at))
     zero = gl.zeros([BV, 64], gl.float32, TOKENS)
     low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)  # [BV, K]
     errors = gl.convert_layout(zero.to(LOW), LEFT, assert_trivial=True)

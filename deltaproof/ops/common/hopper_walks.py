@@ -122,7 +122,8 @@ def walk(
     starts = known.factors
     # else a sequence is one segment, wherever it ends
     if 0 < 64 * table.split < T:
-        starts = chunks.new(segments.count - 1, HV, V, K, dtype=torch.float32)
+        pool = slots.read is not None
+        starts = chunks.new(segments.count - 1 + pool, HV, V, K, dtype=torch.float32)
         transitions = _transitions(chunks, o, segments.count)
         carried = chunks.new(segments.count, HV, dtype=torch.int32)
         hopper_ends_kernel[(segments.count * HV * ((V + K) // 64),)](
@@ -133,8 +134,8 @@ def walk(
         )  # fmt: skip
         BV = stitch_rows(V, HV)
         stitch_kernel[(call.sequences * HV * (V // BV),)](
-            starts, transitions, carried, segments.offsets, T, HV=HV, K=K, V=V, BV=BV, STAGES=3, SPLIT=table.split,
-            VARLEN=call.cu_seqlens is not None, num_warps=BV // 4,
+            starts[int(pool) :], transitions, carried, segments.offsets, T, HV=HV, K=K, V=V, BV=BV, STAGES=3,
+            SPLIT=table.split, VARLEN=call.cu_seqlens is not None, num_warps=BV // 4,
         )  # fmt: skip
     hopper_walk_kernel[(segments.count * HV * (V // table.BV),)](
         q, k, kept, v, factors, known.strength, inverse, attention, outputs, o, starts, o if source is None else source,

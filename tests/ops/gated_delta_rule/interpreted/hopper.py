@@ -157,12 +157,16 @@ def test_rows_behind_a_sequence_reach_nothing_of_it_in_a_batch(cut, split, monke
 
 
 @pytest.mark.parametrize("split", [0, 1])
-def test_programs_may_run_in_any_order(split, monkeypatch):
+@pytest.mark.parametrize("form", ["chunk", "prefill"])
+def test_programs_may_run_in_any_order(form, split, monkeypatch):
     launched(monkeypatch, WalkTable(64, split))
-    call = CONTEXT.call(made("chunk", seqlens=(1, 63, 65, 130, 70), tail=3))
-    found = [HopperBackend().chunk(call)]
-    monkeypatch.setattr(gluon_interpreter, "order", lambda programs: range(programs - 1, -1, -1))
-    found.append(HopperBackend().chunk(call))
+    rows = {"slots": 9, "read": (3, 1, -1, 5, 7)} if form == "prefill" else {}
+    found = []
+    for order in (range, lambda programs: range(programs - 1, -1, -1)):
+        monkeypatch.setattr(gluon_interpreter, "order", order)
+        # in place: the slot that a sequence begins with is the one that it leaves its state in
+        call: Any = CONTEXT.call(made(form, seqlens=(1, 63, 65, 130, 70), tail=3, **rows))
+        found.append(HopperBackend().chunk(call) if form == "chunk" else (HopperBackend().prefill(call), call.pool))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
