@@ -260,6 +260,7 @@ def _channel_table() -> list[Case]:
             hopper = Case("chunk", "bf16", K, 128, layout="v_first", hopper=True, operator="kda")
             cases += [hopper, replace(hopper, bound=-5.0)]
             cases += [replace(hopper, full=False, varlen=True, tokens=2100, H=2, HV=4)]
+            cases += [replace(hopper, sequences=1, tokens=4200)]
             hopper = Case("chunk", "bf16", K, K, H=64, HV=64, hopper=True, operator="kda", bound=-5.0)
             cases += [hopper, replace(hopper, dtype="fp16", layout="v_first", varlen=True)]
             hopper = replace(hopper, form="prefill", layout="v_first", state="bf16")

@@ -16,11 +16,9 @@ import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import tma
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 FOLDED = (32, 96)
 """The shape of a folded matrix."""
-_TILE = gl.NVMMASharedLayout(128, 16, 2)
 
 
 def is_whole(matrices: torch.Tensor) -> bool:
@@ -28,13 +26,9 @@ def is_whole(matrices: torch.Tensor) -> bool:
     return matrices.shape[-1] == 64
 
 
-def described(matrices: torch.Tensor) -> TensorDescriptor:
-    """Return contiguous matrices as rows, of which a copy takes one matrix's."""
-    rows, columns = matrices.shape[-2:]
-    # a descriptor has no dimension of 0; nobody reads what stands in
-    x = matrices if matrices.numel() else matrices.new_empty(rows, columns)
-    block = [64, 64] if is_whole(matrices) else [32, 128]
-    return TensorDescriptor(x, [x.numel() // columns, columns], [columns, 1], block, _TILE)
+def copied_block(matrices: torch.Tensor) -> tuple[int, tuple[int, int]]:
+    """Return how long the rows of matrices are in memory, and the block that a copy takes."""
+    return matrices.shape[-1], (64, 64) if is_whole(matrices) else (32, 128)
 
 
 @gluon.jit

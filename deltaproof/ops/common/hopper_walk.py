@@ -127,11 +127,6 @@ def hopper_walk_kernel(
     if n < 0:
         return
     chunks = (length + 63) // 64
-    if VARLEN:  # noqa: SIM102 (a branch of its own is dropped where it is constant)
-        if (n == N - 1) & (index == 0):
-            # what lies behind the pack
-            end = gl.minimum(gl.maximum(gl.load(cu_seqlens + N).to(gl.int64), 0), T)
-            zero_rows(o + (end * (HV * V) + head * V + block * BV), T - end, HV * V, BV, WARPS)
 
     s_q = gl.allocate_shared_memory(LOW, [2, 64, K], SHARED)
     s_k = gl.allocate_shared_memory(LOW, [2, 64, K], SHARED)
@@ -162,6 +157,11 @@ def hopper_walk_kernel(
         copy_first(early, late, row, row, key, value, matrix, K, BV, True, PER_CHANNEL, WHOLE, WHOLE_A)
     if PER_CHANNEL:
         copy_strength(strength + (first * HV + head), s_strength.index(0), length, HV, WARPS)
+    if VARLEN:  # noqa: SIM102 (a branch of its own is dropped where it is constant)
+        if (n == N - 1) & (index == 0):
+            # what lies behind the pack
+            end = gl.minimum(gl.maximum(gl.load(cu_seqlens + N).to(gl.int64), 0), T)
+            zero_rows(o + (end * (HV * V) + head * V + block * BV), T - end, HV * V, BV, WARPS)
 
     v_at = block.to(gl.int32) * BV + gl.arange(0, BV, gl.SliceLayout(1, STATE))[:, None]
     k_at = gl.arange(0, K, gl.SliceLayout(0, STATE))[None, :]

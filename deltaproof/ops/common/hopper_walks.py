@@ -14,7 +14,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from deltaproof.ops.common.hopper_ends import hopper_ends_kernel
 from deltaproof.ops.common.hopper_stitch import stitch_kernel
 from deltaproof.ops.common.hopper_tables import WalkTable, stitch_rows
-from deltaproof.ops.common.hopper_triangles import described, is_whole
+from deltaproof.ops.common.hopper_triangles import copied_block, is_whole
 from deltaproof.ops.common.hopper_walk import hopper_walk_kernel
 from deltaproof.ops.common.triton_chunks import Chunks, Slots
 from deltaproof.ops.common.triton_host import given, state_strides, zero_tail
@@ -84,7 +84,7 @@ def _described(chunks: Chunks, x: torch.Tensor, columns: int, block: tuple[int, 
 
 
 def _transitions(chunks: Chunks, o: torch.Tensor, segments: int) -> torch.Tensor:
-    """Return room for transitions [segments, HV, 2, K, K] in bf16: o's, which is written when they are done with."""
+    """Return room for transitions [segments, HV, 2, K, K] in bf16: o's if it is enough, as it is written after them."""
     _, _, _, HV, K, _ = chunks.call.dims
     shape = (segments, HV, 2, K, K)
     if o.numel() < math.prod(shape):
@@ -115,7 +115,7 @@ def walk(
     q, k = (_described(chunks, x, x.shape[2] * K, (64, K)) for x in (known.queries, known.keys))
     kept = _described(chunks, known.kept, HV * K, (64, K)) if known.per_channel else known.kept
     v = _described(chunks, chunks.v, HV * V, (64, table.BV))
-    inverse, attention = described(known.inverse), described(known.attention)
+    inverse, attention = (_described(chunks, x, *copied_block(x)) for x in (known.inverse, known.attention))
     width = known.factors.shape[-1]
     factors = _described(chunks, known.factors, width, (1 if known.per_channel else 2, width))
     outputs = _described(chunks, o, HV * V, (64, table.BV))

@@ -10,13 +10,10 @@ from deltaproof.ops.common.hopper_walks import WalkOperands, walk
 from deltaproof.ops.common.triton_chunks import Call, Chunks, Saved
 from deltaproof.ops.common.triton_host import aligned, given
 from deltaproof.ops.gated_delta_rule.hopper_prepare import hopper_prepare_kernel
-from deltaproof.ops.gated_delta_rule.triton_chunk import Prepared
 
 
-def _run(
-    call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torch.Tensor | None, *, keeps: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Fill o and ``sink``; return G and strength, of which the one stands in for the other unless ``keeps``, and T'."""
+def _run(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torch.Tensor | None, *, keeps: bool) -> Saved:
+    """Fill o and ``sink``; return G, strength and T' where it ``keeps`` them."""
     chunks = Chunks.of(call, normalize=call.options.normalize_qk)
     options = call.options
     B, T, H, HV, _, _ = call.dims
@@ -25,27 +22,27 @@ def _run(
     inverse, attention = (chunks.new(chunks.count, HV, *size) for size in ((64, 64) if keeps else FOLDED, FOLDED))
     g, beta = aligned(call.g), aligned(call.beta)
     if chunks.count:
+        # each of a program's two value heads has a query/key head of its own
         apart = HV == H and H % 2 == 0
         programs = H // 2 if apart else H * triton.cdiv(HV // H, 2)
         hopper_prepare_kernel[(chunks.count * programs,)](
             chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), G, strength, factors,
             inverse, attention, *chunks.pack, options.scale, T, call.sequences, **chunks.flags,
             GATE=options.gate_in_kernel, DT_BIAS=call.dt_bias is not None, BETA_SIGMOID=options.beta_sigmoid,
-            NEG_EIGVAL=options.neg_eigval, KEEPS=keeps, num_warps=4,
-            # room for four programs a multiprocessor; of two query/key heads each, for three
+            NEG_EIGVAL=options.neg_eigval, APART=apart, KEEPS=keeps, num_warps=4,
+            # room for four programs a multiprocessor; apart for three
             maxnreg=168 if apart else 128,
         )  # fmt: skip
     known = WalkOperands(chunks.q, chunks.k, chunks.k, factors, strength, inverse, attention, per_channel=False)
     walk(chunks, known, o, source, sink)
-    return G, strength, inverse
+    return (G, strength, inverse) if keeps else ()
 
 
-def forward(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torch.Tensor | None) -> Prepared:
+def forward(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torch.Tensor | None) -> Saved:
     """Fill o [B, T, HV, V] and ``sink``, from the states in ``source``; return what a backward pass needs."""
     return _run(call, o, source, sink, keeps=True)
 
 
 def inference(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torch.Tensor | None) -> Saved:
     """Do the same, in less memory, and keep nothing."""
-    _run(call, o, source, sink, keeps=False)
-    return ()
+    return _run(call, o, source, sink, keeps=False)

@@ -1,9 +1,9 @@
 """What the chunked gated delta rule needs without a state, for Hopper, in Gluon: a program a chunk and two value heads.
 
 Value heads of one query/key head share its products. Each has its gates, the decayed scores, and the inverse T' of its
-unit lower-triangular matrix. Of an odd number of them the last has a program to itself; where each is alone, those of
-two query/key heads share one. Shape legend: chunks of 64 tokens; H query/key heads, HV value heads, P of them in a
-program, K key size; G cumulative log gates of a chunk.
+unit lower-triangular matrix. Of an odd number of them the last has a program to itself; where each is alone, and their
+number even, those of two query/key heads share one. Shape legend: chunks of 64 tokens; H query/key heads, HV value
+heads, P of them in a program, K key size; G cumulative log gates of a chunk.
 """
 
 from __future__ import annotations
@@ -155,10 +155,10 @@ def hopper_prepare_kernel(
     DT_BIAS: gl.constexpr,
     BETA_SIGMOID: gl.constexpr,
     NEG_EIGVAL: gl.constexpr,
+    APART: gl.constexpr,
     KEEPS: gl.constexpr,
 ):
     # of two at a time, the diagonal blocks' rows are as many as the threads
-    APART: gl.constexpr = HV == H and H % 2 == 0
     PAIRS: gl.constexpr = HV // H // 2
     ODD: gl.constexpr = HV // H % 2 != 0
     EACH: gl.constexpr = 1 if APART else PAIRS + ODD

@@ -92,3 +92,17 @@ def test_a_segment_forgets_only_what_no_channel_remembers(monkeypatch):
     two = HopperBackend().chunk(other)[0]
     assert torch.equal(found[0][:, 64:, 1], two[:, 64:, 1])
     assert not torch.equal(found[0][:, 64:, 0], two[:, 64:, 0])
+
+
+def test_chunks_of_a_long_segment_forget_together(monkeypatch):
+    launched(monkeypatch, WalkTable(64, 64))
+    call: Any = CONTEXT.call(made("chunk", T=2 * 4096 + 1))
+    g = torch.zeros_like(call.g)
+    g[:, :4096] = -65 / 4096
+    g[:, :4096, 1, 5] = -63 / 4096
+    buffers: list[torch.Tensor] = []
+    with forced_init(lambda x: buffers.append(poison_(x))):
+        _, final = HopperBackend().chunk(call.with_(g=g))
+    (carried,) = (x for x in buffers if x.shape == (3, 2))
+    assert carried[:-1].tolist() == [[0, 1], [1, 1]]
+    assert final.isfinite().all()
