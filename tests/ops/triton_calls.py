@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from deltaproof.contracts.conventions import StateLayout
 from deltaproof.ops.common.calls import DecodeCall, PrefillCall, SequenceCall
 from deltaproof.ops.common.triton_language import INTERPRETED
-from deltaproof.ops.common.triton_ops import flat_decode, flat_prefill
+from deltaproof.ops.common.triton_ops import TritonOperators, flat, flat_decode, flat_prefill
 from tests.ops.gated_delta_rule.cases import normal
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -91,6 +91,14 @@ def differentiated(function: Any, call: SequenceCall, **changes: Any) -> dict[st
     names = [name for name in DIFFERENTIABLE if given[name] is not None]
     found = torch.autograd.grad((o, final), [given[name] for name in names], (do, d_final))
     return {"o": o, "final_state": final} | dict(zip(names, found, strict=True))
+
+
+def assert_nothing_is_different_without_gradients(operators: TritonOperators, call: SequenceCall) -> None:
+    """The operator that keeps nothing for a backward pass is a proper one, and gives what the other gives."""
+    torch.library.opcheck(operators.chunk_inference_op, flat(call))
+    o, final = operators.chunk_inference_op(*flat(call))
+    want, last, *_ = operators.chunk_op(*flat(call))
+    assert torch.equal(o, want) and torch.equal(final, last)
 
 
 def assert_same(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> None:

@@ -184,20 +184,18 @@ def hopper_walk_kernel(
             zero_rows(o + (first * (HV * V) + value), length, HV * V, BV, WARPS)
             return
     S = gl.zeros([BV, K], gl.float32, STATE)
+    found = index > 0
+    if POOL and SPLIT > 0:
+        # another segment's program may write the slot before this one has read it
+        found = found | ~is_last(segment, n, index, T, segment_offsets, SPLIT, VARLEN)
     if READ:
-        used = index == 0
-        if POOL and SPLIT > 0:
-            used = used & is_last(segment, n, index, T, segment_offsets, SPLIT, VARLEN)
+        used = ~found
         if FRESH:
             used = used & (gl.load(has_initial_state + n).to(gl.int32) != 0)
         if used:
             at = source + read_slot * source_slot + head * source_head
             S = gl.load(at + (v_at * source_v + k_at * source_k)).to(gl.float32)
-    if SPLIT > 0:
-        found = index > 0
-        if POOL:
-            # another segment's program may write the slot before this one has read it
-            found = found | ~is_last(segment, n, index, T, segment_offsets, SPLIT, VARLEN)
+    if SPLIT > 0:  # noqa: SIM102 (a branch of its own is dropped where it is constant)
         if found:
             S = gl.load(starts + ((segment - 1 + POOL) * HV + head) * V * K + (v_at * K + k_at))
     zero = gl.zeros([BV, 64], gl.float32, TOKENS)

@@ -122,8 +122,9 @@ def walk(
     starts = known.factors
     # else a sequence is one segment, wherever it ends
     if 0 < 64 * table.split < T:
-        pool = slots.read is not None
-        starts = chunks.new(segments.count - 1 + pool, HV, V, K, dtype=torch.float32)
+        # of a pool states before sequences' first segments are among them
+        firsts = int(common["POOL"])
+        starts = chunks.new(segments.count - 1 + firsts, HV, V, K, dtype=torch.float32)
         transitions = _transitions(chunks, o, segments.count)
         carried = chunks.new(segments.count, HV, dtype=torch.int32)
         hopper_ends_kernel[(segments.count * HV * ((V + K) // 64),)](
@@ -134,7 +135,7 @@ def walk(
         )  # fmt: skip
         BV = stitch_rows(V, HV)
         stitch_kernel[(call.sequences * HV * (V // BV),)](
-            starts[int(pool) :], transitions, carried, segments.offsets, T, HV=HV, K=K, V=V, BV=BV, STAGES=3,
+            starts[firsts:], transitions, carried, segments.offsets, T, HV=HV, K=K, V=V, BV=BV, STAGES=3,
             SPLIT=table.split, VARLEN=call.cu_seqlens is not None, num_warps=BV // 4,
         )  # fmt: skip
     hopper_walk_kernel[(segments.count * HV * (V // table.BV),)](

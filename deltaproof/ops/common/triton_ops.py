@@ -278,9 +278,12 @@ class TritonOperators:
         call = _sequence(arguments)
         return *_results_like(call), *self._rule.saved_like(call)
 
-    def _chunk_inference(self, *arguments: Any) -> tuple[Tensor, Tensor]:
-        o, final, _ = chunk_forward(_sequence(arguments), self._rule.inference)
+    def _inferred(self, call: SequenceCall) -> tuple[Tensor, Tensor]:
+        o, final, _ = chunk_forward(call, self._rule.inference)
         return o, _absent(o) if final is None else final
+
+    def _chunk_inference(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        return self._inferred(_sequence(arguments))
 
     def _chunk_backward(self, do: Tensor, d_final: Tensor | None, *rest: Any) -> list[Tensor]:
         count = len(self._rule.saved)
@@ -288,9 +291,7 @@ class TritonOperators:
         return _returned(call, self._rule.backward(call, rest[:count], do, d_final))
 
     def _chunk_states(self, into: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        call = _sequence(arguments).with_(chunk_states=into)
-        o, final, _ = chunk_forward(call, self._rule.inference)
-        return o, _absent(o) if final is None else final
+        return self._inferred(_sequence(arguments).with_(chunk_states=into))
 
     def _prefill(self, pool: Tensor, out: Tensor, *arguments: Any) -> None:
         q, k, v, g, beta, A_log, dt_bias, read, write, fresh, cu_seqlens, every, checkpoints, *rest = arguments

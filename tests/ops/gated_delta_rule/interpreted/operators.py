@@ -20,6 +20,7 @@ from tests.ops.triton_calls import (
     DEVICE,
     arguments,
     arriving,
+    assert_nothing_is_different_without_gradients,
     assert_same,
     compiling,
     differentiated,
@@ -95,10 +96,7 @@ class TestSequenceOperators:
 @pytest.mark.parametrize("kind", SEQUENCES)
 def test_the_operator_without_gradients_passes_opcheck_and_gives_the_same(kind):
     call = SEQUENCES[kind](allocate=TestSequenceOperators.ALLOCATE)
-    torch.library.opcheck(OPERATORS.chunk_inference_op, flat(call))
-    o, final = OPERATORS.chunk_inference_op(*flat(call))
-    want, last, *_ = OPERATORS.chunk_op(*flat(call))
-    assert torch.equal(o, want) and torch.equal(final, last)
+    assert_nothing_is_different_without_gradients(OPERATORS, call)
 
 
 @pytest.mark.parametrize(
