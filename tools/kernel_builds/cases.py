@@ -263,6 +263,8 @@ def _channel_table() -> list[Case]:
             cases += [replace(hopper, sequences=1, tokens=4200)]
             hopper = Case("chunk", "bf16", K, K, H=64, HV=64, hopper=True, operator="kda", bound=-5.0)
             cases += [hopper, replace(hopper, dtype="fp16", layout="v_first", varlen=True)]
+            states = replace(hopper, intermediate=True)
+            cases += [states, replace(states, layout="v_first", H=8, HV=8)]
             hopper = replace(hopper, form="prefill", layout="v_first", state="bf16")
             hopper = replace(hopper, checkpoints=64)
             cases += [hopper, replace(hopper, H=8, HV=8, varlen=True, tokens=2100, checkpoints=None, write="other")]

@@ -43,7 +43,21 @@ from deltaproof.ops.common.hopper_tiles import is_last, segment_place, zero_rows
 from deltaproof.ops.common.hopper_triangles import attention_right, copied_tile, turned
 
 
-@gluon.jit(do_not_specialize=["N", "T", "slots", "M"])
+@gluon.jit
+def _keep(states, S, number, count, v_at, k_at, K: gl.constexpr, V: gl.constexpr, V_FIRST: gl.constexpr):
+    """Store S^T among states before chunks, by the number of its chunk and head, if there are so many."""
+    if number < count:
+        # 64 bits: places in 32, which are needed before the loop too, would be held over it
+        row, column = v_at.to(gl.int64), k_at.to(gl.int64)
+        if V_FIRST:
+            place = row * K + column
+        else:
+            # one address, and numbers that the compiler knows
+            place = (column // 8 * (8 * V) + row) + column % 8 * V
+        gl.store((states + number.to(gl.int64) * (K * V)) + place, S.to(states.dtype.element_ty))
+
+
+@gluon.jit(do_not_specialize=["N", "T", "slots", "M", "kept_states"])
 def hopper_walk_kernel(
     q,  # [B, T, H, K] bf16 or fp16, normalised; a gate a channel: e^G q, and H = HV
     k,  # [B, T, H, K]; a gate a channel: e^G k
@@ -55,6 +69,7 @@ def hopper_walk_kernel(
     attention,  # A [chunks, HV, 64, 64] if it is WHOLE_A, else A^T, folded; a gate a channel: A / scale
     outputs,  # [B, T, HV, V] out: a descriptor
     o,  # the same
+    states,  # [.., HV, K, V] or [.., HV, V, K] out, where STATES: the state before each chunk
     starts,  # [segments - 1, HV, V, K] fp32, where SPLIT: the state before each segment but the first; of sequences'
     # firsts nothing. POOL: [segments, HV, V, K], and of firsts too, but for those that are last as well
     source,
@@ -72,6 +87,7 @@ def hopper_walk_kernel(
     N,
     slots,
     M,
+    kept_states,  # how many states there are room for, times HV
     source_slot,
     source_head,
     source_k,
@@ -93,6 +109,8 @@ def hopper_walk_kernel(
     READ: gl.constexpr,
     WRITE: gl.constexpr,
     EVERY: gl.constexpr,
+    STATES: gl.constexpr,
+    V_FIRST: gl.constexpr,
     PER_CHANNEL: gl.constexpr,
     WHOLE: gl.constexpr,
     WHOLE_A: gl.constexpr,
@@ -207,6 +225,8 @@ def hopper_walk_kernel(
     for c in range(chunks):
         stage = c % 2
         start = c * 64
+        if STATES:
+            _keep(states, S, matrix + c * HV, kept_states, v_at, k_at, K, V, V_FIRST)
         wait_for(b_k, c)
         if length - start < 64:
             # 0 times what lies there may not be 0

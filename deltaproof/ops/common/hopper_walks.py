@@ -11,6 +11,8 @@ import triton
 from triton.experimental.gluon.language import NVMMASharedLayout
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from deltaproof.contracts.conventions import StateLayout
+from deltaproof.ops.common.calls import PrefillCall
 from deltaproof.ops.common.hopper_ends import hopper_ends_kernel
 from deltaproof.ops.common.hopper_stitch import stitch_kernel
 from deltaproof.ops.common.hopper_tables import WalkTable, stitch_rows
@@ -119,6 +121,7 @@ def walk(
     width = known.factors.shape[-1]
     factors = _described(chunks, known.factors, width, (1 if known.per_channel else 2, width))
     outputs = _described(chunks, o, HV * V, (64, table.BV))
+    states = None if isinstance(call, PrefillCall) else call.chunk_states
     starts = known.factors
     # else a sequence is one segment, wherever it ends
     if 0 < 64 * table.split < T:
@@ -139,11 +142,13 @@ def walk(
             SPLIT=table.split, VARLEN=call.cu_seqlens is not None, num_warps=BV // 4,
         )  # fmt: skip
     hopper_walk_kernel[(segments.count * HV * (V // table.BV),)](
-        q, k, kept, v, factors, known.strength, inverse, attention, outputs, o, starts, o if source is None else source,
-        o if sink is None else sink,
+        q, k, kept, v, factors, known.strength, inverse, attention, outputs, o, given(states, o), starts,
+        o if source is None else source, o if sink is None else sink,
         *(given(x, o) for x in (slots.checkpoints, slots.read, slots.write, slots.fresh)), *places,
         call.options.scale, T, call.sequences, slots.count,
-        0 if slots.checkpoints is None else slots.checkpoints.shape[1], *state_strides(source, layout),
+        0 if slots.checkpoints is None else slots.checkpoints.shape[1],
+        0 if states is None else states.shape[0] * states.shape[1] * HV, *state_strides(source, layout),
         *state_strides(sink, layout), **common, BV=table.BV, WHOLE_A=is_whole(known.attention),
-        WRITE=sink is not None, EVERY=slots.every, num_warps=table.BV // 16,
+        WRITE=sink is not None, EVERY=slots.every, STATES=states is not None,
+        V_FIRST=layout is StateLayout.V_FIRST, num_warps=table.BV // 16,
     )  # fmt: skip

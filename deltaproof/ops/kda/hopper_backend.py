@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from deltaproof.ops.common.hopper_backend import HopperDeltaRule
 from deltaproof.ops.kda.hopper_ops import OPERATORS
 
@@ -13,7 +11,3 @@ class HopperBackend(HopperDeltaRule):
 
     operator = "kda"
     operators = OPERATORS
-    unsupported: Mapping[str, str] = {
-        **HopperDeltaRule.unsupported,
-        "chunk_states": "its kernels store no states between chunks",
-    }

@@ -54,6 +54,23 @@ def test_it_agrees_with_the_oracle(about, split, monkeypatch):
     assert check.ratio is not None and check.ratio > 0
 
 
+STATES = {
+    "V first": {"layout": "v_first", "V": 128, "HV": 1},
+    "K first, float16, heads in groups": {"dtype": "float16", "H": 2, "HV": 4},
+    "a pack with empty sequences and a tail": {"seqlens": (0, 65, 0, 3, 128), "tail": 5, **BOUNDED},
+    "a state of two bytes, and a batch": {"B": 2, "T": 150, "state_dtype": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("split", [0, 1])
+@pytest.mark.parametrize("about", STATES)
+def test_states_before_chunks_are_the_oracles(about, split, monkeypatch):
+    launched(monkeypatch, WalkTable(64, split))
+    check = execute(CONTEXT, probes()["chunk_states"], made("chunk", **STATES[about]))
+    assert check.status is Status.PASS, f"{check.message} {check.location} {check.reason}"
+    assert check.ratio is not None and check.ratio > 0
+
+
 def test_tokens_that_are_appended_change_no_bit_before_them(monkeypatch):
     launched(monkeypatch, WalkTable(64, 1))
     call = CONTEXT.call(made("chunk", T=150, HV=1))
