@@ -49,11 +49,8 @@ def _keep(states, S, number, count, v_at, k_at, K: gl.constexpr, V: gl.constexpr
     if number < count:
         # 64 bits: places in 32, which are needed before the loop too, would be held over it
         row, column = v_at.to(gl.int64), k_at.to(gl.int64)
-        if V_FIRST:
-            place = row * K + column
-        else:
-            # one address, and numbers that the compiler knows
-            place = (column // 8 * (8 * V) + row) + column % 8 * V
+        # each one address, and numbers that the compiler knows
+        place = row * K + column if V_FIRST else (column // 8 * (8 * V) + row) + column % 8 * V
         gl.store((states + number.to(gl.int64) * (K * V)) + place, S.to(states.dtype.element_ty))
 
 
