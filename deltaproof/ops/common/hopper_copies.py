@@ -40,7 +40,8 @@ def expect_early(early, c, K: gl.constexpr, OUTPUTS: gl.constexpr, PER_CHANNEL: 
     b_k, b_q, b_kept, b_factors = early[2]
     n = c % b_k.shape[0]
     mbarrier.expect(b_k.index(n), 128 * K)
-    mbarrier.expect(b_factors.index(n), 4 * K if PER_CHANNEL else 512)
+    lines = early[1][3]
+    mbarrier.expect(b_factors.index(n), 4 * lines.shape[1] * lines.shape[2])
     if PER_CHANNEL:
         mbarrier.expect(b_kept.index(n), 128 * K)
     if OUTPUTS:
@@ -61,7 +62,7 @@ def copy_early(early, c, row, key, matrix, OUTPUTS: gl.constexpr, PER_CHANNEL: g
     s_k, s_q, s_kept, s_factors = early[1]
     b_k, b_q, b_kept, b_factors = early[2]
     n = c % b_k.shape[0]
-    line = matrix * (1 if PER_CHANNEL else 2)
+    line = matrix * s_factors.shape[1]
     tma.async_copy_global_to_shared(k, [row, key], b_k.index(n), s_k.index(n))
     tma.async_copy_global_to_shared(factors, [line, 0], b_factors.index(n), s_factors.index(n))
     if PER_CHANNEL:

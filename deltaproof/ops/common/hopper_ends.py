@@ -51,6 +51,7 @@ def _log2(x):
 def forgetting_chunk(
     gates, chunk_0, chunks, head,
     HV: gl.constexpr, K: gl.constexpr, SPLIT: gl.constexpr, WARPS: gl.constexpr, PER_CHANNEL: gl.constexpr,
+    NORMALIZE: gl.constexpr,
 ):  # fmt: skip
     """Return the last of a segment's chunks from which on its gates leave nothing of a state; below 0: there is none.
 
@@ -58,12 +59,13 @@ def forgetting_chunk(
     and one that is no number forgets nothing.
     """
     WIDTH: gl.constexpr = K if PER_CHANNEL else 1
-    ROW: gl.constexpr = HV * (K if PER_CHANNEL else 128)
+    ROW: gl.constexpr = HV * (K if PER_CHANNEL else 256 if NORMALIZE else 128)
+    LAST: gl.constexpr = 0 if PER_CHANNEL else 255 if NORMALIZE else 63
     # a thread has a channel, or a chunk; [SPLIT, WIDTH]
     EACH: gl.constexpr = gl.BlockedLayout([1, 1], [32, 1], [1, WARPS], [1, 0])
     LAYOUT: gl.constexpr = gl.BlockedLayout([SPLIT, 1], [1, 32], [1, WARPS], [1, 0]) if PER_CHANNEL else EACH
     back = gl.arange(0, SPLIT, gl.SliceLayout(1, LAYOUT))[:, None]
-    at = gl.arange(0, WIDTH, gl.SliceLayout(0, LAYOUT))[None, :] + (0 if PER_CHANNEL else 63)
+    at = gl.arange(0, WIDTH, gl.SliceLayout(0, LAYOUT))[None, :] + LAST
     end = gates + ((chunk_0 + chunks - 1) * ROW + head * (ROW // HV))
     decay = gl.load((end + at) - back * ROW, mask=back < chunks, other=1.0)
     total = gl.associative_scan(_log2(decay), 0, plus)
@@ -78,7 +80,7 @@ def hopper_ends_kernel(
     k,  # [B, T, H, K] bf16 or fp16, normalised; a gate a channel: e^G k, and H = HV
     kept,  # a gate a channel: e^{G_C - G} k [B, T, H, K]
     v,  # [B, T, HV, V]
-    factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}; a gate a channel: e^{G_C} [chunks, HV, K]
+    factors,  # see hopper_walk_kernel
     strength,  # a gate a channel: beta [B, T, HV] fp32
     inverse,  # T' [chunks, HV, 64, 64] if it is WHOLE, else folded
     gates,  # the same as factors
@@ -112,6 +114,7 @@ def hopper_ends_kernel(
     FRESH: gl.constexpr,
     READ: gl.constexpr,
     PER_CHANNEL: gl.constexpr,
+    NORMALIZE: gl.constexpr,
     WHOLE: gl.constexpr,
 ):
     WARPS: gl.constexpr = BV // 16
@@ -125,7 +128,8 @@ def hopper_ends_kernel(
     COLUMN: gl.constexpr = gl.SliceLayout(0, TOKENS)
     CHANNEL: gl.constexpr = gl.SliceLayout(0, STATE)
     SIZE: gl.constexpr = K if PER_CHANNEL else 64
-    LINES: gl.constexpr = 1 if PER_CHANNEL else 2
+    LINES: gl.constexpr = 1 if PER_CHANNEL else 4 if NORMALIZE else 2
+    WHOLE_LINE: gl.constexpr = 3 if NORMALIZE else 0
     SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     PLAIN: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
@@ -144,7 +148,7 @@ def hopper_ends_kernel(
     block = gl.where(of_b, program % BLOCKS, program % BLOCKS - V // BV)
     # all chunks of a segment but a sequence's last are there and whole, unless cu_seqlens is corrupt
     chunks = gl.minimum((length + 63) // 64, SPLIT)
-    begin = forgetting_chunk(gates, chunk_0, chunks, head, HV, K, SPLIT, WARPS, PER_CHANNEL)
+    begin = forgetting_chunk(gates, chunk_0, chunks, head, HV, K, SPLIT, WARPS, PER_CHANNEL, NORMALIZE)
     carries = begin < 0
     if of_b:
         if block == 0:
@@ -221,8 +225,8 @@ def hopper_ends_kernel(
             wait_for(early[2][2 + i], c)
         b_x = s_v.index(stage).permute([1, 0]).load(TOKENS)  # [BV, 64]
         if not PER_CHANNEL:
-            left = s_lines.index(2 * stage).load(COLUMN)[None, :]
-            decay = s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
+            left = s_lines.index(LINES * stage).load(COLUMN)[None, :]
+            decay = s_lines.index(LINES * stage + WHOLE_LINE).slice(63, 1).load(CHANNEL)[None, :]
         ahead = c + 1
         there = ahead < chunks
         if there:
@@ -248,7 +252,7 @@ def hopper_ends_kernel(
         y, x = warpgroup_mma_wait(0, deps=[y, x])
         y = (
             turned(y, TOKENS, not WHOLE)
-            * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(2 * stage + 1)).load(COLUMN)[None, :]
+            * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(LINES * stage + 1)).load(COLUMN)[None, :]
         )
         written = gl.convert_layout(y.to(LOW), LEFT, assert_trivial=True)
         S = warpgroup_mma(written, s_kept.index(stage), S, is_async=True)

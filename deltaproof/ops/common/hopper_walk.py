@@ -60,7 +60,8 @@ def hopper_walk_kernel(
     k,  # [B, T, H, K]; a gate a channel: e^G k
     kept,  # a gate a channel: e^{G_C - G} k [B, T, H, K]
     v,  # [B, T, HV, V]
-    factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}; a gate a channel: e^{G_C} [chunks, HV, K]
+    factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}; a gate a channel: e^{G_C} [chunks, HV, K];
+    # NORMALIZE: these divided by the keys' lengths, e^G by the queries', and e^G [chunks, HV, 4, 64]
     strength,  # a gate a channel: beta [B, T, HV] fp32
     inverse,  # T' [chunks, HV, 64, 64] if it is WHOLE, else folded
     attention,  # A [chunks, HV, 64, 64] if it is WHOLE_A, else A^T, folded; a gate a channel: A / scale
@@ -109,6 +110,7 @@ def hopper_walk_kernel(
     STATES: gl.constexpr,
     V_FIRST: gl.constexpr,
     PER_CHANNEL: gl.constexpr,
+    NORMALIZE: gl.constexpr,
     WHOLE: gl.constexpr,
     WHOLE_A: gl.constexpr,
 ):
@@ -122,7 +124,9 @@ def hopper_walk_kernel(
     COLUMN: gl.constexpr = gl.SliceLayout(0, TOKENS)
     CHANNEL: gl.constexpr = gl.SliceLayout(0, STATE)
     SIZE: gl.constexpr = K if PER_CHANNEL else 64
-    LINES: gl.constexpr = 1 if PER_CHANNEL else 2
+    LINES: gl.constexpr = 1 if PER_CHANNEL else 4 if NORMALIZE else 2
+    OF_Q: gl.constexpr = 2 if NORMALIZE else 0
+    WHOLE_LINE: gl.constexpr = 3 if NORMALIZE else 0
     SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     PLAIN: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
@@ -259,10 +263,10 @@ def hopper_walk_kernel(
         b_x = s_v.index(0).permute([1, 0]).load(TOKENS)  # [BV, 64]
         if not PER_CHANNEL:
             # rows behind the chunk's end have no gate, so the last is the whole chunk's
-            S = S * s_lines.index(2 * stage).slice(63, 1).load(CHANNEL)[None, :]
+            S = S * s_lines.index(LINES * stage + WHOLE_LINE).slice(63, 1).load(CHANNEL)[None, :]
         by_k, low = warpgroup_mma_wait(1, deps=[by_k, low])
         if not PER_CHANNEL:
-            by_k = by_k * s_lines.index(2 * stage).load(COLUMN)[None, :]
+            by_k = by_k * s_lines.index(LINES * stage).load(COLUMN)[None, :]
         x = gl.convert_layout((b_x.to(gl.float32) - by_k).to(LOW), LEFT, assert_trivial=True)
         wait_for(b_i, c)
         y = warpgroup_mma(x, s_i.index(0).permute([1, 0]), zero, use_acc=False, is_async=True)
@@ -276,7 +280,7 @@ def hopper_walk_kernel(
             copy_late(late, ahead, row + ahead * 64, value, matrix + ahead * HV, True, WHOLE, WHOLE_A)
         kept_y = (
             turned(y, TOKENS, not WHOLE)
-            * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(2 * stage + 1)).load(COLUMN)[None, :]
+            * (s_strength.index(stage) if PER_CHANNEL else s_lines.index(LINES * stage + 1)).load(COLUMN)[None, :]
         )
         written = gl.convert_layout(kept_y.to(LOW), LEFT, assert_trivial=True)
         errors = gl.convert_layout(turned(y, TOKENS, WHOLE != WHOLE_A).to(LOW), LEFT, assert_trivial=True)
@@ -306,7 +310,7 @@ def hopper_walk_kernel(
                     )
         low = gl.convert_layout(S.to(LOW), LEFT_K, assert_trivial=True)
         if not PER_CHANNEL:
-            by_q = by_q * (s_lines.index(2 * stage).load(COLUMN)[None, :] * scale)
+            by_q = by_q * (s_lines.index(LINES * stage + OF_Q).load(COLUMN)[None, :] * scale)
     if chunks > 0:
         c = chunks - 1
         start = c * 64

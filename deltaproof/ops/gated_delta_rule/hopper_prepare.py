@@ -36,17 +36,44 @@ def _copy(q, k, s_q, s_k, first, count, group, H: gl.constexpr, K: gl.constexpr,
 
 
 @gluon.jit
-def _scores(s_q, s_k, scale, LAYOUT: gl.constexpr):
-    """Return the products [64, 64] of what was asked for: scale q k^T, zero above the diagonal, and k k^T."""
+def _length(x, lines, FIRST: gl.constexpr, COUNT: gl.constexpr, LAYOUT: gl.constexpr):
+    """Return 1 / sqrt(sum(x ** 2) + 1e-6) of rows x [64, K], from products x x^T, and keep it in COUNT lines."""
+    r = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT))[:, None]
+    c = gl.arange(0, 64, gl.SliceLayout(0, LAYOUT))[None, :]
+    found = gl.rsqrt(gl.sum(gl.where(r == c, x, 0.0), 1) + 1e-6)
+    for i in gl.static_range(COUNT):
+        lines.index(FIRST + i).store(found)
+    return found[:, None]
+
+
+@gluon.jit
+def _scores(
+    s_q, s_k, scale, of_q, of_k,
+    FIRST: gl.constexpr, COUNT: gl.constexpr, NORMALIZE: gl.constexpr, LAYOUT: gl.constexpr,
+):  # fmt: skip
+    """Return the products [64, 64] of what was asked for: scale q k^T, zero above the diagonal, and k k^T.
+
+    Args:
+        of_q, of_k: NORMALIZE: lines [P, 64], of which COUNT from FIRST on get what rows of q and k are multiplied with.
+    """
     r = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT))[:, None]
     c = gl.arange(0, 64, gl.SliceLayout(0, LAYOUT))[None, :]
     none = gl.zeros([64, 64], gl.float32, LAYOUT)
     async_copy.wait_group(0)
     fence_async_shared()
+    row = scale
+    if NORMALIZE:
+        qq = warpgroup_mma(s_q, s_q.permute([1, 0]), none, use_acc=False, is_async=True)
+        row = _length(warpgroup_mma_wait(0, deps=[qq]), of_q, FIRST, COUNT, LAYOUT) * scale
     qk = warpgroup_mma(s_q, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
     kk = warpgroup_mma(s_k, s_k.permute([1, 0]), none, use_acc=False, is_async=True)
     qk, kk = warpgroup_mma_wait(0, deps=[qk, kk])
-    return gl.where(r >= c, qk * scale, 0.0), kk
+    if NORMALIZE:
+        length = _length(kk, of_k, FIRST, COUNT, LAYOUT)
+        column = of_k.index(FIRST).load(gl.SliceLayout(0, LAYOUT))[None, :]
+        qk = qk * column
+        kk = kk * (length * column)
+    return gl.where(r >= c, qk * row, 0.0), kk
 
 
 @gluon.jit
@@ -62,7 +89,8 @@ def _store_attention(attention, number, tile, LAYOUT: gl.constexpr):
 def _prepare(
     q, k, g, beta, A_log, dt_bias, G, strength, factors, inverse, attention, scale, chunk, first, count, group, one,
     P: gl.constexpr, APART: gl.constexpr, H: gl.constexpr, HV: gl.constexpr, K: gl.constexpr, GATE: gl.constexpr,
-    DT_BIAS: gl.constexpr, BETA_SIGMOID: gl.constexpr, NEG_EIGVAL: gl.constexpr, KEEPS: gl.constexpr,
+    DT_BIAS: gl.constexpr, BETA_SIGMOID: gl.constexpr, NEG_EIGVAL: gl.constexpr, NORMALIZE: gl.constexpr,
+    KEEPS: gl.constexpr,
 ):  # fmt: skip
     """Make what a chunk's P value heads from ``one`` on need: of one query/key head or, APART, each of its own."""
     WARPS: gl.constexpr = 4
@@ -94,17 +122,23 @@ def _prepare(
     if KEEPS:
         gl.store(G + place, b_G, mask=inside)
         gl.store(strength + place, b_b, mask=inside)
-    factor = factors + (number + head - one).to(gl.int64) * 128 + token
     end = gl.min(b_G, 0)[None, :] * LOG2E
     b_G = b_G * LOG2E
-    gl.store(factor, _exp2(b_G))
-    gl.store(factor + 64, b_b * _exp2(end - b_G))
+    factor = factors + (number + head - one).to(gl.int64) * (256 if NORMALIZE else 128) + token
+    if NORMALIZE:
+        s_rk = gl.allocate_shared_memory(gl.float32, [P, 64], LINES)
+        s_rq = gl.allocate_shared_memory(gl.float32, [P, 64], LINES)
+        of_q, of_k = s_rq._reinterpret(gl.float32, [P, 64], LINE), s_rk._reinterpret(gl.float32, [P, 64], LINE)
+    else:
+        of_q, of_k = s_G, s_G
+        gl.store(factor, _exp2(b_G))
+        gl.store(factor + 64, b_b * _exp2(end - b_G))
     s_G.permute([1, 0]).store(b_G)
     s_b.permute([1, 0]).store(b_b)
-    s_G = s_G._reinterpret(gl.float32, [P, 64], LINE)
-    s_b = s_b._reinterpret(gl.float32, [P, 64], LINE)
+    gates = s_G._reinterpret(gl.float32, [P, 64], LINE)
+    strengths = s_b._reinterpret(gl.float32, [P, 64], LINE)
 
-    qk, kk = _scores(s_q, s_k, scale, SCORES)
+    qk, kk = _scores(s_q, s_k, scale, of_q, of_k, 0, 1 if APART else P, NORMALIZE, SCORES)
     if APART:
         # no warp may read the first head's any more
         gl.thread_barrier()
@@ -114,22 +148,30 @@ def _prepare(
     for h in gl.static_range(P):
         if APART and h > 0:
             _store_attention(attention, number, s_low.index(0), SQUARE)
-            qk, kk = _scores(s_q, s_k, scale, SCORES)
-        line = s_G.index(h)
+            qk, kk = _scores(s_q, s_k, scale, of_q, of_k, 1, 1, NORMALIZE, SCORES)
+        line = gates.index(h)
         # above the diagonal, where scores are 0, the difference is positive: its exponential must be finite
         decay = line.load(ROW)[:, None] - line.load(COLUMN)[None, :]
-        decay = _exp2(gl.minimum(decay, 100.0)) * s_b.index(h).load(COLUMN)[None, :]
+        decay = _exp2(gl.minimum(decay, 100.0)) * strengths.index(h).load(COLUMN)[None, :]
         s_low.index(h % s_low.shape[0]).permute([1, 0]).store((qk * decay).to(LOW))
         keep_matrix(tiles, kk * decay, h, SCORES)
     for h in gl.static_range(1 if APART else 0, P):
         _store_attention(attention, number + h, s_low.index(h % s_low.shape[0]), SQUARE)
+    if NORMALIZE:
+        b_G = s_G.permute([1, 0]).load(TOKENS)
+        of_k = s_rk.permute([1, 0]).load(TOKENS)
+        left = _exp2(b_G)
+        gl.store(factor, left * of_k)
+        gl.store(factor + 64, s_b.permute([1, 0]).load(TOKENS) * _exp2(gl.min(b_G, 0)[None, :] - b_G) * of_k)
+        gl.store(factor + 128, left * s_rq.permute([1, 0]).load(TOKENS))
+        gl.store(factor + 192, left)
     SIZE: gl.constexpr = 64 * 64 if KEEPS else 32 * 96
     store_inverses(tiles, inverse + number.to(gl.int64) * SIZE, SIZE, P, WARPS, KEEPS)
 
 
 @gluon.jit(do_not_specialize=["N", "T"])
 def hopper_prepare_kernel(
-    q,  # [B, T, H, K] bf16 or fp16, normalised
+    q,  # [B, T, H, K] bf16 or fp16, normalised unless NORMALIZE
     k,  # [B, T, H, K]
     g,  # [B, T, HV]
     beta,  # [B, T, HV]
@@ -137,7 +179,7 @@ def hopper_prepare_kernel(
     dt_bias,  # [HV]
     G,  # [B, T, HV] out where KEEPS, fp32
     strength,  # [B, T, HV] out where KEEPS, fp32
-    factors,  # [chunks, HV, 2, 64] out, fp32: e^G and beta e^{G_C - G}
+    factors,  # [chunks, HV, 2 or 4, 64] out, fp32: see hopper_walk_kernel
     inverse,  # [chunks, HV, 64, 64] out: T', whole where KEEPS, else folded
     attention,  # [chunks, HV, 32, 96] out: A^T, folded, with A = scale M diag(beta)
     cu_seqlens,
@@ -156,6 +198,7 @@ def hopper_prepare_kernel(
     BETA_SIGMOID: gl.constexpr,
     NEG_EIGVAL: gl.constexpr,
     APART: gl.constexpr,
+    NORMALIZE: gl.constexpr,
     KEEPS: gl.constexpr,
 ):
     # of two at a time, the diagonal blocks' rows are as many as the threads
@@ -176,10 +219,10 @@ def hopper_prepare_kernel(
         if part == PAIRS:
             _prepare(
                 q, k, g, beta, A_log, dt_bias, G, strength, factors, inverse, attention, scale, chunk, first, count,
-                group, one, 1, False, H, HV, K, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL, KEEPS,
+                group, one, 1, False, H, HV, K, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL, NORMALIZE, KEEPS,
             )  # fmt: skip
             return
     _prepare(
         q, k, g, beta, A_log, dt_bias, G, strength, factors, inverse, attention, scale, chunk, first, count, group, one,
-        2 if APART or PAIRS > 0 else 1, APART, H, HV, K, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL, KEEPS,
+        2 if APART or PAIRS > 0 else 1, APART, H, HV, K, GATE, DT_BIAS, BETA_SIGMOID, NEG_EIGVAL, NORMALIZE, KEEPS,
     )  # fmt: skip

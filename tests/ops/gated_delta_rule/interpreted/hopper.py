@@ -243,6 +243,13 @@ def test_nothing_is_made_between_segments_where_sequences_can_have_but_one(T, le
     assert T > 128 or (torch.equal(split, o) and torch.equal(split_final, final))
 
 
+@pytest.mark.parametrize(("dtype", "copies"), [("bfloat16", 0), ("float16", 2)])
+def test_normalised_queries_and_keys_are_copied_for_float16_alone(dtype, copies):
+    call: Any = CONTEXT.call(made("chunk", T=70, dtype=dtype, normalize=True))
+    _, _, buffers = noted(call)
+    assert sum(x.shape == call.q.shape for x in buffers) == copies
+
+
 FORGETFUL = ((-70, 0), (-60, 1), (-80, 0), (-60, 1), (-1e4, 0))
 """Of each segment but the last: the sum of a head's log gates, and whether it carries a state. Other heads' do."""
 
