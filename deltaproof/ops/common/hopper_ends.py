@@ -50,24 +50,21 @@ def _log2(x):
 @gluon.jit
 def forgetting_chunk(
     gates, chunk_0, chunks, head,
-    HV: gl.constexpr, K: gl.constexpr, SPLIT: gl.constexpr, WARPS: gl.constexpr, PER_CHANNEL: gl.constexpr,
-    NORMALIZE: gl.constexpr,
+    HV: gl.constexpr, STEP: gl.constexpr, FIRST: gl.constexpr, WIDTH: gl.constexpr, SPLIT: gl.constexpr,
+    WARPS: gl.constexpr,
 ):  # fmt: skip
     """Return the last of a segment's chunks from which on its gates leave nothing of a state; below 0: there is none.
 
     All decays are loaded at once and summed up from the last chunk back. No sum is taken to be below the one before it,
-    and one that is no number forgets nothing.
+    and one that is no number forgets nothing. Of the STEP factors of a chunk and head, decays are WIDTH from FIRST on.
     """
-    WIDTH: gl.constexpr = K if PER_CHANNEL else 1
-    ROW: gl.constexpr = HV * (K if PER_CHANNEL else 256 if NORMALIZE else 128)
-    LAST: gl.constexpr = 0 if PER_CHANNEL else 255 if NORMALIZE else 63
     # a thread has a channel, or a chunk; [SPLIT, WIDTH]
     EACH: gl.constexpr = gl.BlockedLayout([1, 1], [32, 1], [1, WARPS], [1, 0])
-    LAYOUT: gl.constexpr = gl.BlockedLayout([SPLIT, 1], [1, 32], [1, WARPS], [1, 0]) if PER_CHANNEL else EACH
+    LAYOUT: gl.constexpr = gl.BlockedLayout([SPLIT, 1], [1, 32], [1, WARPS], [1, 0]) if WIDTH > 1 else EACH
     back = gl.arange(0, SPLIT, gl.SliceLayout(1, LAYOUT))[:, None]
-    at = gl.arange(0, WIDTH, gl.SliceLayout(0, LAYOUT))[None, :] + LAST
-    end = gates + ((chunk_0 + chunks - 1) * ROW + head * (ROW // HV))
-    decay = gl.load((end + at) - back * ROW, mask=back < chunks, other=1.0)
+    at = gl.arange(0, WIDTH, gl.SliceLayout(0, LAYOUT))[None, :] + FIRST
+    end = gates + ((chunk_0 + chunks - 1) * (HV * STEP) + head * STEP)
+    decay = gl.load((end + at) - back * (HV * STEP), mask=back < chunks, other=1.0)
     total = gl.associative_scan(_log2(decay), 0, plus)
     # a bit a chunk
     remembers = gl.reduce_or(gl.sum(gl.where(total < FORGOTTEN, 0, 1).to(gl.int64) << back, 0), 0)
@@ -114,7 +111,7 @@ def hopper_ends_kernel(
     FRESH: gl.constexpr,
     READ: gl.constexpr,
     PER_CHANNEL: gl.constexpr,
-    NORMALIZE: gl.constexpr,
+    LINES: gl.constexpr,
     WHOLE: gl.constexpr,
 ):
     WARPS: gl.constexpr = BV // 16
@@ -128,8 +125,7 @@ def hopper_ends_kernel(
     COLUMN: gl.constexpr = gl.SliceLayout(0, TOKENS)
     CHANNEL: gl.constexpr = gl.SliceLayout(0, STATE)
     SIZE: gl.constexpr = K if PER_CHANNEL else 64
-    LINES: gl.constexpr = 1 if PER_CHANNEL else 4 if NORMALIZE else 2
-    WHOLE_LINE: gl.constexpr = 3 if NORMALIZE else 0
+    WHOLE_LINE: gl.constexpr = 3 if LINES == 4 else 0
     SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     PLAIN: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
@@ -148,7 +144,10 @@ def hopper_ends_kernel(
     block = gl.where(of_b, program % BLOCKS, program % BLOCKS - V // BV)
     # all chunks of a segment but a sequence's last are there and whole, unless cu_seqlens is corrupt
     chunks = gl.minimum((length + 63) // 64, SPLIT)
-    begin = forgetting_chunk(gates, chunk_0, chunks, head, HV, K, SPLIT, WARPS, PER_CHANNEL, NORMALIZE)
+    begin = forgetting_chunk(
+        gates, chunk_0, chunks, head, HV, LINES * SIZE, 0 if PER_CHANNEL else 64 * WHOLE_LINE + 63,
+        K if PER_CHANNEL else 1, SPLIT, WARPS,
+    )  # fmt: skip
     carries = begin < 0
     if of_b:
         if block == 0:

@@ -61,7 +61,7 @@ def hopper_walk_kernel(
     kept,  # a gate a channel: e^{G_C - G} k [B, T, H, K]
     v,  # [B, T, HV, V]
     factors,  # [chunks, HV, 2, 64] fp32: e^G and beta e^{G_C - G}; a gate a channel: e^{G_C} [chunks, HV, K];
-    # NORMALIZE: these divided by the keys' lengths, e^G by the queries', and e^G [chunks, HV, 4, 64]
+    # of 4 LINES: these divided by the keys' lengths, e^G by the queries', and e^G [chunks, HV, 4, 64]
     strength,  # a gate a channel: beta [B, T, HV] fp32
     inverse,  # T' [chunks, HV, 64, 64] if it is WHOLE, else folded
     attention,  # A [chunks, HV, 64, 64] if it is WHOLE_A, else A^T, folded; a gate a channel: A / scale
@@ -110,7 +110,7 @@ def hopper_walk_kernel(
     STATES: gl.constexpr,
     V_FIRST: gl.constexpr,
     PER_CHANNEL: gl.constexpr,
-    NORMALIZE: gl.constexpr,
+    LINES: gl.constexpr,
     WHOLE: gl.constexpr,
     WHOLE_A: gl.constexpr,
 ):
@@ -124,9 +124,8 @@ def hopper_walk_kernel(
     COLUMN: gl.constexpr = gl.SliceLayout(0, TOKENS)
     CHANNEL: gl.constexpr = gl.SliceLayout(0, STATE)
     SIZE: gl.constexpr = K if PER_CHANNEL else 64
-    LINES: gl.constexpr = 1 if PER_CHANNEL else 4 if NORMALIZE else 2
-    OF_Q: gl.constexpr = 2 if NORMALIZE else 0
-    WHOLE_LINE: gl.constexpr = 3 if NORMALIZE else 0
+    OF_Q: gl.constexpr = 2 if LINES == 4 else 0
+    WHOLE_LINE: gl.constexpr = 3 if LINES == 4 else 0
     SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     PLAIN: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
     LINE: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])

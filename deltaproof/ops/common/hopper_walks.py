@@ -109,17 +109,18 @@ def walk(
     table = WalkTable.of(V, HV, 1 if call.options.batch_invariant else call.sequences)
     segments = _Segments.of(chunks, table.split)
     places = (*chunks.pack[:2], segments.offsets, segments.sequence)
+    # [chunks, HV, K], or [chunks, HV, lines, 64]
+    lines = math.prod(known.factors.shape[2:-1])
     common: dict[str, Any] = {
         **chunks.flags, **slots.flags, **({"H": HV} if known.per_channel else {}), "V": V,
         "SPLIT": table.split, "READ": source is not None, "PER_CHANNEL": known.per_channel,
-        "NORMALIZE": not known.per_channel and known.factors.shape[2] == 4, "WHOLE": is_whole(known.inverse),
+        "LINES": lines, "WHOLE": is_whole(known.inverse),
     }  # fmt: skip
     q, k = (_described(chunks, x, x.shape[2] * K, (64, K)) for x in (known.queries, known.keys))
     kept = _described(chunks, known.kept, HV * K, (64, K)) if known.per_channel else known.kept
     v = _described(chunks, chunks.v, HV * V, (64, table.BV))
     inverse, attention = (_described(chunks, x, *copied_block(x)) for x in (known.inverse, known.attention))
     width = known.factors.shape[-1]
-    lines = 1 if known.per_channel else known.factors.shape[2]
     factors = _described(chunks, known.factors, width, (lines, width))
     outputs = _described(chunks, o, HV * V, (64, table.BV))
     states = None if isinstance(call, PrefillCall) else call.chunk_states

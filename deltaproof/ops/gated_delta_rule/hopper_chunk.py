@@ -31,8 +31,7 @@ def _run(call: Call, o: torch.Tensor, source: torch.Tensor | None, sink: torch.T
             chunks.q, chunks.k, g, beta, given(call.A_log, g), given(call.dt_bias, g), G, strength, factors,
             inverse, attention, *chunks.pack, options.scale, T, call.sequences, **chunks.flags,
             GATE=options.gate_in_kernel, DT_BIAS=call.dt_bias is not None, BETA_SIGMOID=options.beta_sigmoid,
-            NEG_EIGVAL=options.neg_eigval, APART=apart, NORMALIZE=folds, KEEPS=keeps,
-            num_warps=4,
+            NEG_EIGVAL=options.neg_eigval, APART=apart, NORMALIZE=folds, KEEPS=keeps, num_warps=4,
             # room for four programs a multiprocessor; apart for three
             maxnreg=168 if apart else 128,
         )  # fmt: skip
