@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 from unittest import mock
 
@@ -29,6 +30,12 @@ class _Mode(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         # wrapping it would import all of torch._dynamo at the first operation, while torch's functions are patched
         return False
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Have what a backend compiles run as it is written: a compiler would trace the mode, and trips over it."""
+    # what compiles has imported this; it takes seconds
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 class _Filled(_Mode):
@@ -71,6 +78,7 @@ def filled_buffers(fill: Content) -> Iterator[None]:
             for name in names:
                 patched = _filling(getattr(place, name), fill)
                 stack.enter_context(mock.patch.object(place, name, patched))
+        stack.enter_context(_uncompiled())
         stack.enter_context(_Filled(fill))
         yield
 
@@ -97,6 +105,7 @@ class Canaries(_Mode):
             for name in names:
                 patched = self._patched(getattr(place, name))
                 self.patches.enter_context(mock.patch.object(place, name, patched))
+        self.patches.enter_context(_uncompiled())
         super().__enter__()
         return self
 

@@ -160,6 +160,14 @@ def test_new_memory_is_filled_inside_a_custom_operator() -> None:
     assert bool((made == 1.5).all())
 
 
+def test_new_memory_is_filled_inside_a_compiled_function() -> None:
+    compiled = torch.compile(torch.empty_like, backend="eager", dynamic=True)
+    for tokens in (3, 5):
+        with filled_buffers("stale"):
+            made = compiled(torch.zeros(tokens, 2))
+        assert bool((made == 1.5).all())
+
+
 def test_torch_is_as_it_was_afterwards() -> None:
     before = (torch.empty, torch.empty_like, torch.Tensor.new_empty)
     with filled_buffers("nan"):

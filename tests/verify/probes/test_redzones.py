@@ -167,6 +167,22 @@ def test_a_write_behind_a_buffer_of_a_custom_operator_is_caught() -> None:
     assert "behind a buffer" in found.message
 
 
+def test_a_buffer_of_a_compiled_function_is_surrounded() -> None:
+    def squares(x: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(x).copy_(x.float() * x)
+
+    compiled = torch.compile(squares, backend="eager", dynamic=True)
+    for tokens in (5, 7):
+        x = torch.arange(3.0 * tokens).reshape(tokens, 3).bfloat16()
+        canaries = Canaries("nan")
+        with canaries:
+            y = compiled(x)
+        assert torch.equal(y, squares(x))
+        assert [tuple(shape) for shape, _ in canaries.buffers] == [(tokens, 3)]
+        beyond(y).fill_(3)
+        assert [seen.ok for seen in canaries.observe()] == [False]
+
+
 def test_a_buffer_is_surrounded_once_and_the_names_of_torch_are_put_back() -> None:
     before = (torch.empty, torch.zeros, torch.empty_like, torch.Tensor.new_empty)
     canaries = Canaries("nan")
